@@ -1,0 +1,67 @@
+# One virtual environment in .venv. What is tested and demonstrated is the wheel, installed as a user's would be; stamp
+# files in .venv keep repeated calls fast and install again when a source has changed.
+
+PYTHON ?= python3
+# The torch that is tested. `make demo TORCH=torch==2.12.0` takes another; start with `make clean` to change it.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend csrc pursamere_ext python -not -name __pycache__ -not -name '*.pyc')
+
+# Keeps every pip below, also the one inside an isolated build, from taking a newer torch.
+export PIP_CONSTRAINT := $(VENV)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint bench wheel clean
+
+help:
+	@echo "make demo    install into .venv and run the demo        (DEMO_ARGS=...)"
+	@echo "make test    lint and the whole test suite               (TEST_ARGS=...)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   benchmark the operations                    (BENCH_ARGS=...)"
+	@echo "make wheel   build the wheel into dist/"
+	@echo "make clean   remove .venv, dist and caches"
+
+demo: $(VENV)/.installed
+	$(BIN)/pursamere demo $(DEMO_ARGS)
+
+# From tests/, because in this folder pursamere_ext/ would hide the installed package.
+test: lint $(VENV)/.tools
+	cd tests && ../$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.tools
+	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
+
+wheel: $(VENV)/.wheel
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first, so that building the wheel finds it.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	echo "$(TORCH)" > $(PIP_CONSTRAINT)
+	$(BIN)/pip install "$(TORCH)"
+	touch $@
+
+$(VENV)/.wheel: $(VENV)/.torch $(SOURCES)
+	rm -rf dist
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+	touch $@
+
+# pip keeps an installed package of the same version, hence the uninstall.
+$(VENV)/.installed: $(VENV)/.wheel
+	$(BIN)/pip uninstall --quiet --quiet --yes pursamere
+	$(BIN)/pip install "$$(echo dist/*.whl)[demo]"
+	touch $@
+
+$(VENV)/.tools: $(VENV)/.installed
+	$(BIN)/pip install --quiet "$$(echo dist/*.whl)[test]"
+	touch $@

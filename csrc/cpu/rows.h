@@ -1,0 +1,59 @@
+// Rows of at most kChunk elements in compute precision: stored as they are computed with (then nothing is copied), or
+// converted through a small buffer.
+#pragma once
+
+#include "cpu/vectorize.h"
+#include "reduction.h"
+#include "storage.h"
+
+namespace pursamere {
+
+void convert_row(const Half* from, float* to, int64_t count);
+void convert_row(const BFloat16* from, float* to, int64_t count);
+void convert_row(const float* from, Half* to, int64_t count);
+void convert_row(const float* from, BFloat16* to, int64_t count);
+
+template <class Stored>
+inline constexpr bool kStoredAsComputed = std::is_same_v<Stored, compute_t<Stored>>;
+
+template <class Stored>
+class InputRow {
+ public:
+  using A = compute_t<Stored>;
+
+  const A* operator()(const Stored* row, int64_t count) {
+    if constexpr (kStoredAsComputed<Stored>) {
+      return row;
+    } else {
+      convert_row(row, buffer_, count);
+      return buffer_;
+    }
+  }
+
+ private:
+  A buffer_[kStoredAsComputed<Stored> ? 1 : kChunk];
+};
+
+template <class Stored>
+class OutputRow {
+ public:
+  using A = compute_t<Stored>;
+
+  // Where to compute the row; `finish` then stores it.
+  A* at(Stored* row) {
+    if constexpr (kStoredAsComputed<Stored>) {
+      return row;
+    } else {
+      return buffer_;
+    }
+  }
+
+  void finish(Stored* row, int64_t count) {
+    if constexpr (!kStoredAsComputed<Stored>) convert_row(buffer_, row, count);
+  }
+
+ private:
+  A buffer_[kStoredAsComputed<Stored> ? 1 : kChunk];
+};
+
+}  // namespace pursamere

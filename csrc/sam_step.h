@@ -1,0 +1,50 @@
+// Sharpness-aware minimisation, one element at a time (equation M8):
+//   ascent   x~ = x + rho g / ||g||
+//   descent  x+ = clip_[0,1](P(x - eta u(g~))), P the projection onto the ball of radius r around the input x0.
+#pragma once
+
+#include "arithmetic.h"
+
+namespace pursamere {
+
+enum class Step { gradient, unit, sign };
+enum class Ball { linf, l2 };
+
+// length / norm, and 0 where the gradient is 0 and has no direction. A NaN norm stays NaN.
+template <class A>
+PURSAMERE_HD A unit_scale(A length, A norm) {
+  return norm == A(0) ? A(0) : divide(length, norm);
+}
+
+template <class A>
+PURSAMERE_HD A ascend(A x, A gradient, A scale) {
+  return fused_multiply_add(scale, gradient, x);
+}
+
+template <class A>
+PURSAMERE_HD A descend(Step step, A x, A gradient, A scale) {
+  return fused_multiply_add(-scale, step == Step::sign ? sign(gradient) : gradient, x);
+}
+
+template <class A>
+PURSAMERE_HD A project_linf(A moved, A input, A radius) {
+  return clamp(moved, input - radius, input + radius);
+}
+
+// distance = ||moved - input||; a point inside the ball is returned as it is.
+template <class A>
+PURSAMERE_HD A l2_shrink(A distance, A radius) {
+  return distance > radius ? divide(radius, distance) : A(1);
+}
+
+template <class A>
+PURSAMERE_HD A project_l2(A moved, A input, A shrink) {
+  return shrink == A(1) ? moved : fused_multiply_add(shrink, moved - input, input);
+}
+
+template <class A>
+PURSAMERE_HD A clip_to_pixels(A value) {
+  return clamp(value, A(0), A(1));
+}
+
+}  // namespace pursamere

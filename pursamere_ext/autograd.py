@@ -1,0 +1,146 @@
+"""Derivatives of the ops, written with differentiable operations so that they can be differentiated again.
+
+Notation as in ``csrc/schemas.cpp``: g is the gradient summed over the draws, v the incoming gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_Context = Any
+
+
+def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], in the dtype of x."""
+    return per_sample.reshape(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+
+
+def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of every sample of [B, *] tensors, [B, 1, ...]."""
+    if a.dim() == 1:
+        return a * b
+    return (a * b).sum(dim=tuple(range(1, a.dim())), keepdim=True)
+
+
+def _unit(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sample divided by its norm, and 1 / norm, [B, 1, ...]; both zero where the sample is zero."""
+    square = _sample_dot(tensor, tensor)
+    zero = square == 0
+    inverse = torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+    return tensor * inverse, inverse
+
+
+def _unit_vjp(unit: Tensor, inverse: Tensor, v: Tensor) -> Tensor:
+    """v (I - u u^T) / norm, the vector-Jacobian product of g -> g / ||g||."""
+    return (v - unit * _sample_dot(unit, v)) * inverse
+
+
+# perturb: y_k = x + sigma xi_k
+
+
+def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.x_dtype = inputs[0].dtype
+
+
+def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    return v.sum(dim=0, dtype=ctx.x_dtype), None, None, None, None, None
+
+
+# residual: r_k = a x + b prediction_k + noise, with a = 1 for a denoised prediction and else 0;
+# cotangent_k = (2 b / K) r_k, drift = (2/K) sum_k r_k, ere = (1/K) sum_k ||r_k||^2. The results themselves are all that
+# the derivative needs.
+
+
+def _residual_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, _, ctx.kind, ctx.sigma, _, _ = inputs
+    cotangent, drift, _ = output
+    ctx.save_for_backward(cotangent, drift)
+
+
+def _residual_backward(ctx: _Context, v_cotangent: Tensor, v_drift: Tensor, v_ere: Tensor) -> tuple[Any, ...]:
+    cotangent, drift = ctx.saved_tensors
+    slope = {"denoised": -1.0, "score": -(ctx.sigma**2), "noise": ctx.sigma}[ctx.kind]
+    factor = 2.0 / cotangent.shape[0]
+    v_residual = factor * (slope * v_cotangent + v_drift.to(cotangent.dtype))
+    v_prediction = slope * v_residual + _columns(v_ere, drift).to(cotangent.dtype) * cotangent
+    v_x = v_residual.sum(dim=0, dtype=drift.dtype) + _columns(v_ere, drift) * drift if ctx.kind == "denoised" else None
+    return v_x, v_prediction, None, None, None, None
+
+
+# accumulate_ascend: point = x + radius g / ||g||, norm = ||g||
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision that the ops compute in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
+    total = per_draw.sum(dim=0, dtype=_wide(per_draw.dtype))
+    return total if direct is None else total + direct
+
+
+def _ascend_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, per_draw, direct, ctx.radius = inputs
+    ctx.save_for_backward(per_draw, direct)
+
+
+def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[Any, ...]:
+    per_draw, direct = ctx.saved_tensors
+    unit, inverse = _unit(_summed(per_draw, direct))
+    v_gradient = ctx.radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype)) + _columns(v_norm, unit) * unit
+    return v_point, *_spread(v_gradient, per_draw, direct), None
+
+
+def _spread(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The gradient of g = direct + sum_k per_draw_k, handed to each of its terms."""
+    return v_gradient.to(per_draw.dtype).expand_as(per_draw), None if direct is None else v_gradient.to(direct.dtype)
+
+
+# accumulate_descend: next = clip(P(moved)), moved = x - step_size u(g)
+
+
+def _descend_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, start, per_draw, direct, ctx.step, ctx.step_size, ctx.ball, ctx.radius = inputs
+    ctx.save_for_backward(x, start, per_draw, direct)
+
+
+def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    x_stored, start_stored, per_draw, direct = ctx.saved_tensors
+    gradient = _summed(per_draw, direct)
+    x, start = x_stored.to(gradient.dtype), start_stored.to(gradient.dtype)
+    unit, inverse = _unit(gradient)
+    direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step]
+    moved = x - ctx.step_size * direction
+    offset = moved - start
+    if ctx.ball == "linf":
+        inside = (moved >= start - ctx.radius) & (moved <= start + ctx.radius)
+        projected = torch.minimum(torch.maximum(moved, start - ctx.radius), start + ctx.radius)
+    else:
+        direction_out, inverse_distance = _unit(offset)
+        inside = _sample_dot(offset, offset) <= ctx.radius**2
+        projected = torch.where(inside, moved, start + ctx.radius * direction_out)
+    v = v.to(gradient.dtype) * ((projected >= 0) & (projected <= 1))
+    if ctx.ball == "linf":
+        v_moved, v_start = v * inside, v * ~inside
+    else:
+        on_sphere = ctx.radius * _unit_vjp(direction_out, inverse_distance, v)
+        v_moved = torch.where(inside, v, on_sphere)
+        v_start = torch.where(inside, 0.0, v - on_sphere)
+    if ctx.step == "gradient":
+        v_gradient = -ctx.step_size * v_moved
+    elif ctx.step == "unit":
+        v_gradient = -ctx.step_size * _unit_vjp(unit, inverse, v_moved)
+    else:
+        v_gradient = torch.zeros_like(v_moved)
+    terms = _spread(v_gradient, per_draw, direct)
+    return v_moved.to(x_stored.dtype), v_start.to(x_stored.dtype), *terms, None, None, None, None
+
+
+torch.library.register_autograd("pursamere::perturb", _perturb_backward, setup_context=_perturb_setup)
+torch.library.register_autograd("pursamere::residual", _residual_backward, setup_context=_residual_setup)
+torch.library.register_autograd("pursamere::accumulate_ascend", _ascend_backward, setup_context=_ascend_setup)
+torch.library.register_autograd("pursamere::accumulate_descend", _descend_backward, setup_context=_descend_setup)

@@ -1,0 +1,24 @@
+"""Deterministic adversarial purification for PyTorch, after PurSAMERE (arXiv 2602.06269)."""
+
+from importlib.metadata import version as _version
+
+import pursamere_ext  # registers torch.ops.pursamere
+
+from . import denoisers, functional
+from .classifier import PurifiedClassifier
+from .noise import GaussianNoise
+from .objective import expected_reconstruction_error
+from .purifier import Purifier, PurificationTrace
+
+__version__ = _version("pursamere")
+
+__all__ = [
+    "GaussianNoise",
+    "PurificationTrace",
+    "PurifiedClassifier",
+    "Purifier",
+    "__version__",
+    "denoisers",
+    "expected_reconstruction_error",
+    "functional",
+]

@@ -1,0 +1,59 @@
+"""Writing files so that a reader, or an interrupted run, never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+@contextmanager
+def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` for writing, and give it that name once the block has ended without error.
+
+    After an error the temporary file is removed and ``path`` is as it was. A ``path`` that exists raises
+    ``FileExistsError`` unless ``overwrite``, also when another process makes it in the meantime. A symbolic link at
+    ``path`` is replaced, never followed.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists")
+    # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
+    # The name does not contain the target's, which may be as long as the file system allows.
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(temporary, _FLAGS, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _link(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_bytes(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Write a whole file by way of ``atomic_writer``."""
+    with atomic_writer(path, overwrite=overwrite) as stream:
+        stream.write(content)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give ``temporary`` a second name, failing if ``path`` exists: unlike a rename, a hard link never replaces."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists") from None
+    except OSError:
+        # Some file systems have no hard links; the check just before the rename is the best there is.
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} exists") from None
+        os.replace(temporary, path)

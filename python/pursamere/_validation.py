@@ -1,0 +1,115 @@
+"""Argument checks shared by the public functions.
+
+Each check raises before any work is done, and its message names the argument, what was expected and what was got.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bool = True) -> Tensor:
+    """Return ``value`` if it is a tensor of the given rank and, unless ``floating`` is False, of a floating dtype."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if floating and value.dtype not in FLOATING_DTYPES:
+        raise TypeError(f"{name} must have a floating dtype (float16, bfloat16, float32 or float64), got {value.dtype}")
+    if rank is not None and value.dim() != rank:
+        raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(value.shape)}")
+    return value
+
+
+def check_images(name: str, value: Any) -> Tensor:
+    """Return ``value`` if it is a floating tensor [B, C, H, W] whose values are all in [0, 1]."""
+    images = check_tensor(name, value)
+    if images.dim() != 4:
+        raise ValueError(f"{name} must be a batch of images [B, C, H, W], got shape {tuple(images.shape)}")
+    if images.numel() == 0:
+        return images
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
+    if math.isnan(low) or math.isinf(low) or math.isinf(high):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if low < 0.0 or high > 1.0:
+        raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]")
+    return images
+
+
+def check_finite(name: str, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` if it holds neither NaN nor infinity."""
+    if not bool(torch.isfinite(tensor.detach()).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return tensor
+
+
+def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require that two tensors have one shape."""
+    if tensor.shape != other.shape:
+        raise ValueError(
+            f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {tuple(tensor.shape)}"
+        )
+
+
+def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Require that two tensors are on one device."""
+    if tensor.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
+
+
+def check_supported_device(name: str, device: torch.device) -> None:
+    """Require a device that this build of the library has kernels for (or "meta", which needs none)."""
+    if device.type in ("cpu", "meta"):
+        return
+    if device.type == "cuda":
+        raise ValueError(
+            f"{name} is on {device}, but pursamere was built without CUDA; "
+            "reinstall with a build that has it, or move the data to the CPU"
+        )
+    raise ValueError(f"{name} must be on the CPU, got {device}")
+
+
+def check_real(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a real number (a bool is not)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+    return float(value)
+
+
+def check_positive(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a finite number greater than 0."""
+    number = check_real(name, value)
+    if not (number > 0.0 and math.isfinite(number)):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return number
+
+
+def check_nonnegative(name: str, value: Any, *, infinite: bool = False) -> float:
+    """Return ``value`` as a float if it is a number of at least 0, finite unless ``infinite`` is True."""
+    number = check_real(name, value)
+    if not (number >= 0.0 and (infinite or math.isfinite(number))):
+        raise ValueError(f"{name} must be at least 0{'' if infinite else ' and finite'}, got {value}")
+    return number
+
+
+def check_integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+    """Return ``value`` if it is an int (a bool is not) in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """Return ``value`` if it is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return str(value)

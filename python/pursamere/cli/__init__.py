@@ -1,0 +1,76 @@
+"""The command ``pursamere``: one module per subcommand, each with ``add_parser`` and a function that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pursamere.cli import demo, info, purify
+from pursamere.cli.errors import CommandError, printable
+
+_INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    # SUPPRESS: the subcommand's default must not undo a --debug given before the subcommand.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    parser = argparse.ArgumentParser(
+        prog="pursamere", description="Deterministic adversarial purification of images.", parents=[common]
+    )
+    parser.add_argument("--version", action="version", version=f"pursamere {info.package_version('pursamere')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for module in (demo, purify, info):
+        module.add_parser(commands, common)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (``sys.argv`` by default) and return the exit code.
+
+    0: done. 1: an error, told in one line on stderr. 2: wrong usage. 130: interrupted.
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
+    if command is None:
+        parser.print_help()
+        return 0
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("pursamere: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (``pursamere info | head -1``) and there is nobody to tell. Python would
+        # complain when it flushes stdout at exit, so give it somewhere to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if getattr(arguments, "debug", False):
+            traceback.print_exc()
+        else:
+            print(f"pursamere: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; its type too and how to see more, where the message was not written for users."""
+    message = printable(str(error))
+    if isinstance(error, CommandError | ValueError | TypeError | OSError):
+        return message
+    return f"{type(error).__name__}: {message} (--debug shows the traceback)"
+
+
+def run() -> NoReturn:
+    """Run ``main`` and leave the process with its exit code."""
+    sys.exit(main())

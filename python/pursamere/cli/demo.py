@@ -1,0 +1,74 @@
+"""``pursamere demo``: attack a classifier of handwritten digits with and without purification."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from pursamere._files import write_bytes
+from pursamere.cli import types
+from pursamere.cli.errors import printable
+from pursamere.cli.extras import require
+from pursamere.cli.progress import Advance, progress_bar
+
+_DESCRIPTION = """\
+Train a small classifier on the 8x8 digits of scikit-learn (nothing is downloaded), build a purifier from the same
+training images, attack held-out images with and without it, print a table, and write demo.png and demo.json. Takes
+about a minute on two cores; the accuracies are the same every time.
+"""
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "demo",
+        parents=[common],
+        help="attack a classifier of handwritten digits with and without purification",
+        description=_DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default=Path("pursamere-demo"), help="folder for demo.png and demo.json")
+    add("--seed", type=types.index, default=0, help="of the classifier's training and of the attacks' random starts")
+    add("--samples", type=types.count, default=256, help="held-out images attacked, at most 512")
+    # Absent unless given: the defaults are in Settings, which needs torch.
+    add("--attack-steps", type=types.count, default=argparse.SUPPRESS, help="gradient steps against the purifier")
+    add("--epochs", type=types.count, default=argparse.SUPPRESS, help="of the classifier's training")
+    add("-q", "--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and write its files."""
+    # Before the work: a missing extra should not be found out after a minute.
+    for module in ("sklearn.datasets", "matplotlib.figure"):
+        require(module, extra="demo")
+    from pursamere.demo.plot import draw
+    from pursamere.demo.report import headline, json_report, text_report
+    from pursamere.demo.run import run_demo
+    from pursamere.demo.settings import Settings
+
+    start = time.perf_counter()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    options = ("seed", "samples", "attack_steps", "epochs")
+    chosen = {name: getattr(arguments, name) for name in options if name in arguments}
+
+    def bar(total: int, description: str, unit: str) -> AbstractContextManager[Advance]:
+        return progress_bar(total, description, unit=unit, quiet=arguments.quiet)
+
+    demo = run_demo(Settings(**chosen), bar)
+    with demo.timed("picture"):
+        picture = draw(demo)
+    demo.seconds["total"] = time.perf_counter() - start
+    files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
+    for name, content in files.items():
+        write_bytes(arguments.output / name, content, overwrite=True)
+    print(text_report(demo))
+    print()
+    print(headline(demo))
+    written = " and ".join(printable(arguments.output / name) for name in files)
+    print(f"wrote {written} ({demo.seconds['total']:.0f} s)")
+    return 0

@@ -1,0 +1,114 @@
+"""``pursamere info``: what is installed, on what machine, and how the extension was built."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+from pursamere.cli.errors import printable
+
+_OPTIONAL = ("pillow", "tqdm", "matplotlib", "scikit-learn")
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "info", parents=[common], help="versions, devices, and how the extension was built", description=__doc__
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; exit code 1 if the extension cannot be loaded."""
+    report = collect()
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print("\n".join(_lines(report)))
+    return 1 if "error" in report["extension"] else 0
+
+
+def collect() -> dict[str, Any]:
+    """Everything ``pursamere info`` tells, as values for JSON."""
+    import torch
+
+    return {
+        "versions": versions(),
+        "optional": {name: package_version(name) for name in _OPTIONAL},
+        "platform": platform.platform(),
+        "cpu": {
+            "machine": platform.machine(),
+            "logical_cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+        },
+        "cuda": _cuda_devices(),
+        "extension": _extension(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    import numpy
+    import torch
+
+    return {
+        "pursamere": package_version("pursamere"),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def package_version(distribution: str) -> str:
+    """The version of an installed distribution, or ``"not installed"``."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda_devices() -> list[dict[str, Any]]:
+    import torch
+
+    devices = []
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        devices.append(
+            {
+                "name": properties.name,
+                "compute_capability": f"{properties.major}.{properties.minor}",
+                "memory_gib": round(properties.total_memory / 2**30, 1),
+            }
+        )
+    return devices
+
+
+def _extension() -> dict[str, str]:
+    try:
+        from pursamere_ext import build_info
+    except ImportError as error:
+        # A report that says what is wrong is what this command is for.
+        return {"error": printable(error)}
+    return dict(build_info())
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    rows: list[tuple[str, object]] = [*report["versions"].items(), ("platform", report["platform"])]
+    cpu = report["cpu"]
+    rows.append(("cpu", f"{cpu['machine']}, {cpu['logical_cores']} logical cores, torch uses {cpu['torch_threads']}"))
+    for number, device in enumerate(report["cuda"]):
+        text = f"{device['name']}, compute capability {device['compute_capability']}, {device['memory_gib']} GiB"
+        rows.append((f"cuda:{number}", text))
+    if not report["cuda"]:
+        rows.append(("cuda", "no device"))
+    rows.extend((f"extension {key}", value) for key, value in report["extension"].items())
+    rows.extend((f"optional {key}", value) for key, value in report["optional"].items())
+    rows.append(("executable", sys.executable))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]

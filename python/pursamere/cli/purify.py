@@ -1,0 +1,173 @@
+"""``pursamere purify``: purify image files with a denoiser made from reference images."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pursamere.cli import types
+from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.images import FORMATS, ImageError, Size, find_images, is_image_name, read_image, write_image
+from pursamere.cli.progress import Advance, progress_bar, say
+from pursamere.cli.reference import DATA_VARIABLE, load_reference
+
+if TYPE_CHECKING:
+    from pursamere import Purifier
+
+Job = tuple[Path, Path]  # input file, output file
+
+_DESCRIPTION = """\
+Move every image to a nearby point where the expected reconstruction error of a denoiser is small and flat. The denoiser
+is a kernel density over reference images: samples of what the inputs should look like, all of one size, which is the
+size that the inputs must have. Colours are kept if the reference has colours. Pixels are in [0, 1], a radius of 0.1 is
+25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where the exact pixels matter.
+"""
+
+
+_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
+_REFERENCE = (
+    "digits (8x8, from scikit-learn), a folder of images, an .npz file with an array images or train_images, or mnist "
+    f"(mnist.npz in the folder that {DATA_VARIABLE} names)"
+)
+_MICRO_BATCH = "images that pass through the denoiser together: 1 on a CPU and 64 on a GPU if not given"
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "purify",
+        parents=[common],
+        help="purify an image file or a folder of them",
+        description=_DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", type=Path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
+    # SUPPRESS, here and below: the formatter would print "(default: None)".
+    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
+    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--reference", default="digits", metavar="WHAT", help=_REFERENCE)
+    add("--bandwidth", type=types.positive, default=0.1, help="standard deviation of the kernel density")
+    add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
+    add("--steps", type=types.count, default=10, help="number of steps")
+    add("--step-size", type=types.positive, default=argparse.SUPPRESS, help="L2 length of a step, chosen if not given")
+    add("--ascent-radius", type=types.nonnegative, default=0.05, help="L2 length of the ascent before each step")
+    add("--radius", type=types.positive, default=0.1, help="how far from its input an image may move")
+    add("--norm", choices=("linf", "l2"), default="linf", help="the norm that the radius is in")
+    add("--direction", choices=("ere", "score"), default="ere", help="ere is the paper's, score is cheaper")
+    add("--draws", type=types.even_count, default=8, help="number of noise draws, even")
+    add("--noise-seed", type=types.index, default=0, help="seed of the noise")
+    add("--batch-size", type=types.count, default=64, help="images held in memory at a time; changes no output")
+    add("--micro-batch", type=types.count, default=argparse.SUPPRESS, help=_MICRO_BATCH)
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    add("-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Purify every input; exit code 1 if any failed."""
+    jobs, total = plan(arguments.input, arguments.output)
+    reference = load_reference(arguments.reference)
+    purifier = build_purifier(reference, arguments)
+    size: Size = (reference.shape[1], reference.shape[2], reference.shape[3])
+    failures = 0
+    with progress_bar(total, "purify", unit="image", quiet=arguments.quiet) as advance:
+        while batch := list(itertools.islice(jobs, arguments.batch_size)):
+            failures += _purify_batch(purifier, batch, size, arguments, advance)
+    if not arguments.quiet:
+        print(f"purified {total - failures} of {total} images, {failures} failed")
+    return 1 if failures else 0
+
+
+def build_purifier(reference: Tensor, arguments: argparse.Namespace) -> Purifier:
+    """The purifier that the options describe."""
+    import pursamere as ps
+
+    return ps.Purifier(
+        ps.denoisers.KernelDensity(reference.to(arguments.device), arguments.bandwidth),
+        sigma=arguments.sigma,
+        steps=arguments.steps,
+        step_size=getattr(arguments, "step_size", None),
+        ascent_radius=arguments.ascent_radius,
+        radius=arguments.radius,
+        norm=arguments.norm,
+        direction=arguments.direction,
+        noise=ps.GaussianNoise(seed=arguments.noise_seed, draws=arguments.draws),
+        micro_batch=getattr(arguments, "micro_batch", None),
+        # An image's result must not depend on which files happen to be beside it.
+        invariance="strict",
+    )
+
+
+def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
+    """What to read and where to write it, and the number of files. The files are listed, not opened."""
+    if not os.path.lexists(source):
+        raise CommandError(f"{printable(source)} does not exist")
+    if source.is_dir():
+        if output.exists() and output.samefile(source):
+            raise CommandError("OUTPUT is the folder INPUT itself: choose another one")
+        if output.exists() and not output.is_dir():
+            raise CommandError(f"OUTPUT must be a folder when INPUT is one, and {printable(output)} is a file")
+        # OUTPUT may be inside INPUT, and what an earlier run wrote there is no input.
+        names = list(find_images(source, skip=output))
+        if not names:
+            raise CommandError(f"no PNG or JPEG files in {printable(source)}")
+        return ((source / name, output / name) for name in names), len(names)
+    if not is_image_name(source):
+        raise CommandError(f"{printable(source)} is not a PNG or JPEG file by its name ({', '.join(FORMATS)})")
+    target = output if is_image_name(output) and not output.is_dir() else output / source.name
+    if target.exists() and target.samefile(source):
+        raise CommandError("OUTPUT is the file INPUT itself: choose another one")
+    return iter([(source, target)]), 1
+
+
+def _purify_batch(
+    purifier: Purifier, batch: Iterable[Job], size: Size, arguments: argparse.Namespace, advance: Advance
+) -> int:
+    """Purify some files and return how many failed."""
+    ready: list[tuple[Job, Tensor]] = []
+    failures = 0
+    for job in batch:
+        try:
+            # Before the work rather than after it; the write checks again.
+            _check_target(job[1], arguments)
+            ready.append((job, read_image(job[0], size)))
+        except (ImageError, OSError) as error:
+            failures += _report(job, error)
+            advance(1)
+    if not ready:
+        return failures
+    images = torch.stack([image for _, image in ready]).to(arguments.device)
+    for (job, _), image in zip(ready, purifier(images).cpu(), strict=True):
+        try:
+            job[1].parent.mkdir(parents=True, exist_ok=True)
+            _check_target(job[1], arguments)
+            write_image(job[1], image, overwrite=arguments.overwrite)
+        except (ImageError, OSError) as error:
+            failures += _report(job, error)
+        advance(1)
+    return failures
+
+
+def _check_target(target: Path, arguments: argparse.Namespace) -> None:
+    """Refuse to replace an output without --overwrite, and to leave OUTPUT through a linked folder inside it."""
+    if os.path.lexists(target) and not arguments.overwrite:
+        raise ImageError(f"not done: {printable(target)} exists (--overwrite replaces it)")
+    if target == arguments.output:
+        return
+    root, parent = os.path.realpath(arguments.output), os.path.realpath(target.parent)
+    if os.path.commonpath([root, parent]) != root:
+        raise ImageError(f"not done: {printable(target.parent)} is a link that leads out of OUTPUT")
+
+
+def _report(job: Job, error: Exception) -> int:
+    reason = error.strerror or error if isinstance(error, OSError) else error
+    say(f"pursamere: failed: {printable(job[0])}: {printable(reason)}")
+    return 1

@@ -1,0 +1,154 @@
+"""The demo from data to results."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+import pursamere as ps
+from pursamere.demo import results as names
+from pursamere.demo.attack import Model, pgd
+from pursamere.demo.classifier import predict, train_classifier
+from pursamere.demo.data import Digits, Split, load_digits
+from pursamere.demo.results import Result, outcome, worst_case
+from pursamere.demo.settings import Settings
+
+Bar = Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]]
+"""``bar(total, description, unit)`` shows a progress bar; its block gets a function that advances it."""
+
+
+@dataclass
+class Demo:
+    """Everything that the table, the picture and the JSON file are made of.
+
+    Attributes:
+        settings: what was asked for.
+        data: the digits in their three parts.
+        attacked: the held-out images, the first ``settings.samples`` of the test part.
+        classifier: the trained network.
+        purifier: the purifier, made from the training images.
+        adversarial: by eps, the images [B, 1, 8, 8] that the attack on the undefended classifier found.
+        results: one per classifier, attack and eps.
+        seconds: wall time of each phase.
+        images_per_second: of purification, without gradients.
+    """
+
+    settings: Settings
+    data: Digits
+    attacked: Split
+    classifier: nn.Sequential
+    purifier: ps.Purifier
+    adversarial: dict[float, Tensor] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall time of a block to ``seconds``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def run_demo(settings: Settings, bar: Bar) -> Demo:
+    """Train, purify and attack; deterministic but for the timings."""
+    data = load_digits()
+    attacked = data.test.head(settings.samples)
+    start = time.perf_counter()
+    with bar(settings.epochs, "train the classifier", "epoch") as advance:
+        classifier = train_classifier(data.train, seed=settings.seed, epochs=settings.epochs, progress=advance)
+    demo = Demo(settings, data, attacked, classifier, build_purifier(data.train.images, settings))
+    demo.seconds["training"] = time.perf_counter() - start
+    _measure_speed(demo)
+    _evaluate_clean(demo)
+    for eps in settings.eps:
+        _attack(demo, eps, bar)
+    return demo
+
+
+def build_purifier(images: Tensor, settings: Settings) -> ps.Purifier:
+    """The purifier that the settings describe, its denoiser made from ``images`` [N, C, H, W]."""
+    return ps.Purifier(
+        ps.denoisers.KernelDensity(images, settings.bandwidth),
+        sigma=settings.sigma,
+        steps=settings.steps,
+        step_size=settings.step_size,
+        ascent_radius=settings.ascent_radius,
+        radius=settings.radius,
+        direction=settings.direction,
+        noise=ps.GaussianNoise(seed=settings.noise_seed, draws=settings.draws),
+        micro_batch=settings.micro_batch,
+    )
+
+
+def _measure_speed(demo: Demo) -> None:
+    """The median of three, after one call for what is done only once (the noise, the invariance check)."""
+    images, durations = demo.attacked.images, []
+    demo.purifier(images)
+    for _ in range(3):
+        start = time.perf_counter()
+        demo.purifier(images)
+        durations.append(time.perf_counter() - start)
+    demo.images_per_second = len(images) / sorted(durations)[1]
+    demo.seconds["speed measurement"] = sum(durations)
+
+
+def _evaluate_clean(demo: Demo) -> None:
+    images, labels = demo.attacked.images, demo.attacked.labels
+    with demo.timed("evaluation"):
+        for model, defence in ((names.UNDEFENDED, demo.classifier), (names.PURIFIED, _defended(demo))):
+            demo.results.append(outcome(model, names.CLEAN, 0.0, predict(defence, images), labels))
+
+
+def _attack(demo: Demo, eps: float, bar: Bar) -> None:
+    """All attacks at one radius. What an attack found is judged anew, by the classifier as it is deployed."""
+    settings, labels = demo.settings, demo.attacked.labels
+    defended = _defended(demo)
+
+    def attack(model: Model, attack: str, steps: int, stop_at_success: bool) -> Tensor:
+        generator = torch.Generator().manual_seed(_attack_seed(settings.seed, attack, eps))
+        with demo.timed(f"attack {attack}"), bar(steps, f"attack {attack}, eps {eps:.2f}", "step") as advance:
+            return pgd(
+                model,
+                demo.attacked.images,
+                labels,
+                eps=eps,
+                steps=steps,
+                generator=generator,
+                stop_at_success=stop_at_success,
+                progress=advance,
+            )
+
+    def judge(model: str, attack: str, images: Tensor) -> None:
+        with demo.timed("evaluation"):
+            predictions = predict(demo.classifier if model == names.UNDEFENDED else defended, images)
+        demo.results.append(outcome(model, attack, eps, predictions, labels))
+
+    adversarial = attack(demo.classifier, names.PGD, settings.bare_attack_steps, False)
+    demo.adversarial[eps] = adversarial
+    judge(names.UNDEFENDED, names.PGD, adversarial)
+    demo.results.append(worst_case(demo.results, names.UNDEFENDED, eps))
+    judge(names.PURIFIED, names.TRANSFER, adversarial)
+    for name, gradient in ((names.BPDA, "identity"), (names.UNROLLED, "unrolled")):
+        model = ps.PurifiedClassifier(demo.purifier, demo.classifier, gradient=gradient)
+        judge(names.PURIFIED, name, attack(model, name, settings.attack_steps, True))
+    demo.results.append(worst_case(demo.results, names.PURIFIED, eps))
+
+
+def _defended(demo: Demo) -> ps.PurifiedClassifier:
+    return ps.PurifiedClassifier(demo.purifier, demo.classifier, gradient="identity")
+
+
+def _attack_seed(seed: int, attack: str, eps: float) -> int:
+    """A seed per attack, so that attacks do not share their random starts; the same in every process."""
+    digest = hashlib.sha256(f"{seed} {attack} {eps!r}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

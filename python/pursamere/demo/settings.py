@@ -1,0 +1,47 @@
+"""What the demo does, in one record that also goes into its JSON file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The defaults were chosen on the validation images, which the demo does not attack.
+
+    Attributes:
+        seed: of the classifier's weights and batches, and of the attacks' random starts.
+        samples: number of held-out images attacked.
+        eps: Linf radii of the attacks, in pixel units.
+        bare_attack_steps: gradient steps of the attack on the classifier alone, which are cheap.
+        attack_steps: gradient steps of each attack on the purified classifier.
+        epochs: of the classifier's training.
+        bandwidth: of the kernel density estimate.
+        sigma: noise level of the purifier.
+        draws: noise draws of the purifier.
+        noise_seed: of the purifier's noise.
+        steps: of the purifier.
+        step_size: L2 length of a step of the purifier.
+        ascent_radius: L2 length of the ascent (SAM) before each step.
+        radius: Linf radius of the purifier's neighbourhood. One purifier faces all eps, since a defender does not know
+            them.
+        direction: of the purifier, ``"ere"`` (the paper's) or ``"score"``.
+        micro_batch: images that pass through the denoiser at a time; results may depend on it in the last bits.
+    """
+
+    seed: int = 0
+    samples: int = 256
+    eps: tuple[float, ...] = (0.10, 0.15)
+    bare_attack_steps: int = 50
+    attack_steps: int = 20
+    epochs: int = 20
+    bandwidth: float = 0.1
+    sigma: float = 0.2
+    draws: int = 4
+    noise_seed: int = 0
+    steps: int = 10
+    step_size: float = 0.16
+    ascent_radius: float = 0.05
+    radius: float = 0.15
+    direction: str = "ere"
+    micro_batch: int = 64

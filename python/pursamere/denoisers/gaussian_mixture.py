@@ -1,0 +1,120 @@
+"""The closed-form denoiser of a Gaussian mixture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pursamere._validation import check_finite, check_nonnegative, check_positive, check_same_device, check_tensor
+
+_VARIANCE_RANGE = 1e-60, 1e60
+"""Bounds on sigma^2, far beyond the point where they change a result; they keep products with its inverse finite."""
+
+
+class GaussianMixture(nn.Module):
+    """Exact posterior mean for a mixture of M Gaussians with diagonal covariances.
+
+    The prior is ``sum_i weights_i N(means_i, diag(stds_i^2))``. With ``v_i = stds_i^2 + sigma^2``, per pixel, and
+    ``p_i`` the posterior probability of component i, proportional to ``weights_i N(y; means_i, diag(v_i))``,
+
+        D(y, sigma) = sum_i p_i (stds_i^2 * y + sigma^2 * means_i) / v_i,
+
+    which by Tweedie's formula is ``y + sigma^2 * score``, the score being that of the mixture with variances ``v_i``.
+    Differentiable in ``y`` any number of times. Memory is that of a few tensors [N, M] and [N, pixels]. The parameters
+    are constants and not part of the state dict. Computed in float64, whatever the dtype of ``y``.
+
+    Args:
+        means: floating tensor [M, C, H, W] in pixel space, M at least 1, finite.
+        stds: standard deviations in pixel units, at least 0: a number, [M] (isotropic) or [M, C, H, W] (diagonal).
+        weights: [M], at least 0 with a positive sum, by which they are divided. Equal if None.
+
+    Raises:
+        TypeError: an argument is neither a floating tensor nor, for ``stds``, a number.
+        ValueError: a shape does not fit ``means``, a value is negative or not finite, or ``weights`` sum to 0.
+    """
+
+    means: Tensor
+    variances: Tensor
+    log_weights: Tensor
+
+    def __init__(self, means: Tensor, stds: float | Tensor, weights: Tensor | None = None) -> None:
+        super().__init__()
+        check_tensor("means", means, rank=4)
+        if means.numel() == 0:
+            raise ValueError(
+                f"means must hold at least one image of at least one pixel, got shape {tuple(means.shape)}"
+            )
+        check_finite("means", means)
+        if not isinstance(stds, Tensor):
+            stds = torch.tensor(check_nonnegative("stds", stds), dtype=torch.float64, device=means.device)
+        elif stds.shape != means.shape[:1] and stds.shape != means.shape:
+            raise ValueError(
+                f"stds must be a number or have the shape {tuple(means.shape[:1])} or {tuple(means.shape)} "
+                f"to fit means, got {tuple(stds.shape)}"
+            )
+        _check_nonnegative_tensor("stds", stds, means)
+        if weights is None:
+            weights = torch.ones(len(means), dtype=torch.float64, device=means.device)
+        _check_nonnegative_tensor("weights", weights, means)
+        if weights.shape != means.shape[:1]:
+            raise ValueError(
+                f"weights must have the shape {tuple(means.shape[:1])} to fit means, got {tuple(weights.shape)}"
+            )
+        total = weights.detach().double().sum()
+        if not total > 0:
+            raise ValueError("weights must have a positive sum, got 0")
+        self.image_shape = means.shape[1:]
+        flat = means.detach().to(torch.float64, copy=True).flatten(1)
+        stds = stds.detach().double()
+        stds = stds.flatten(1) if stds.dim() == 4 else stds.reshape(-1, 1)
+        self.register_buffer("means", flat, persistent=False)
+        self.register_buffer("variances", stds.square().expand(flat.shape), persistent=False)
+        self.register_buffer("log_weights", (weights.detach().double() / total).log(), persistent=False)
+
+    def forward(self, y: Tensor, sigma: float) -> Tensor:
+        """Return the posterior mean [N, C, H, W] at ``y`` [N, C, H, W], N at least 0, in the dtype of ``y``.
+
+        Raises:
+            TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
+            ValueError: ``y`` has another image shape or device than the means, or is not finite; ``sigma`` is not
+                positive and finite.
+        """
+        check_tensor("y", y, rank=4)
+        sigma = check_positive("sigma", sigma)
+        if y.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"y must hold images of the shape of means, {tuple(self.image_shape)}, got {tuple(y.shape[1:])}"
+            )
+        if y.device != self.means.device:
+            raise ValueError(
+                f"y must be on the device of means, {self.means.device}, got {y.device}; "
+                f"move the denoiser with denoiser.to({str(y.device)!r})"
+            )
+        check_finite("y", y)
+        sigma2 = min(max(sigma * sigma, _VARIANCE_RANGE[0]), _VARIANCE_RANGE[1])
+        with torch.autocast(y.device.type, enabled=False):
+            means, variances = self.means.double(), self.variances.double()
+            origin = means.mean(0)
+            means = means - origin
+            precisions = 1.0 / (variances + sigma2)
+            shrinkage = variances * precisions
+            query = y.double().flatten(1) - origin
+            # log p_i up to a term common to all i: -||query||^2 precisions[0] / 2, the large one far away, is left out
+            constants = self.log_weights + 0.5 * (precisions.log() - precisions * means.square()).sum(1)
+            logits = query @ (precisions * means).t() + constants
+            logits = logits + query.square() @ (0.5 * (precisions[0] - precisions)).t()
+            posterior = torch.softmax(logits, 1)
+            denoised = query * (posterior @ shrinkage) + posterior @ (sigma2 * precisions * means)
+            return (denoised + origin).view(y.shape).to(y.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the arguments for ``repr``."""
+        return f"components={len(self.means)}, shape={tuple(self.image_shape)}"
+
+
+def _check_nonnegative_tensor(name: str, value: Tensor, means: Tensor) -> None:
+    check_tensor(name, value)
+    check_same_device(name, value, "means", means)
+    check_finite(name, value)
+    if bool((value < 0).any()):
+        raise ValueError(f"{name} must be at least 0, got a minimum of {float(value.min()):g}")

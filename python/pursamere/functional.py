@@ -1,0 +1,204 @@
+"""The library's operations with their arguments checked: one call each, one pass over memory each.
+
+Images ``x`` are [B, \\*] (any shape per sample), tensors with a value per draw are [K, B, \\*]. Supported dtypes are
+float32, float64, float16 and bfloat16; a network may also work in a half type beside float32 images. Arithmetic is in
+float32 (float64 for float64), in one fixed order, so that a sample's result has the same bits in any batch. Inputs of any
+memory format are accepted, results are contiguous. All are differentiable twice.
+
+Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602.06269).
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ._validation import (
+    FLOATING_DTYPES,
+    check_choice,
+    check_nonnegative,
+    check_positive,
+    check_same_device,
+    check_same_shape,
+    check_supported_device,
+    check_tensor,
+)
+from .denoisers.protocol import Prediction
+from .noise import GaussianNoise
+
+STEPS = ("unit", "gradient", "sign")
+NORMS = ("linf", "l2")
+
+
+def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, \\*].
+
+    Args:
+        x: images [B, \\*].
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the fixed draws xi_k; the same for every sample.
+        dtype: of the result, for a network that works in a half type; by default that of ``x``.
+
+    Raises:
+        TypeError: a tensor or a number of the wrong type or dtype.
+        ValueError: ``sigma`` is not positive and finite, or there are no kernels for the device of ``x``.
+    """
+    _check_images(x)
+    _check_noise(noise)
+    if dtype is not None and dtype not in FLOATING_DTYPES:
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    y: Tensor = torch.ops.pursamere.perturb(
+        x, check_positive("sigma", sigma), noise.draws, noise.seed, noise.antithetic, dtype
+    )
+    return y
+
+
+def residual(
+    x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, *, kind: str = "denoised"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Reduce a network's output to the expected reconstruction error and its gradients (M6, M7).
+
+    With r_k = x - D(x + sigma * xi_k), D expressed by the prediction:
+
+    Args:
+        x: images [B, \\*].
+        prediction: the network's output at the noisy images, [K, B, \\*].
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the draws with which the noisy images were made.
+        kind: what was predicted: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
+            D = y - sigma eps.
+
+    Returns:
+        ``cotangent`` [K, B, \\*], the derivative of R with respect to the prediction; ``drift`` [B, \\*],
+        (2/K) sum_k r_k, which for a denoised prediction is the derivative with respect to x at a fixed prediction (for
+        the others that is zero) and by itself the direction of M10; ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
+
+    Raises:
+        TypeError: a tensor or a number of the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    _check_images(x)
+    _check_noise(noise)
+    _check_per_draw("prediction", prediction, x)
+    if prediction.shape[0] != noise.draws:
+        raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
+    cotangent, drift, ere = torch.ops.pursamere.residual(
+        x,
+        prediction,
+        check_choice("kind", kind, get_args(Prediction)),
+        check_positive("sigma", sigma),
+        noise.seed,
+        noise.antithetic,
+    )
+    return cotangent, drift, ere
+
+
+def accumulate_ascend(
+    x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float
+) -> tuple[Tensor, Tensor]:
+    """Sum a gradient over the draws and go up it (the ascent of M8).
+
+    Args:
+        x: images [B, \\*].
+        per_draw: the gradient's terms, [K, B, \\*], summed in the order of the draws.
+        direct: a term that is the same for all draws, [B, \\*], or None.
+        ascent_radius: rho >= 0, an L2 length per sample in pixel units.
+
+    Returns:
+        ``point`` [B, \\*], x + rho * g / ||g|| (x itself where g is zero), and ``norm`` [B], ||g||.
+
+    Raises:
+        TypeError: a tensor or a number of the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    _check_accumulated(x, per_draw, direct)
+    point, norm = torch.ops.pursamere.accumulate_ascend(
+        x, per_draw, direct, check_nonnegative("ascent_radius", ascent_radius)
+    )
+    return point, norm
+
+
+def accumulate_descend(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    *,
+    step: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+) -> Tensor:
+    """Sum a gradient over the draws and step down it, inside a neighbourhood of the input (the descent of M8).
+
+    Args:
+        x: images [B, \\*].
+        start: the purifier's input, [B, \\*], the centre of the neighbourhood.
+        per_draw: the gradient's terms, [K, B, \\*], summed in the order of the draws.
+        direct: a term that is the same for all draws, [B, \\*], or None.
+        step: "unit" moves by ``step_size`` in L2 length, "gradient" by ``step_size`` times the gradient, "sign" by
+            ``step_size`` per pixel.
+        step_size: eta >= 0.
+        norm: the neighbourhood's shape, "linf" or "l2".
+        radius: its radius in pixel units, at least 0; infinity for no limit but the pixel range.
+
+    Returns:
+        clip_[0,1](P(x - eta * u(g))), [B, \\*].
+
+    Raises:
+        TypeError: a tensor or a number of the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    _check_accumulated(x, per_draw, direct)
+    _check_alike("start", start, x)
+    result: Tensor = torch.ops.pursamere.accumulate_descend(
+        x,
+        start,
+        per_draw,
+        direct,
+        check_choice("step", step, STEPS),
+        check_nonnegative("step_size", step_size),
+        check_choice("norm", norm, NORMS),
+        check_nonnegative("radius", radius, infinite=True),
+    )
+    return result
+
+
+def _check_images(x: Tensor) -> None:
+    check_tensor("x", x)
+    check_supported_device("x", x.device)
+    if x.dim() == 0:
+        raise ValueError("x must have a batch dimension, got a scalar")
+
+
+def _check_noise(noise: GaussianNoise) -> None:
+    if not isinstance(noise, GaussianNoise):
+        raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+
+
+def _check_alike(name: str, tensor: Tensor, x: Tensor) -> None:
+    check_tensor(name, tensor)
+    check_same_device(name, tensor, "x", x)
+    check_same_shape(name, tensor, "x", x)
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {tensor.dtype}")
+
+
+def _check_per_draw(name: str, per_draw: Tensor, x: Tensor) -> None:
+    check_tensor(name, per_draw)
+    check_same_device(name, per_draw, "x", x)
+    if per_draw.shape[1:] != x.shape or per_draw.dim() != x.dim() + 1 or per_draw.shape[0] < 1:
+        raise ValueError(f"{name} must have shape [draws, *{list(x.shape)}], got {list(per_draw.shape)}")
+    if per_draw.dtype != x.dtype and (x.dtype != torch.float32 or per_draw.dtype == torch.float64):
+        raise TypeError(
+            f"{name} must have the dtype of x, {x.dtype}, or a half type beside float32, got {per_draw.dtype}"
+        )
+
+
+def _check_accumulated(x: Tensor, per_draw: Tensor, direct: Tensor | None) -> None:
+    _check_images(x)
+    _check_per_draw("per_draw", per_draw, x)
+    if direct is not None:
+        _check_alike("direct", direct, x)

@@ -1,0 +1,70 @@
+"""The fixed noise draws xi_1, ..., xi_K of the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._validation import FLOATING_DTYPES, check_integer, check_supported_device
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Standard normal noise fixed once and for all: a pure function of (seed, draw, element).
+
+    The words come from Philox4x32-10 (Salmon et al., SC 2011) by counter and become normals by Box-Muller; neither the
+    batch, nor the device, nor PyTorch's random state enters, and no state is kept. The first draws of a longer bank are
+    the shorter bank.
+
+    Args:
+        seed: key of the generator, in [0, 2^63).
+        draws: number K of draws, at least 1; even with ``antithetic``.
+        antithetic: draws come in pairs (xi, -xi), next to each other.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``seed`` or ``draws`` is out of range, or ``draws`` is odd with ``antithetic``.
+    """
+
+    seed: int = 0
+    draws: int = 8
+    antithetic: bool = True
+
+    def __post_init__(self) -> None:
+        check_integer("seed", self.seed, low=0, high=MAX_SEED)
+        check_integer("draws", self.draws, low=1, high=2**32 - 1)
+        if not isinstance(self.antithetic, bool):
+            raise TypeError(f"antithetic must be a bool, got {type(self.antithetic).__name__}")
+        if self.antithetic and self.draws % 2:
+            raise ValueError(f"draws must be even with antithetic noise, got {self.draws}")
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Return the bank [draws, \\*shape] for samples of the given shape.
+
+        The normals are float32 numbers: float64 holds the same values, half types their nearest neighbours.
+
+        Args:
+            shape: the shape of one sample, [C, H, W] for an image.
+            device: where the bank is created; the CPU by default.
+            dtype: float32, float64, float16 or bfloat16.
+
+        Raises:
+            TypeError: ``dtype`` is not floating.
+            ValueError: the library has no kernels for ``device``.
+        """
+        if dtype not in FLOATING_DTYPES:
+            raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+        like = torch.empty((), device=device or "cpu", dtype=dtype).expand(tuple(shape))
+        check_supported_device("device", like.device)
+        bank: Tensor = torch.ops.pursamere.noise(like, self.draws, self.seed, self.antithetic)
+        return bank

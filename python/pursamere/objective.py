@@ -1,0 +1,105 @@
+"""The expected reconstruction error and its gradient: equations M6, M7 and M10."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import functional
+from ._validation import check_finite, check_positive, check_tensor
+from .denoisers.protocol import Denoiser, prediction_of
+from .micro_batch import default_micro_batch, map_micro_batches
+from .noise import GaussianNoise
+
+
+class GradientTerms(NamedTuple):
+    """A gradient before it is summed, g = direct + sum_k per_draw_k, and the ERE at the same point."""
+
+    per_draw: Tensor  # [K, B, C, H, W]
+    direct: Tensor | None  # [B, C, H, W]
+    ere: Tensor  # [B]
+
+
+def expected_reconstruction_error(
+    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, micro_batch: int | None = None
+) -> Tensor:
+    """Return R_K(x) = (1/K) sum_k ||x - D(x + sigma * xi_k, sigma)||^2 (M6) of every image.
+
+    Differentiable in ``x``, twice, where the denoiser is.
+
+    Args:
+        denoiser: see :class:`pursamere.denoisers.Denoiser`.
+        x: images, float [B, C, H, W]; any finite values.
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the fixed draws.
+        micro_batch: images per call of the denoiser, see :class:`pursamere.Purifier`.
+
+    Returns:
+        [B], in squared pixel units, float32 (float64 for a float64 ``x``).
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: ``x`` is not [B, C, H, W] or not finite, ``sigma`` is not positive, or the denoiser returns another
+            shape, dtype or device than it was given.
+    """
+    check_finite("x", check_tensor("x", x, rank=4))
+    check_positive("sigma", sigma)
+
+    def ere(part: Tensor) -> tuple[Tensor]:
+        y = functional.perturb(part, sigma, noise).flatten(0, 1)
+        kind, prediction = _predict(denoiser, y, sigma)
+        output = prediction.unflatten(0, (noise.draws, -1))
+        return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
+
+    (values,) = map_micro_batches(ere, x, micro_batch or default_micro_batch(x.device))
+    return values
+
+
+def ere_gradient(
+    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+) -> GradientTerms:
+    """Return the terms of grad R_K (M7): one forward and one backward pass of the network on K * B images."""
+    y = functional.perturb(x, sigma, noise).flatten(0, 1)
+    if not create_graph:
+        y = y.detach().requires_grad_()
+    with torch.enable_grad():
+        kind, prediction = _predict(denoiser, y, sigma)
+    if not prediction.requires_grad:
+        raise ValueError(
+            "denoiser must be differentiable in its input for direction='ere', but its result carries no graph "
+            "(is it decorated with torch.no_grad?); direction='score' needs no gradient of the denoiser"
+        )
+    output = prediction if create_graph else prediction.detach()
+    cotangent, drift, ere = functional.residual(
+        x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind
+    )
+    (pulled_back,) = torch.autograd.grad(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
+    # A score or noise prediction's residual depends on x through the network alone.
+    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
+
+
+def score_gradient(
+    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+) -> GradientTerms:
+    """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network and no backward pass."""
+    with torch.set_grad_enabled(create_graph):
+        y = functional.perturb(x, sigma, noise).flatten(0, 1)
+        kind, prediction = _predict(denoiser, y, sigma)
+        _, drift, ere = functional.residual(
+            x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind
+        )
+    return GradientTerms(drift.unsqueeze(0), None, ere)
+
+
+def _predict(denoiser: Denoiser, y: Tensor, sigma: float) -> tuple[str, Tensor]:
+    kind, predict = prediction_of(denoiser)
+    prediction = predict(y, sigma)
+    if not isinstance(prediction, Tensor):
+        raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
+    for what in ("shape", "dtype", "device"):
+        expected, got = getattr(y, what), getattr(prediction, what)
+        if got != expected:
+            raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}")
+    return kind, prediction

@@ -1,0 +1,270 @@
+"""PurSAMERE: sharpness-aware minimisation of the expected reconstruction error (equation M8)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from ._validation import (
+    check_choice,
+    check_images,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    check_supported_device,
+)
+from .denoisers.protocol import Denoiser, prediction_of
+from .invariance import depends_on_companions
+from .micro_batch import default_micro_batch, map_micro_batches
+from .noise import GaussianNoise
+from .objective import GradientTerms, ere_gradient, score_gradient
+
+DIRECTIONS = {"ere": ere_gradient, "score": score_gradient}
+GRADIENTS = ("unrolled", "identity")
+INVARIANCE = ("warn", "strict", "off")
+DEFAULT_GRADIENT_FACTOR = 0.25
+
+
+@dataclass(frozen=True)
+class PurificationTrace:
+    """What a purification did, step by step; index 0 is the input, index ``steps`` the result.
+
+    Attributes:
+        images: x_t, [steps + 1, B, C, H, W].
+        ere: R_K(x_t), [steps + 1, B], in squared pixel units.
+        gradient_norm: L2 norm of the gradient at x_t, [steps + 1, B].
+        displacement: L2 distance of x_t from the input, [steps + 1, B], in pixel units.
+    """
+
+    images: Tensor
+    ere: Tensor
+    gradient_norm: Tensor
+    displacement: Tensor
+
+
+class Purifier(nn.Module):
+    """Moves images to a nearby point where the expected reconstruction error is small and flat.
+
+    ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device. It
+    is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are our
+    choice, not the paper's.
+
+    Args:
+        denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
+        sigma: standard deviation of the noise, in pixel units, positive.
+        steps: number of SAM steps, at least 0.
+        step_size: eta of M8: the L2 length of a step for ``step="unit"`` (by default, twice the neighbourhood's L2 radius
+            divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a change per pixel for ``"sign"`` (by
+            default 2 ``radius`` / ``steps``).
+        ascent_radius: rho of M8, an L2 length per sample in pixel units; 0 for plain descent.
+        radius: of the neighbourhood around the input, in pixel units; infinity for none but the pixel range.
+        norm: shape of the neighbourhood, "linf" or "l2".
+        step: what a step follows: the "unit" gradient, the "gradient", or its "sign".
+        direction: "ere" for the gradient of the expected reconstruction error (the paper's), or "score" for the mean
+            score (M10), which runs no backward pass.
+        noise: the fixed draws; by default ``GaussianNoise()``, 8 antithetic draws.
+        micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, the last call padded, since
+            results of networks may depend on the batch size. By default 1 on a CPU and 64 on an accelerator. The bits of
+            a result depend on it, but never on the batch.
+        invariance: what to do when the denoiser's rows turn out to influence one another in a micro-batch larger than 1,
+            which is checked once per shape, dtype and device: "warn", "strict" (an error), or "off" (no check).
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        sigma: float = 0.2,
+        steps: int = 10,
+        step_size: float | None = None,
+        ascent_radius: float = 0.05,
+        radius: float = 0.1,
+        norm: str = "linf",
+        step: str = "unit",
+        direction: str = "ere",
+        noise: GaussianNoise | None = None,
+        micro_batch: int | None = None,
+        invariance: str = "warn",
+    ) -> None:
+        super().__init__()
+        prediction_of(denoiser)
+        if noise is not None and not isinstance(noise, GaussianNoise):
+            raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+        self.denoiser = denoiser
+        self.sigma = check_positive("sigma", sigma)
+        self.steps = check_integer("steps", steps, low=0)
+        self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
+        self.radius = check_nonnegative("radius", radius, infinite=True)
+        self.norm = check_choice("norm", norm, functional.NORMS)
+        self.step = check_choice("step", step, functional.STEPS)
+        self.step_size = None if step_size is None else check_nonnegative("step_size", step_size)
+        if step_size is None and step != "gradient" and math.isinf(self.radius):
+            raise ValueError(f"step_size must be given for step={step!r} when radius is infinite")
+        self.direction = check_choice("direction", direction, DIRECTIONS)
+        self.noise = noise or GaussianNoise()
+        self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
+        self.invariance = check_choice("invariance", invariance, INVARIANCE)
+        self._checked_shapes: set[tuple[object, ...]] = set()
+
+    def forward(self, x: Tensor, gradient: str = "unrolled") -> Tensor:
+        """Return the purified images, [B, C, H, W] in [0, 1].
+
+        When gradients are enabled and ``x`` requires them the result is differentiable, in the way that ``gradient``
+        names: "unrolled" is automatic differentiation through every step (exact; memory grows with the steps),
+        "identity" treats the purifier as the identity (BPDA).
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor.
+            ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the denoiser
+                is in training mode, or ``gradient`` is unknown.
+            RuntimeError: the denoiser returned NaN or infinity; or, with ``invariance="strict"``, it fails the check.
+        """
+        check_choice("gradient", gradient, GRADIENTS)
+        self._check_input(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._purify(x)
+        if gradient == "identity":
+            purified: Tensor = _Identity.apply(x, self._purify(x))
+            return purified
+        return self._purify(x, create_graph=True)
+
+    def trace(self, x: Tensor) -> PurificationTrace:
+        """Purify ``x`` and return every step's image, ERE, gradient norm and displacement. Raises what a call raises."""
+        self._check_input(x)
+        with torch.inference_mode(False), torch.no_grad():
+            self._check_invariance(x)
+            figures = map_micro_batches(self._trace_rows, _ordinary(x.detach()), self.micro_batch_on(x.device))
+        return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
+
+    def micro_batch_on(self, device: torch.device) -> int:
+        """Return the number of images per call of the denoiser on a device."""
+        return self.micro_batch or default_micro_batch(device)
+
+    def _iterates(self, x0: Tensor, create_graph: bool = False) -> Iterator[Tensor]:
+        """Yield x_0, ..., x_T of M8 for one micro-batch."""
+        x = x0
+        yield x
+        for _ in range(self.steps):
+            terms = self._gradient(x, create_graph)
+            if self.ascent_radius > 0:
+                ascended, _ = functional.accumulate_ascend(x, terms.per_draw, terms.direct, self.ascent_radius)
+                terms = self._gradient(ascended, create_graph)
+            x = functional.accumulate_descend(
+                x,
+                x0,
+                terms.per_draw,
+                terms.direct,
+                step=self.step,
+                step_size=self._step_size(x0),
+                norm=self.norm,
+                radius=self.radius,
+            )
+            yield x
+
+    def _gradient(self, x: Tensor, create_graph: bool = False) -> GradientTerms:
+        return DIRECTIONS[self.direction](self.denoiser, x, self.sigma, self.noise, create_graph=create_graph)
+
+    def _purify(self, x: Tensor, create_graph: bool = False) -> Tensor:
+        def last(part: Tensor) -> tuple[Tensor]:
+            *_, result = self._iterates(part, create_graph)
+            return (result,)
+
+        # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
+        with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
+            self._check_invariance(x)
+            (purified,) = map_micro_batches(last, _ordinary(x), self.micro_batch_on(x.device))
+        if not bool(torch.isfinite(purified.detach()).all()):
+            raise RuntimeError("the denoiser returned NaN or infinity, or its gradient did; no image was purified")
+        return purified
+
+    def _trace_rows(self, x0: Tensor) -> tuple[Tensor, ...]:
+        """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
+        steps = []
+        for x in self._iterates(x0):
+            terms = self._gradient(x)
+            _, norm = functional.accumulate_ascend(x, terms.per_draw, terms.direct, 0.0)
+            steps.append((x, terms.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
+        return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))
+
+    def _step_size(self, x: Tensor) -> float:
+        if self.step_size is not None:
+            return self.step_size
+        if self.step == "gradient":
+            return DEFAULT_GRADIENT_FACTOR
+        if self.step == "unit" and self.norm == "linf":
+            return 2 * self.radius * math.sqrt(math.prod(x.shape[1:])) / self.steps
+        return 2 * self.radius / self.steps
+
+    def _check_input(self, x: Tensor) -> None:
+        check_images("x", x)
+        check_supported_device("x", x.device)
+        if isinstance(self.denoiser, nn.Module):
+            _check_evaluation_mode(self.denoiser)
+            _check_same_device(self.denoiser, x)
+
+    def _check_invariance(self, x: Tensor) -> None:
+        size = self.micro_batch_on(x.device)
+        key = (size, x.shape[1:], x.dtype, x.device)
+        if size == 1 or self.invariance == "off" or key in self._checked_shapes:
+            return
+
+        def rows_of(images: Tensor) -> tuple[Tensor, ...]:
+            terms = self._gradient(images)
+            return terms.per_draw.transpose(0, 1), terms.ere
+
+        if depends_on_companions(rows_of, (size, *x.shape[1:]), x.device, x.dtype):
+            message = (
+                f"the denoiser's results for one image depend on the other images in a micro-batch of {size}; "
+                "set micro_batch=1 for results that do not depend on the batch"
+            )
+            if self.invariance == "strict":
+                raise RuntimeError(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        self._checked_shapes.add(key)
+
+    def extra_repr(self) -> str:
+        names = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step", "direction", "noise")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*names, "micro_batch"))
+
+
+class _Identity(torch.autograd.Function):
+    """The second argument forward, the identity of the first backward."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, purified: Tensor) -> Tensor:
+        return purified.view_as(purified)
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """``x``, or a copy that autograd accepts if it was made in inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
+def _check_evaluation_mode(denoiser: nn.Module) -> None:
+    stochastic = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for name, module in denoiser.named_modules():
+        if isinstance(module, stochastic) and module.training:
+            raise ValueError(
+                f"denoiser must be in evaluation mode, but its layer {name or type(module).__name__!r} is training; "
+                "call denoiser.eval()"
+            )
+
+
+def _check_same_device(denoiser: nn.Module, x: Tensor) -> None:
+    for name, tensor in (*denoiser.named_parameters(), *denoiser.named_buffers()):
+        if tensor.device != x.device:
+            raise ValueError(f"x must be on the device of denoiser.{name}, {tensor.device}, got {x.device}")

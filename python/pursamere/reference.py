@@ -1,0 +1,129 @@
+"""Every operation again in plain PyTorch, as slowly and plainly as it can be said: the oracle of the tests.
+
+The functions take the arguments of ``torch.ops.pursamere.*``. In float64 they are exact to rounding; the compiled
+operations promise bits, these do not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al., SC 2011) on int64 tensors that hold 32-bit words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _KEY_INCREMENTS[0]) & _MASK, (k1 + _KEY_INCREMENTS[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low word of the product of two 32-bit numbers, with every intermediate below 2^63."""
+    low_half, high_half = a * (b & 0xFFFF), a * (b >> 16)
+    high = (high_half + (low_half >> 16)) >> 16
+    low = (low_half + ((high_half & 0xFFFF) << 16)) & _MASK
+    return high, low
+
+
+def noise(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor:
+    """Box-Muller on the Philox words of (element / 4, draw), computed in float64 and rounded to float32."""
+    count = like.numel()
+    block = torch.arange((count + 3) // 4)
+    rows = []
+    for draw in range(draws):
+        index = draw // 2 if antithetic else draw
+        counter = (block & _MASK, block >> 32, torch.full_like(block, index), torch.zeros_like(block))
+        words = philox4x32_10(counter, (seed & _MASK, seed >> 32))
+        lanes = []
+        for radius_word, angle_word in (words[:2], words[2:]):
+            # The uniform number is a float32 by definition: near 1 its logarithm hangs on that rounding.
+            uniform = ((radius_word >> 1).float().double() * 2.0**-31 + 2.0**-32).float().double()
+            radius = (-2 * uniform.log()).sqrt()
+            angle = 2 * math.pi * angle_word.double() * 2.0**-32
+            lanes += [radius * angle.cos(), radius * angle.sin()]
+        row = torch.stack(lanes, dim=1).flatten()[:count]
+        rows.append(-row if antithetic and draw % 2 else row)
+    return torch.stack(rows).float().to(like).reshape(draws, *like.shape)
+
+
+def perturb(
+    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Every image under every draw of the noise, x + sigma * xi_k."""
+    bank = noise(torch.empty(x.shape[1:], dtype=torch.float64), draws, seed, antithetic).to(x.device)
+    return (_wide(x) + sigma * bank.unsqueeze(1)).to(dtype or x.dtype)
+
+
+def residual(
+    x: Tensor, prediction: Tensor, kind: str, sigma: float, seed: int, antithetic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """r_k = x - D(x + sigma * xi_k), its cotangent, (2/K) sum_k r_k, and (1/K) sum_k ||r_k||^2."""
+    draws = prediction.shape[0]
+    wide, output = _wide(x), _wide(prediction)
+    y = perturb(wide, sigma, draws, seed, antithetic)
+    denoised = {"denoised": output, "score": y + sigma**2 * output, "noise": y - sigma * output}[kind]
+    slope = {"denoised": -1.0, "score": -(sigma**2), "noise": sigma}[kind]
+    r = wide - denoised
+    ere = r.square().flatten(2).sum(dim=2).mean(dim=0) if x.dim() > 1 else r.square().mean(dim=0)
+    return (2 / draws * slope * r).to(prediction.dtype), (2 / draws * r.sum(dim=0)).to(x.dtype), _per_sample(ere, x)
+
+
+def accumulate_ascend(x: Tensor, per_draw: Tensor, direct: Tensor | None, radius: float) -> tuple[Tensor, Tensor]:
+    """x + radius * g / ||g|| and ||g||, with g = direct + sum_k per_draw_k."""
+    gradient = _sum(per_draw, direct)
+    norm = _norm(gradient)
+    return (_wide(x) + radius * _unit(gradient, norm)).to(x.dtype), _per_sample(norm.flatten(), x)
+
+
+def accumulate_descend(
+    x: Tensor,
+    input: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    step: str,
+    step_size: float,
+    ball: str,
+    radius: float,
+) -> Tensor:
+    """Clip_[0,1](P(x - step_size * u(g))), with g as above and P the projection onto the ball around ``input``."""
+    gradient = _sum(per_draw, direct)
+    direction = {"gradient": gradient, "unit": _unit(gradient, _norm(gradient)), "sign": gradient.sign()}[step]
+    offset = _wide(x) - step_size * direction - _wide(input)
+    if ball == "linf":
+        offset = offset.clamp(-radius, radius)
+    else:
+        offset = offset * (radius / _norm(offset)).clamp(max=1).nan_to_num(nan=1.0)
+    return (_wide(input) + offset).clamp(0, 1).to(x.dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double()
+
+
+def _sum(per_draw: Tensor, direct: Tensor | None) -> Tensor:
+    return _wide(per_draw).sum(dim=0) + (0 if direct is None else _wide(direct))
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    """Every sample's L2 norm, [B, 1, ...]."""
+    norm = tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:])).square().sum(dim=1).sqrt()
+    return norm.reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def _unit(tensor: Tensor, norm: Tensor) -> Tensor:
+    return tensor / torch.where(norm == 0, 1.0, norm)
+
+
+def _per_sample(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

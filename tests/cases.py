@@ -1,0 +1,43 @@
+"""The arguments on which every op is tried: shared by the reference, gradient and registration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPS = torch.ops.pursamere
+SHAPES = [(3, 1, 8, 8), (1, 3, 5, 7), (2, 1025), (5, 3), (4,), (2, 3, 32, 32)]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+# The dtype of the images and that of the network.
+DTYPE_PAIRS = [(d, d) for d in DTYPES] + [(torch.float32, torch.float16), (torch.float32, torch.bfloat16)]
+
+
+def tensor(seed: int, *shape: int, dtype: torch.dtype = torch.float64, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform values that depend on nothing but the arguments."""
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (low + (high - low) * values).to(dtype)
+
+
+def op_calls(
+    shape: tuple[int, ...], image: torch.dtype, network: torch.dtype, draws: int = 4
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield (op, arguments) for every op and every one of its options."""
+    x = tensor(1, *shape, dtype=image)
+    start = (x.double() + tensor(2, *shape, low=-0.1, high=0.1)).clamp(0, 1).to(image)
+    prediction = tensor(3, draws, *shape, dtype=network)
+    per_draw = tensor(4, draws, *shape, dtype=network, low=-1)
+    direct = tensor(5, *shape, dtype=image, low=-1)
+    for antithetic in (False, True):
+        yield "noise", (x[0] if x.dim() > 1 and x.shape[0] else x, draws, 7, antithetic)
+        yield "perturb", (x, 0.3, draws, 2**40 + 5, antithetic, network)
+    for kind in ("denoised", "score", "noise"):
+        yield "residual", (x, prediction, kind, 0.3, 11, True)
+        yield "residual", (x, prediction, kind, 0.3, 11, False)
+    for optional in (direct, None):
+        yield "accumulate_ascend", (x, per_draw, optional, 0.25)
+        for step in ("gradient", "unit", "sign"):
+            for ball in ("linf", "l2"):
+                yield "accumulate_descend", (x, start, per_draw, optional, step, 0.07, ball, 0.12)

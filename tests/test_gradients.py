@@ -1,0 +1,97 @@
+"""Derivatives of every op: finite differences, once and twice, registration checks, and compilation."""
+
+import pytest
+import torch
+from cases import DTYPE_PAIRS, OPS, op_calls, tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+import pursamere as ps
+from pursamere import functional, reference
+
+DIFFERENTIABLE = [
+    (f"{name}-{i}", name, arguments)
+    for i, (name, arguments) in enumerate(op_calls((2, 3, 2), torch.float64, torch.float64))
+    if name != "noise"
+]
+
+
+def with_gradients(arguments):
+    """The same arguments with fresh tensors that require gradients, and the function of those tensors."""
+    leaves = [v.clone().requires_grad_() for v in arguments if isinstance(v, torch.Tensor)]
+
+    def filled(tensors):
+        remaining = iter(tensors)
+        return [next(remaining) if isinstance(v, torch.Tensor) else v for v in arguments]
+
+    return leaves, filled
+
+
+@pytest.mark.parametrize(("name", "arguments"), [c[1:] for c in DIFFERENTIABLE], ids=[c[0] for c in DIFFERENTIABLE])
+def test_first_and_second_derivatives(name, arguments):
+    leaves, filled = with_gradients(arguments)
+
+    def op(*tensors):
+        return getattr(OPS, name)(*filled(tensors))
+
+    assert gradcheck(op, leaves)
+    assert gradgradcheck(op, leaves)
+
+
+@pytest.mark.parametrize(("image", "network"), DTYPE_PAIRS, ids=str)
+def test_derivatives_match_those_of_the_reference(image, network):
+    """The reference is differentiated by PyTorch; also in mixed and half precision."""
+    limit = {torch.float64: 1e-6, torch.float32: 1e-4}.get(network, 4e-2)
+    for name, arguments in op_calls((3, 2, 9), image, network):
+        if name == "noise":
+            continue
+        gradients = []
+        for implementation in (OPS, reference):
+            leaves, filled = with_gradients(arguments)
+            results = getattr(implementation, name)(*filled(leaves))
+            results = results if isinstance(results, tuple) else (results,)
+            total = sum((r.double() * tensor(i, *r.shape, low=-1)).sum() for i, r in enumerate(results))
+            gradients.append(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+        for got, want in zip(*gradients, strict=True):
+            assert (got.dtype, got.shape) == (want.dtype, want.shape)
+            scale = max(1.0, float(want.double().abs().max()))
+            assert float((got.double() - want.double()).abs().max()) <= limit * scale, (name, arguments[2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (0, 3), (3, 7)], ids=str)
+def test_opcheck(shape, dtype):
+    for name, arguments in op_calls(shape, dtype, dtype):
+        op = getattr(OPS, name).default
+        torch.library.opcheck(op, arguments)
+        if name != "noise":
+            leaves, filled = with_gradients(arguments)
+            torch.library.opcheck(op, tuple(filled(leaves)))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_graph_breaks(dynamic):
+    noise = ps.GaussianNoise(seed=1, draws=4)
+
+    def step(x, weight):
+        y = functional.perturb(x, 0.3, noise)
+        return functional.residual(x, (y * weight).tanh(), 0.3, noise)[2].sum()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=dynamic)
+    for batch in (2, 5):
+        gradients = []
+        for function in (step, compiled):
+            x = tensor(batch, batch, 3, 4, 4, dtype=torch.float32).requires_grad_()
+            weight = tensor(9, 4, 4, dtype=torch.float32).requires_grad_()
+            value = function(x, weight)
+            gradients.append((value, *torch.autograd.grad(value, (x, weight))))
+        for got, want in zip(*gradients, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_flows_to_the_input_where_the_ball_is_active():
+    x, start = torch.tensor([[0.5, 0.5]], dtype=torch.float64), torch.tensor([[0.5, 0.3]], dtype=torch.float64)
+    leaves = [t.requires_grad_() for t in (x, start, torch.zeros(1, 1, 2, dtype=torch.float64))]
+    moved = OPS.accumulate_descend(*leaves, None, "gradient", 0.1, "linf", 0.1)
+    to_x, to_start, _ = torch.autograd.grad(moved.sum(), leaves)
+    assert to_x.tolist() == [[1.0, 0.0]]
+    assert to_start.tolist() == [[0.0, 1.0]]
