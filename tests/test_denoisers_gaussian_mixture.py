@@ -34,12 +34,10 @@ def test_posterior_mean_by_quadrature(sigma):
     prior = sum(w / s * np.exp(-((x - m) ** 2) / (2 * s**2)) for m, s, w in zip(means, stds, weights, strict=True))
     likelihood = np.exp(-((y[:, None] - x) ** 2) / (2 * sigma**2))
     expected = (likelihood @ (prior * x)) / (likelihood @ prior)
-    denoiser = GaussianMixture(
-        torch.tensor(means).double().view(3, 1, 1, 1), torch.tensor(stds).double(), torch.tensor(weights).double()
-    )
+    as_tensor = [torch.tensor(values, dtype=torch.float64) for values in (means, stds, weights)]
+    denoiser = GaussianMixture(as_tensor[0].view(3, 1, 1, 1), *as_tensor[1:])
     actual = denoiser(torch.from_numpy(y).view(-1, 1, 1, 1), sigma).flatten().numpy()
-    # The parameters passed through float32 on their way in.
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.2, 2.0])

@@ -131,12 +131,14 @@ class Purifier(nn.Module):
         """
         check_choice("gradient", gradient, GRADIENTS)
         self._check_input(x)
+        purified = self._purify(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._purify(x)
-        if gradient == "identity":
-            purified: Tensor = _Identity.apply(x, self._purify(x))
             return purified
-        return self._purify(x, create_graph=True)
+        # With create_graph PyTorch takes other kernels, whose last bits differ. The gradient comes from that pass, the
+        # value from the plain one, so that it does not depend on whether x requires a gradient.
+        source = x if gradient == "identity" else self._purify(x, create_graph=True)
+        result: Tensor = _GradientOf.apply(source, purified)
+        return result
 
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement. Raises what a call raises."""
@@ -237,12 +239,12 @@ class Purifier(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*names, "micro_batch"))
 
 
-class _Identity(torch.autograd.Function):
-    """The second argument forward, the identity of the first backward."""
+class _GradientOf(torch.autograd.Function):
+    """The value of the second argument, with the gradient of the first."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor, purified: Tensor) -> Tensor:
-        return purified.view_as(purified)
+    def forward(ctx: object, source: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +60,30 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
 def read_image(path: Path, size: Size) -> Tensor:
     """The image as float32 [C, H, W] in [0, 1], of exactly ``size``, in gray (C = 1) or colour (C = 3).
 
-    The size is checked before the pixels are decoded, so a huge file costs no memory.
+    A wrong size is found before the pixels are decoded, so a huge file costs no memory.
     """
     channels, height, width = size
     with open_image(path) as image:
-        if image.size[::-1] != (height, width):
-            raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height} as in the reference")
-        return decode(image, channels)
+        # Either way round, as the file may say that it is to be turned; that is known only after decoding.
+        if sorted(image.size) == sorted((height, width)):
+            pixels = decode(image, channels)
+            if tuple(pixels.shape) == size:
+                return pixels
+        raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height} as in the reference")
 
 
-def open_image(path: Path) -> Any:
-    """A Pillow image turned upright (EXIF), its pixels not decoded yet where it is upright already."""
+@contextmanager
+def open_image(path: Path) -> Iterator[Any]:
+    """A Pillow image whose pixels are not decoded yet."""
     module = require("PIL.Image", extra="cli")
     if not path.is_file():  # a pipe with such a name would block for ever
         raise ImageError("is not a regular file")
     try:
         image = module.open(path, formats=("PNG", "JPEG"))
-        return require("PIL.ImageOps", extra="cli").exif_transpose(image)
     except Exception as error:  # Pillow raises nearly every built-in error on a corrupt file
         raise ImageError(f"cannot be read as PNG or JPEG ({_reason(error)})") from error
+    with image:
+        yield image
 
 
 def is_gray(image: Any) -> bool:
@@ -86,23 +92,24 @@ def is_gray(image: Any) -> bool:
 
 
 def decode(image: Any, channels: int) -> Tensor:
-    """The pixels of a Pillow image as float32 [C, H, W] in [0, 1]."""
+    """The pixels of a Pillow image, turned upright, as float32 [C, H, W] in [0, 1]."""
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError("is animated")
     try:
-        image.load()
-        if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-            # What is behind a transparent pixel is not in the file, so there is no image to purify.
-            raise ImageError("has transparent pixels")
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 instead of scaling
-            gray = torch.from_numpy(numpy.asarray(image).astype(numpy.float32) / 65535.0)
-            return gray.clamp(0, 1).expand(channels, *gray.shape).contiguous()
-        pixels = numpy.array(image.convert("L" if channels == 1 else "RGB"), dtype=numpy.float32) / 255.0
-    except ImageError:
-        raise
+        upright = require("PIL.ImageOps", extra="cli").exif_transpose(image)
+        transparent = upright.has_transparency_data and upright.convert("RGBA").getextrema()[3][0] < 255
+        if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 instead of scaling
+            gray = (numpy.asarray(upright).astype(numpy.float32) / 65535.0).clip(0.0, 1.0)
+            pixels = numpy.repeat(gray[:, :, None], channels, axis=2)
+        else:
+            converted = numpy.asarray(upright.convert("L" if channels == 1 else "RGB")).astype(numpy.float32) / 255.0
+            pixels = converted.reshape(*converted.shape[:2], channels)
     except Exception as error:
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()
+    if transparent:
+        # What is behind a transparent pixel is not in the file, so there is no image to purify.
+        raise ImageError("has transparent pixels")
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:

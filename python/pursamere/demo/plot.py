@@ -14,7 +14,7 @@ from pursamere.demo.classifier import predict
 from pursamere.demo.results import find
 from pursamere.demo.run import Demo
 
-_SHOWN = 8
+SHOWN = 8
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 _COLOURS = ("#0969da", "#bf8700", "#cf222e", "#8250df")
 
@@ -32,11 +32,15 @@ def draw(demo: Demo) -> bytes:
     return target.getvalue()
 
 
+def choose_shown(demo: Demo, eps: float) -> Tensor:
+    """The first samples that the attack on the undefended classifier fooled, then others if there are too few."""
+    attack = find(demo.results, names.UNDEFENDED, names.PGD, eps)
+    return torch.argsort(attack.correct.int(), stable=True)[:SHOWN]
+
+
 def _draw_images(demo: Demo, panel: Any) -> None:
     eps = demo.settings.eps[-1]
-    attack = find(demo.results, names.UNDEFENDED, names.PGD, eps)
-    # The ones that the attack fooled come first: they are what purification is for.
-    shown = torch.argsort(attack.correct.int(), stable=True)[:_SHOWN]
+    shown = choose_shown(demo, eps)
     images, labels = demo.attacked.images[shown], demo.attacked.labels[shown]
     adversarial = demo.adversarial[eps][shown]
     rows = (("input", images), ("adversarial", adversarial), ("purified", demo.purifier(adversarial)))

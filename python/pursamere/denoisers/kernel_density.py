@@ -90,7 +90,6 @@ class KernelDensity(nn.Module):
         """Return the arguments for ``repr``."""
         return f"images={tuple(self.images.shape)}, bandwidth={self.bandwidth:g}, block_size={self.block_size}"
 
-    @torch.inference_mode(False)
     def _centred(self, dtype: torch.dtype) -> tuple[Tensor, Centres]:
         """Return the mean [d] of the images and the images about it, made once per dtype, device and state of images.
 

@@ -1,0 +1,290 @@
+"""The algorithm against a plain float64 implementation, its neighbourhood, its gradients and its determinism."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import tensor
+from closed_forms import gaussian_denoiser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import conv_classifier, conv_denoiser
+
+import pursamere as ps
+
+NOISE = ps.GaussianNoise(seed=4, draws=4)
+OPTIONS = list(
+    itertools.product(("ere", "score"), ("unit", "gradient", "sign"), ("linf", "l2"), (0.0, 0.1))
+)  # direction, step, norm, ascent radius
+STEP_SIZE = {"unit": 0.1, "gradient": 0.3, "sign": 0.02}
+
+
+def purifier(denoiser, direction="ere", step="unit", norm="linf", ascent_radius=0.1, **keywords):
+    defaults = {"sigma": 0.3, "steps": 4, "radius": 0.15, "noise": NOISE, "step_size": STEP_SIZE[step]}
+    return ps.Purifier(
+        denoiser, direction=direction, step=step, norm=norm, ascent_radius=ascent_radius, **(defaults | keywords)
+    )
+
+
+def plain_purify(denoiser, x0, direction, step, norm, ascent_radius, sigma=0.3, steps=4, radius=0.15):
+    """M6 to M8 as they are written, in PyTorch and float64."""
+    bank = NOISE.sample(x0.shape[1:], dtype=torch.float64)
+
+    def length(v):
+        return v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+
+    def gradient(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            r = torch.stack([x - denoiser(x + sigma * xi, sigma) for xi in bank])
+            if direction == "score":
+                return 2 * r.mean(0).detach()
+            return torch.autograd.grad(r.square().sum() / len(bank), x)[0]
+
+    x = x0
+    for _ in range(steps):
+        g = gradient(x)
+        if ascent_radius:
+            g = gradient(x + ascent_radius * g / length(g))
+        u = {"unit": g / length(g), "gradient": g, "sign": g.sign()}[step]
+        offset = x - STEP_SIZE[step] * u - x0
+        offset = offset.clamp(-radius, radius) if norm == "linf" else offset * (radius / length(offset)).clamp(max=1)
+        x = (x0 + offset).clamp(0, 1)
+    return x
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_is_the_algorithm(options):
+    denoiser, x = conv_denoiser(dtype=torch.float64), tensor(0, 3, 1, 6, 5)
+    want = plain_purify(denoiser, x, *options)
+    assert float((want - x).abs().max()) > 0.02
+    torch.testing.assert_close(purifier(denoiser, *options)(x), want, rtol=0, atol=1e-10)
+    single = purifier(conv_denoiser(), *options)(x.float())
+    if options[1] != "sign":  # the sign of a vanishing gradient is rounding
+        torch.testing.assert_close(single.double(), want, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS[::3], ids=str)
+def test_unrolled_gradient_matches_finite_differences(options):
+    """Directional derivatives of the whole purifier, in float64."""
+    model = purifier(conv_denoiser(dtype=torch.float64), *options, steps=3)
+    x = tensor(0, 2, 1, 4, 4, low=0.3, high=0.7).requires_grad_()
+    weight, direction, h = tensor(1, 2, 1, 4, 4), tensor(2, 2, 1, 4, 4, low=-1), 1e-6
+
+    def value(point):
+        return float((model(point.detach()) * weight).sum())
+
+    (gradient,) = torch.autograd.grad((model(x) * weight).sum(), x)
+    slope = (value(x + h * direction) - value(x - h * direction)) / (2 * h)
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+def test_gaussian_prior_contracts_as_computed_by_hand():
+    """Score direction, factor 1/2, on N(0, tau^2): every step is x <- x (1 - sigma^2 / (sigma^2 + tau^2))."""
+    sigma, tau, x = 0.3, 0.6, tensor(0, 2, 1, 3, 3)
+    model = purifier(gaussian_denoiser(tau), "score", "gradient", ascent_radius=0, step_size=0.5, radius=float("inf"))
+    torch.testing.assert_close(model(x), x * (tau**2 / (sigma**2 + tau**2)) ** 4, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("step", ["unit", "gradient", "sign"])
+def test_stays_in_the_neighbourhood_and_the_pixel_range(norm, step):
+    x = tensor(0, 4, 1, 8, 8, dtype=torch.float32).round(decimals=1)  # some pixels at the ends
+    result = purifier(conv_denoiser(), step=step, norm=norm, step_size=5.0, radius=0.07)(x)
+    assert float(result.min()) >= 0
+    assert float(result.max()) <= 1
+    offset = (result - x).flatten(1)
+    size = offset.abs().amax(1) if norm == "linf" else offset.norm(dim=1)
+    assert float(size.max()) <= 0.07 * (1 + 1e-5)
+    assert float(size.min()) > 0.05
+
+
+def test_defaults_are_usable_and_reduce_the_error():
+    x = tensor(0, 2, 3, 8, 8, dtype=torch.float32)
+    model = ps.Purifier(ps.denoisers.KernelDensity(tensor(1, 20, 3, 8, 8, dtype=torch.float32), 0.2))
+    trace = model.trace(x)
+    assert bool((trace.ere[-1] < trace.ere[0]).all())
+    assert torch.equal(trace.images[-1], model(x))
+
+
+def test_trace_reports_what_happened():
+    denoiser, x = conv_denoiser(dtype=torch.float64), tensor(0, 3, 1, 5, 5)
+    model = purifier(denoiser)
+    trace = model.trace(x)
+    assert trace.images.shape == (5, 3, 1, 5, 5)
+    assert torch.equal(trace.images[0], x)
+    assert torch.equal(trace.images[-1], model(x))
+    for t, image in enumerate(trace.images):
+        point = image.clone().requires_grad_()
+        ere = ps.expected_reconstruction_error(denoiser, point, 0.3, NOISE)
+        (gradient,) = torch.autograd.grad(ere.sum(), point)
+        torch.testing.assert_close(trace.ere[t], ere.detach())
+        torch.testing.assert_close(trace.gradient_norm[t], gradient.flatten(1).norm(dim=1))
+        torch.testing.assert_close(trace.displacement[t], (image - x).flatten(1).norm(dim=1))
+
+
+# Determinism: D1, D2 and D5, for every built-in denoiser and for a small network.
+
+
+def denoisers():
+    images = tensor(9, 30, 1, 7, 6, dtype=torch.float32)
+    return {
+        "kernel_density": ps.denoisers.KernelDensity(images, 0.2),
+        "gaussian_mixture": ps.denoisers.GaussianMixture(images[:5], 0.3),
+        "from_score": ps.denoisers.from_score(lambda y, sigma: (0.5 - y) / (sigma**2 + 0.1)),
+        "from_noise_prediction": ps.denoisers.from_noise_prediction(lambda y, sigma: (y - 0.5).tanh() * sigma),
+        "network": conv_denoiser(),
+    }
+
+
+@pytest.mark.parametrize("name", denoisers())
+@pytest.mark.parametrize("micro_batch", [None, 8])
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_sample_has_the_same_bits_in_any_batch(name, micro_batch, data):
+    x = tensor(0, 9, 1, 7, 6, dtype=torch.float32)
+    model = purifier(denoisers()[name], steps=2, micro_batch=micro_batch, invariance="strict")
+    whole = model(x)
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=9)))
+    assert torch.equal(model(x[rows]), whole[rows])
+
+
+@pytest.mark.parametrize("name", denoisers())
+def test_the_same_bits_in_every_run_and_under_any_random_state(name):
+    x, model = tensor(0, 2, 1, 7, 6, dtype=torch.float32), purifier(denoisers()[name])
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = model(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(purifier(denoisers()[name])(x), first)
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from test_purifier import denoisers, purifier
+from cases import tensor
+x = tensor(0, 3, 1, 7, 6, dtype=torch.float32)
+for name, denoiser in denoisers().items():
+    print(name, purifier(denoiser)(x).numpy().tobytes().hex())
+"""
+
+
+def test_fresh_processes_give_the_same_bits(request):
+    """D1, also with another hash seed."""
+    script = SCRIPT.format(folder=str(request.path.parent))
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
+    x = tensor(0, 3, 1, 7, 6, dtype=torch.float32)
+    here = [f"{name} {purifier(d)(x).numpy().tobytes().hex()}" for name, d in denoisers().items()]
+    assert outputs[0].splitlines() == here
+
+
+def mixing(y, sigma):
+    """A denoiser whose rows influence one another."""
+    return y * 0.5 + 0.01 * y.mean(dim=0, keepdim=True)
+
+
+def positional(y, sigma):
+    """A denoiser that treats rows by position."""
+    return y * torch.linspace(0.5, 0.6, y.shape[0], dtype=y.dtype).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("denoiser", [mixing, positional])
+def test_dependence_on_companions_is_noticed(denoiser):
+    x = tensor(0, 3, 1, 4, 4, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match=r"depend on the other images in a micro-batch of 4; set micro_batch=1"):
+        purifier(denoiser, micro_batch=4, invariance="strict")(x)
+    model = purifier(denoiser, micro_batch=4)
+    with pytest.warns(RuntimeWarning, match="set micro_batch=1"):
+        model(x)
+    model(x)  # said once
+    purifier(denoiser, micro_batch=4, invariance="off")(x)
+    purifier(denoiser, micro_batch=1, invariance="strict")(x)
+
+
+# The autograd modes.
+
+
+def test_identity_gradient_passes_through_unchanged():
+    x = tensor(0, 2, 1, 4, 4).requires_grad_()
+    model = purifier(conv_denoiser(dtype=torch.float64))
+    result = model(x, gradient="identity")
+    assert torch.equal(result, model(x.detach()))
+    weight = tensor(1, 2, 1, 4, 4)
+    assert torch.equal(torch.autograd.grad((result * weight).sum(), x)[0], weight)
+
+
+def test_modes_do_not_change_the_result_and_are_left_as_they_were():
+    x, model = tensor(0, 2, 1, 6, 6, dtype=torch.float32), purifier(conv_denoiser())
+    want = model(x)
+    assert not want.requires_grad
+    with torch.no_grad():
+        assert torch.equal(model(x), want)
+        assert not torch.is_grad_enabled()
+        assert torch.equal(model(x.clone().requires_grad_()), want)
+    with torch.inference_mode():
+        assert torch.equal(model(x * 1), want)
+        assert torch.is_inference_mode_enabled()
+    tracked = model(x.clone().requires_grad_())
+    assert tracked.requires_grad
+    assert torch.equal(tracked.detach(), want)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "identity"])
+def test_purified_classifier(gradient):
+    x = tensor(0, 5, 1, 8, 8, dtype=torch.float32)
+    net = conv_classifier()
+    model = ps.PurifiedClassifier(purifier(conv_denoiser(), steps=2), net, gradient=gradient)
+    logits = model(x)
+    assert logits.shape == (5, 10)
+    torch.testing.assert_close(logits, net(model.purifier(x)))
+    assert torch.equal(model(x[3:]), logits[3:])
+    leaf = x.clone().requires_grad_()
+    (got,) = torch.autograd.grad(model(leaf)[:, 3].sum(), leaf)
+    through = x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(net(model.purifier(through, gradient=gradient))[:, 3].sum(), through)
+    torch.testing.assert_close(got, want)
+    assert float(got.abs().max()) > 0
+    assert sum(1 for _ in model.parameters()) > 0
+    assert "unrolled" in repr(model) or "identity" in repr(model)
+
+
+def test_empty_batch():
+    empty = torch.zeros(0, 1, 8, 8, requires_grad=True)
+    model = ps.PurifiedClassifier(purifier(conv_denoiser()), conv_classifier())
+    assert model.purifier(empty).shape == (0, 1, 8, 8)
+    assert model.purifier.trace(empty).ere.shape == (5, 0)
+    logits = model(empty)
+    assert logits.shape == (0, 10)
+    assert torch.autograd.grad(logits.sum(), empty)[0].shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_dtypes(dtype):
+    x = tensor(0, 2, 1, 6, 6, dtype=dtype)
+    result = purifier(conv_denoiser(dtype=dtype))(x)
+    assert result.dtype == dtype
+    want = purifier(conv_denoiser(dtype=torch.float64))(x.double())
+    assert float((result.double() - want).abs().max()) < (1e-12 if dtype == torch.float64 else 0.06)
+
+
+def test_zero_steps_and_zero_radius_return_the_input():
+    x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
+    assert torch.equal(purifier(conv_denoiser(), steps=0)(x), x)
+    assert torch.equal(ps.Purifier(conv_denoiser(), steps=0)(x), x)
+    assert torch.equal(purifier(conv_denoiser(), radius=0.0)(x), x)
+
+
+def test_channels_last_input_gives_the_same_bits():
+    x, model = tensor(0, 2, 3, 6, 6, dtype=torch.float32), purifier(conv_denoiser(channels=3))
+    assert torch.equal(model(x.to(memory_format=torch.channels_last)), model(x))

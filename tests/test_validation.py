@@ -1,0 +1,189 @@
+"""Every error by its message: the argument, what was expected, what was got."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from nets import conv_classifier, conv_denoiser
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import pursamere as ps
+from pursamere import functional
+
+X = torch.full((2, 1, 4, 4), 0.5)
+NOISE = ps.GaussianNoise(draws=4)
+
+
+def identity(y, sigma):
+    return y
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"seed": -1}, ValueError, r"seed must be in \[0, 9223372036854775807\], got -1"),
+        ({"seed": 2**63}, ValueError, r"seed must be in"),
+        ({"seed": 1.5}, TypeError, "seed must be an int, got float"),
+        ({"draws": 0}, ValueError, r"draws must be in \[1, 4294967295\], got 0"),
+        ({"draws": True}, TypeError, "draws must be an int, got bool"),
+        ({"draws": 3}, ValueError, "draws must be even with antithetic noise, got 3"),
+        ({"antithetic": 1}, TypeError, "antithetic must be a bool, got int"),
+    ],
+)
+def test_noise(keywords, error, message):
+    with pytest.raises(error, match=message):
+        ps.GaussianNoise(**keywords)
+
+
+def test_noise_sample():
+    with pytest.raises(TypeError, match=r"dtype must be float16, bfloat16, float32 or float64, got torch.int64"):
+        NOISE.sample((3,), dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"sigma": 0}, ValueError, "sigma must be positive and finite, got 0"),
+        ({"sigma": -0.1}, ValueError, "sigma must be positive and finite, got -0.1"),
+        ({"sigma": math.nan}, ValueError, "sigma must be positive and finite, got nan"),
+        ({"sigma": math.inf}, ValueError, "sigma must be positive and finite, got inf"),
+        ({"sigma": "0.1"}, TypeError, "sigma must be a real number, got str"),
+        ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
+        ({"step_size": -1}, ValueError, "step_size must be at least 0 and finite, got -1"),
+        ({"ascent_radius": -0.1}, ValueError, "ascent_radius must be at least 0 and finite, got -0.1"),
+        ({"radius": -0.1}, ValueError, "radius must be at least 0, got -0.1"),
+        ({"radius": math.nan}, ValueError, "radius must be at least 0, got nan"),
+        ({"radius": math.inf}, ValueError, "step_size must be given for step='unit' when radius is infinite"),
+        ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
+        ({"step": "adam"}, ValueError, "step must be one of 'unit', 'gradient', 'sign', got 'adam'"),
+        ({"direction": "up"}, ValueError, "direction must be one of 'ere', 'score', got 'up'"),
+        ({"noise": 3}, TypeError, r"noise must be a pursamere.GaussianNoise, got int"),
+        ({"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
+        ({"invariance": "maybe"}, ValueError, "invariance must be one of 'warn', 'strict', 'off', got 'maybe'"),
+        ({"denoiser": 3}, TypeError, r"denoiser must be callable as denoiser\(y, sigma\), got int"),
+    ],
+)
+def test_purifier_arguments(keywords, error, message):
+    with pytest.raises(error, match=message):
+        ps.Purifier(**({"denoiser": identity} | keywords))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (X[0], ValueError, r"x must be a batch of images \[B, C, H, W\], got shape \(1, 4, 4\)"),
+        (X.int(), TypeError, "x must have a floating dtype .*, got torch.int32"),
+        ([[0.5]], TypeError, "x must be a torch.Tensor, got list"),
+        (X * 255, ValueError, r"x must have values in \[0, 1\], got a range of \[127.5, 127.5\]"),
+        (X - 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[-0.1, -0.1\]"),
+        (X * math.nan, ValueError, "x must be finite, got NaN or infinity"),
+        (X / 0, ValueError, "x must be finite, got NaN or infinity"),
+        (X.masked_fill(torch.eye(4) > 0, math.nan), ValueError, "x must be finite, got NaN or infinity"),
+    ],
+)
+def test_purifier_input(x, error, message):
+    model = ps.Purifier(identity)
+    for call in (model, model.trace, ps.PurifiedClassifier(model, conv_classifier())):
+        with pytest.raises(error, match=message):
+            call(x)
+
+
+def test_gradient_names():
+    with pytest.raises(ValueError, match="gradient must be one of 'unrolled', 'identity', got 'bpda'"):
+        ps.Purifier(identity)(X, gradient="bpda")
+    with pytest.raises(ValueError, match="gradient must be one of 'unrolled', 'identity', got 'bpda'"):
+        ps.PurifiedClassifier(ps.Purifier(identity), conv_classifier(), gradient="bpda")
+
+
+def test_purified_classifier_arguments():
+    with pytest.raises(TypeError, match=r"purifier must be a pursamere.Purifier, got function"):
+        ps.PurifiedClassifier(identity, conv_classifier())
+    with pytest.raises(TypeError, match="classifier must be callable, got int"):
+        ps.PurifiedClassifier(ps.Purifier(identity), 3)
+
+
+def test_denoiser_in_training_mode():
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, y, sigma):
+            return self.drop(y)
+
+    model = ps.Purifier(Dropping())
+    with pytest.raises(ValueError, match=r"denoiser must be in evaluation mode, but its layer 'drop' is training"):
+        model(X)
+    model.eval()
+    model(X)
+    conv_denoiser().train()(X, 0.1)  # nothing stochastic: allowed
+    ps.Purifier(conv_denoiser().train(), steps=1)(X)
+
+
+def test_denoiser_on_another_device():
+    with pytest.raises(ValueError, match=r"x must be on the device of denoiser.net.0.weight, meta, got cpu"):
+        ps.Purifier(conv_denoiser().to("meta"))(X)
+
+
+def test_denoiser_that_returns_nan():
+    for bad in (math.nan, math.inf):
+        with pytest.raises(RuntimeError, match="the denoiser returned NaN or infinity"):
+            ps.Purifier(lambda y, sigma, bad=bad: y * bad)(X)
+
+
+def test_cuda_tensor_without_cuda_kernels():
+    """A fake CUDA tensor has the device, and needs no GPU."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 1, 4, 4, device="cuda")
+    with pytest.raises(ValueError, match=r"x is on cuda:0, but pursamere was built without CUDA; reinstall with"):
+        functional.perturb(x, 0.1, NOISE)
+    with pytest.raises(ValueError, match=r"x must be on the CPU, got xpu"):
+        ps._validation.check_supported_device("x", torch.device("xpu"))
+
+
+def functional_calls():
+    per_draw = torch.zeros(4, *X.shape)
+    options = {"step": "unit", "step_size": 0.1, "norm": "linf", "radius": 0.1}
+    wrong = r"per_draw must have shape \[draws, \*\[2, 1, 4, 4\]\], got"
+    return [
+        (functional.perturb, (X, 0.0, NOISE), {}, ValueError, "sigma must be positive"),
+        (functional.perturb, (X, 0.1, 8), {}, TypeError, r"noise must be a pursamere.GaussianNoise, got int"),
+        (functional.perturb, (X.int(), 0.1, NOISE), {}, TypeError, "x must have a floating dtype"),
+        (functional.perturb, (X.sum(), 0.1, NOISE), {}, ValueError, "x must have a batch dimension, got a scalar"),
+        (functional.perturb, (X, 0.1, NOISE), {"dtype": torch.int8}, TypeError, "dtype must be float16"),
+        (functional.residual, (X, per_draw[0], 0.1, NOISE), {}, ValueError, "prediction must have shape"),
+        (functional.residual, (X, per_draw[:2], 0.1, NOISE), {}, ValueError, r"noise.draws = 4 draws, got 2"),
+        (functional.residual, (X, per_draw, 0.1, NOISE), {"kind": "v"}, ValueError, "kind must be one of 'denoised'"),
+        (functional.residual, (X, per_draw.double(), 0.1, NOISE), {}, TypeError, "prediction must have the dtype of x"),
+        (functional.residual, (X.double(), per_draw, 0.1, NOISE), {}, TypeError, "prediction must have the dtype of x"),
+        (functional.residual, (X, per_draw.to("meta"), 0.1, NOISE), {}, ValueError, "on the device of x, cpu, got meta"),
+        (functional.accumulate_ascend, (X, per_draw[:, :1], None, 0.1), {}, ValueError, wrong),
+        (functional.accumulate_ascend, (X, per_draw[:0], None, 0.1), {}, ValueError, wrong),
+        (functional.accumulate_ascend, (X, per_draw, X[:1], 0.1), {}, ValueError, "direct must have the shape of x"),
+        (functional.accumulate_ascend, (X, per_draw, X.half(), 0.1), {}, TypeError, "direct must have the dtype of x"),
+        (functional.accumulate_ascend, (X, per_draw, None, -1), {}, ValueError, "ascent_radius must be at least 0"),
+        (functional.accumulate_descend, (X, X[:1], per_draw, None), options, ValueError, "start must have the shape"),
+        *(
+            (functional.accumulate_descend, (X, X, per_draw, None), options | {name: bad}, ValueError, f"{name} must be")
+            for name, bad in {"step": "up", "step_size": -1, "norm": "l0", "radius": -1}.items()
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("call", "arguments", "keywords", "error", "message"), functional_calls())
+def test_functional(call, arguments, keywords, error, message):
+    with pytest.raises(error, match=message):
+        call(*arguments, **keywords)
+
+
+def test_source_folder_in_the_way_is_explained(request):
+    """Python started in the repository's root would import the folder without the compiled module."""
+    root = request.path.parent.parent
+    result = subprocess.run([sys.executable, "-c", "import pursamere"], cwd=root, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "is the source folder and has no compiled module" in result.stderr
+    assert "start Python from another directory" in result.stderr
