@@ -34,7 +34,7 @@ def _unit(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_vjp(unit: Tensor, inverse: Tensor, v: Tensor) -> Tensor:
-    """v (I - u u^T) / norm, the vector-Jacobian product of g -> g / ||g||."""
+    """Return v (I - u u^T) / norm, the vector-Jacobian product of g -> g / ||g||."""
     return (v - unit * _sample_dot(unit, v)) * inverse
 
 

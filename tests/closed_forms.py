@@ -49,7 +49,7 @@ def truncated_mixture_denoiser(y: Tensor, sigma: float) -> Tensor:
 
 
 def truncated_mixture_ere(x: np.ndarray, sigma: float) -> np.ndarray:
-    """The ERE for that density by quadrature alone: the posterior mean on a grid of X, the outer mean by Gauss-Hermite."""
+    """The ERE for that density by quadrature alone: on a grid of X, and in the noise by Gauss-Hermite."""
     grid = np.linspace(0, 1, 2001)
     prior = sum(np.exp(-0.5 * ((grid - mean) / STD) ** 2) for mean in MEANS)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)

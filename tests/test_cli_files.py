@@ -12,6 +12,18 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def write_while_another_does(path):
+    with atomic_writer(path, overwrite=False) as stream:
+        stream.write(b"new")
+        path.write_bytes(b"another's")
+
+
+def fail_half_way(path):
+    with atomic_writer(path, overwrite=True) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_writes_a_new_file_and_leaves_nothing_else(tmp_path, overwrite):
     write_bytes(tmp_path / "a", b"new", overwrite=overwrite)
@@ -35,21 +47,16 @@ def test_refuses_to_overwrite_otherwise(tmp_path):
 
 
 def test_refuses_a_file_that_appears_while_writing(tmp_path):
-    with (
-        pytest.raises(FileExistsError, match="exists"),
-        atomic_writer(tmp_path / "a", overwrite=False) as stream,
-    ):
-        stream.write(b"new")
-        (tmp_path / "a").write_bytes(b"another's")
+    with pytest.raises(FileExistsError, match="exists"):
+        write_while_another_does(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"another's"
     assert names(tmp_path) == ["a"]
 
 
 def test_an_error_leaves_the_old_file(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_writer(tmp_path / "a", overwrite=True) as stream:
-        stream.write(b"half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail_half_way(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
@@ -93,8 +100,7 @@ def test_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", no_link)
     write_bytes(tmp_path / "a", b"new", overwrite=False)
     assert (tmp_path / "a").read_bytes() == b"new"
-    with pytest.raises(FileExistsError), atomic_writer(tmp_path / "b", overwrite=False) as stream:
-        stream.write(b"new")
-        (tmp_path / "b").write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        write_while_another_does(tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"another's"
     assert names(tmp_path) == ["a", "b"]

@@ -160,7 +160,13 @@ def functional_calls():
         (functional.residual, (X, per_draw, 0.1, NOISE), {"kind": "v"}, ValueError, "kind must be one of 'denoised'"),
         (functional.residual, (X, per_draw.double(), 0.1, NOISE), {}, TypeError, "prediction must have the dtype of x"),
         (functional.residual, (X.double(), per_draw, 0.1, NOISE), {}, TypeError, "prediction must have the dtype of x"),
-        (functional.residual, (X, per_draw.to("meta"), 0.1, NOISE), {}, ValueError, "on the device of x, cpu, got meta"),
+        (
+            functional.residual,
+            (X, per_draw.to("meta"), 0.1, NOISE),
+            {},
+            ValueError,
+            "on the device of x, cpu, got meta",
+        ),
         (functional.accumulate_ascend, (X, per_draw[:, :1], None, 0.1), {}, ValueError, wrong),
         (functional.accumulate_ascend, (X, per_draw[:0], None, 0.1), {}, ValueError, wrong),
         (functional.accumulate_ascend, (X, per_draw, X[:1], 0.1), {}, ValueError, "direct must have the shape of x"),
@@ -168,7 +174,13 @@ def functional_calls():
         (functional.accumulate_ascend, (X, per_draw, None, -1), {}, ValueError, "ascent_radius must be at least 0"),
         (functional.accumulate_descend, (X, X[:1], per_draw, None), options, ValueError, "start must have the shape"),
         *(
-            (functional.accumulate_descend, (X, X, per_draw, None), options | {name: bad}, ValueError, f"{name} must be")
+            (
+                functional.accumulate_descend,
+                (X, X, per_draw, None),
+                options | {name: bad},
+                ValueError,
+                f"{name} must be",
+            )
             for name, bad in {"step": "up", "step_size": -1, "norm": "l0", "radius": -1}.items()
         ),
     ]

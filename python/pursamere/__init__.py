@@ -2,13 +2,13 @@
 
 from importlib.metadata import version as _version
 
-import pursamere_ext  # registers torch.ops.pursamere
+import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
 from . import denoisers, functional
 from .classifier import PurifiedClassifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
-from .purifier import Purifier, PurificationTrace
+from .purifier import PurificationTrace, Purifier
 
 __version__ = _version("pursamere")
 

@@ -52,9 +52,7 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Require that two tensors have one shape."""
     if tensor.shape != other.shape:
-        raise ValueError(
-            f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {tuple(tensor.shape)}"
-        )
+        raise ValueError(f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {tuple(tensor.shape)}")
 
 
 def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:

@@ -28,9 +28,7 @@ class PurifiedClassifier(nn.Module):
         ValueError: ``gradient`` is unknown.
     """
 
-    def __init__(
-        self, purifier: Purifier, classifier: Callable[[Tensor], Tensor], gradient: str = "unrolled"
-    ) -> None:
+    def __init__(self, purifier: Purifier, classifier: Callable[[Tensor], Tensor], gradient: str = "unrolled") -> None:
         super().__init__()
         if not isinstance(purifier, Purifier):
             raise TypeError(f"purifier must be a pursamere.Purifier, got {type(purifier).__name__}")
@@ -49,4 +47,5 @@ class PurifiedClassifier(nn.Module):
         return logits
 
     def extra_repr(self) -> str:
+        """Return the parameters, for ``print``."""
         return f"gradient={self.gradient!r}"

@@ -1,9 +1,9 @@
 """The library's operations with their arguments checked: one call each, one pass over memory each.
 
-Images ``x`` are [B, \\*] (any shape per sample), tensors with a value per draw are [K, B, \\*]. Supported dtypes are
+Images ``x`` are [B, *] (any shape per sample), tensors with a value per draw are [K, B, *]. Supported dtypes are
 float32, float64, float16 and bfloat16; a network may also work in a half type beside float32 images. Arithmetic is in
-float32 (float64 for float64), in one fixed order, so that a sample's result has the same bits in any batch. Inputs of any
-memory format are accepted, results are contiguous. All are differentiable twice.
+float32 (float64 for float64), in one fixed order, so that a sample's result has the same bits in any batch. Inputs of
+any memory format are accepted, results are contiguous. All are differentiable twice.
 
 Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602.06269).
 """
@@ -33,10 +33,10 @@ NORMS = ("linf", "l2")
 
 
 def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, \\*].
+    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, *].
 
     Args:
-        x: images [B, \\*].
+        x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws xi_k; the same for every sample.
         dtype: of the result, for a network that works in a half type; by default that of ``x``.
@@ -63,15 +63,15 @@ def residual(
     With r_k = x - D(x + sigma * xi_k), D expressed by the prediction:
 
     Args:
-        x: images [B, \\*].
-        prediction: the network's output at the noisy images, [K, B, \\*].
+        x: images [B, *].
+        prediction: the network's output at the noisy images, [K, B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the draws with which the noisy images were made.
         kind: what was predicted: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
 
     Returns:
-        ``cotangent`` [K, B, \\*], the derivative of R with respect to the prediction; ``drift`` [B, \\*],
+        ``cotangent`` [K, B, *], the derivative of R with respect to the prediction; ``drift`` [B, *],
         (2/K) sum_k r_k, which for a denoised prediction is the derivative with respect to x at a fixed prediction (for
         the others that is zero) and by itself the direction of M10; ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
 
@@ -101,13 +101,13 @@ def accumulate_ascend(
     """Sum a gradient over the draws and go up it (the ascent of M8).
 
     Args:
-        x: images [B, \\*].
-        per_draw: the gradient's terms, [K, B, \\*], summed in the order of the draws.
-        direct: a term that is the same for all draws, [B, \\*], or None.
+        x: images [B, *].
+        per_draw: the gradient's terms, [K, B, *], summed in the order of the draws.
+        direct: a term that is the same for all draws, [B, *], or None.
         ascent_radius: rho >= 0, an L2 length per sample in pixel units.
 
     Returns:
-        ``point`` [B, \\*], x + rho * g / ||g|| (x itself where g is zero), and ``norm`` [B], ||g||.
+        ``point`` [B, *], x + rho * g / ||g|| (x itself where g is zero), and ``norm`` [B], ||g||.
 
     Raises:
         TypeError: a tensor or a number of the wrong type or dtype.
@@ -134,10 +134,10 @@ def accumulate_descend(
     """Sum a gradient over the draws and step down it, inside a neighbourhood of the input (the descent of M8).
 
     Args:
-        x: images [B, \\*].
-        start: the purifier's input, [B, \\*], the centre of the neighbourhood.
-        per_draw: the gradient's terms, [K, B, \\*], summed in the order of the draws.
-        direct: a term that is the same for all draws, [B, \\*], or None.
+        x: images [B, *].
+        start: the purifier's input, [B, *], the centre of the neighbourhood.
+        per_draw: the gradient's terms, [K, B, *], summed in the order of the draws.
+        direct: a term that is the same for all draws, [B, *], or None.
         step: "unit" moves by ``step_size`` in L2 length, "gradient" by ``step_size`` times the gradient, "sign" by
             ``step_size`` per pixel.
         step_size: eta >= 0.
@@ -145,7 +145,7 @@ def accumulate_descend(
         radius: its radius in pixel units, at least 0; infinity for no limit but the pixel range.
 
     Returns:
-        clip_[0,1](P(x - eta * u(g))), [B, \\*].
+        clip_[0,1](P(x - eta * u(g))), [B, *].
 
     Raises:
         TypeError: a tensor or a number of the wrong type or dtype.

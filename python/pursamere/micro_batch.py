@@ -13,10 +13,8 @@ def default_micro_batch(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 64
 
 
-def map_micro_batches(
-    function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, size: int
-) -> tuple[Tensor, ...]:
-    """Apply ``function`` to ``x`` [B, \\*] in micro-batches of exactly ``size`` rows, and join its results by rows.
+def map_micro_batches(function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Apply ``function`` to ``x`` [B, *] in micro-batches of exactly ``size`` rows, and join its results by rows.
 
     Libraries choose their algorithms by shape, so a fixed shape is what makes results independent of B. The last
     micro-batch is padded with copies of its last row; an empty batch is one micro-batch of zeros, so that the results

@@ -49,7 +49,7 @@ class GaussianNoise:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Return the bank [draws, \\*shape] for samples of the given shape.
+        """Return the bank [draws, *shape] for samples of the given shape.
 
         The normals are float32 numbers: float64 holds the same values, half types their nearest neighbours.
 

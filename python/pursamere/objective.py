@@ -72,9 +72,7 @@ def ere_gradient(
             "(is it decorated with torch.no_grad?); direction='score' needs no gradient of the denoiser"
         )
     output = prediction if create_graph else prediction.detach()
-    cotangent, drift, ere = functional.residual(
-        x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind
-    )
+    cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     (pulled_back,) = torch.autograd.grad(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
     # A score or noise prediction's residual depends on x through the network alone.
     return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
@@ -87,9 +85,7 @@ def score_gradient(
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma)
-        _, drift, ere = functional.residual(
-            x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind
-        )
+        _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     return GradientTerms(drift.unsqueeze(0), None, ere)
 
 

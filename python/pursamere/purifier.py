@@ -51,17 +51,17 @@ class PurificationTrace:
 class Purifier(nn.Module):
     """Moves images to a nearby point where the expected reconstruction error is small and flat.
 
-    ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device. It
-    is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are our
-    choice, not the paper's.
+    ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
+    It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
+    our choice, not the paper's.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
         sigma: standard deviation of the noise, in pixel units, positive.
         steps: number of SAM steps, at least 0.
-        step_size: eta of M8: the L2 length of a step for ``step="unit"`` (by default, twice the neighbourhood's L2 radius
-            divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a change per pixel for ``"sign"`` (by
-            default 2 ``radius`` / ``steps``).
+        step_size: eta of M8: the L2 length of a step for ``step="unit"`` (by default, twice the L2 length of the
+            neighbourhood's farthest point divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a
+            change per pixel for ``"sign"`` (by default 2 ``radius`` / ``steps``).
         ascent_radius: rho of M8, an L2 length per sample in pixel units; 0 for plain descent.
         radius: of the neighbourhood around the input, in pixel units; infinity for none but the pixel range.
         norm: shape of the neighbourhood, "linf" or "l2".
@@ -70,10 +70,10 @@ class Purifier(nn.Module):
             score (M10), which runs no backward pass.
         noise: the fixed draws; by default ``GaussianNoise()``, 8 antithetic draws.
         micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, the last call padded, since
-            results of networks may depend on the batch size. By default 1 on a CPU and 64 on an accelerator. The bits of
-            a result depend on it, but never on the batch.
-        invariance: what to do when the denoiser's rows turn out to influence one another in a micro-batch larger than 1,
-            which is checked once per shape, dtype and device: "warn", "strict" (an error), or "off" (no check).
+            results of networks may depend on the batch size. By default 1 on a CPU and 64 on an accelerator. The bits
+            of a result depend on it, but never on the batch.
+        invariance: what to do when the denoiser's rows turn out to influence one another in a micro-batch larger than
+            1, which is checked once per shape, dtype and device: "warn", "strict" (an error), or "off" (no check).
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -125,8 +125,8 @@ class Purifier(nn.Module):
 
         Raises:
             TypeError: ``x`` is not a floating tensor.
-            ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the denoiser
-                is in training mode, or ``gradient`` is unknown.
+            ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the
+                denoiser is in training mode, or ``gradient`` is unknown.
             RuntimeError: the denoiser returned NaN or infinity; or, with ``invariance="strict"``, it fails the check.
         """
         check_choice("gradient", gradient, GRADIENTS)
@@ -141,7 +141,7 @@ class Purifier(nn.Module):
         return result
 
     def trace(self, x: Tensor) -> PurificationTrace:
-        """Purify ``x`` and return every step's image, ERE, gradient norm and displacement. Raises what a call raises."""
+        """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         self._check_input(x)
         with torch.inference_mode(False), torch.no_grad():
             self._check_invariance(x)
@@ -235,6 +235,7 @@ class Purifier(nn.Module):
         self._checked_shapes.add(key)
 
     def extra_repr(self) -> str:
+        """Return the parameters, for ``print``."""
         names = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step", "direction", "noise")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*names, "micro_batch"))
 

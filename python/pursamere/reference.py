@@ -80,7 +80,7 @@ def residual(
 
 
 def accumulate_ascend(x: Tensor, per_draw: Tensor, direct: Tensor | None, radius: float) -> tuple[Tensor, Tensor]:
-    """x + radius * g / ||g|| and ||g||, with g = direct + sum_k per_draw_k."""
+    """Return x + radius * g / ||g|| and ||g||, with g = direct + sum_k per_draw_k."""
     gradient = _sum(per_draw, direct)
     norm = _norm(gradient)
     return (_wide(x) + radius * _unit(gradient, norm)).to(x.dtype), _per_sample(norm.flatten(), x)

@@ -52,13 +52,14 @@ def pgd(
         current = current.detach().requires_grad_(wants_gradient)
         with torch.set_grad_enabled(wants_gradient):
             margins = margin(model(current), labels[rows])
+            total = margins.sum()  # rows do not influence one another, so its gradient is every row's own
         found = margins.detach()
         better = found < best_margin[rows]
         best[rows[better]] = current.detach()[better]
         best_margin[rows[better]] = found[better]
         if not wants_gradient:
             break
-        (gradient,) = torch.autograd.grad(margins.sum(), current)
+        (gradient,) = torch.autograd.grad(total, current)
         size = 0.25 * eps * (1 + math.cos(math.pi * step / steps))
         moved = torch.minimum(torch.maximum(current.detach() - size * gradient.sign(), low[rows]), high[rows])
         keep = found >= 0 if stop_at_success else torch.ones_like(better)

@@ -24,8 +24,8 @@ class KernelDensity(nn.Module):
 
     The images are visited in blocks, so working memory depends neither on their number nor on that of the queries; the
     inputs, the outputs and one centred working copy of the images (as many bytes as the images in the dtype of ``y``)
-    come on top. Differentiable twice in ``y``, with the same memory, by closed forms. Half precision is computed in
-    float32, other dtypes in the dtype of ``y``; autocast has no effect.
+    come on top. Differentiable twice in ``y`` by closed forms, with the same memory; a call may keep up to 2^22 weights
+    for them. Half precision is computed in float32, other dtypes in the dtype of ``y``; autocast has no effect.
 
     The images are a buffer, so they move with the module, but not a persistent one: a checkpoint that holds this
     denoiser should not carry a data set, from which the module is built anyway.
