@@ -54,7 +54,7 @@ def purified(array: np.ndarray, reference: np.ndarray, **options) -> np.ndarray:
         value = value[..., None] if value.ndim == 2 else value
         return torch.from_numpy(value).permute(2, 0, 1).float() / 255
 
-    denoiser = ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.1)
+    denoiser = ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.2)
     noise = ps.GaussianNoise(seed=0, draws=2)
     result = ps.Purifier(denoiser, **{"steps": 2, "noise": noise, **options})(tensor(array).unsqueeze(0))[0]
     return result.mul(255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
@@ -108,9 +108,9 @@ def test_options_reach_the_purifier(options, settings):
 
 
 def test_bandwidth_reaches_the_denoiser():
-    for bandwidth in ("0.1", "0.6"):
+    for bandwidth in ("0.2", "0.6"):
         assert cli.main(["purify", "in/a.png", "-o", f"{bandwidth}.png", *FAST, "--bandwidth", bandwidth]) == 0
-    assert (load("0.1.png") != load("0.6.png")).any()
+    assert (load("0.2.png") != load("0.6.png")).any()
 
 
 def test_the_radius_is_kept():
@@ -340,7 +340,9 @@ def test_mnist_comes_from_the_data_folder(monkeypatch, capsys):
         (np.zeros((0, 4, 4), np.uint8), r"got uint8 \[0, 4, 4\]"),
         (np.zeros((3, 4, 4, 2), np.uint8), "1 or 3 channels"),
         (np.full((3, 1, 4, 4), 1.5), r"values in \[0, 1\]"),
-        (np.full((3, 1, 4, 4), np.nan), r"values in \[0, 1\]"),
+        (np.eye(4)[None, None] * 1.01, r"values in \[0, 1\]"),
+        (np.eye(4)[None, None] * -0.01, r"values in \[0, 1\]"),
+        (np.where(np.eye(4)[None, None] == 1, np.nan, 0.5), r"values in \[0, 1\]"),
         (np.array([{}] * 3), "cannot be read"),
     ],
 )

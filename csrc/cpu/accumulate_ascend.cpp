@@ -46,9 +46,8 @@ void write_ascent(Image* point, compute_t<Image>* norm, const Image* x, const Dr
 std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_draw,
                                              const std::optional<Tensor>& direct, double radius) {
   const DrawSumTensors inputs(x, per_draw, direct);
-  Tensor point = torch::stable::empty_like(inputs.x);
-  const ScalarType norm_dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor norm = torch::stable::new_empty(inputs.x, {inputs.batch}, norm_dtype);
+  Tensor point = allocate_like(inputs.x);
+  Tensor norm = allocate_per_sample(inputs.x);
   dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_ascend", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;

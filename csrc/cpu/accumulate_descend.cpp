@@ -111,9 +111,9 @@ Tensor accumulate_descend(const Tensor& x, const Tensor& input, const Tensor& pe
                           std::string_view ball, double radius) {
   const DrawSumTensors inputs(x, per_draw, direct);
   check_like("input", input, "x", x);
-  const Tensor origin = torch::stable::contiguous(input);
+  const Tensor origin = contiguous_input(input);
   const DescentRule rule{parse_step(step), step_size, parse_ball(ball), radius};
-  Tensor next = torch::stable::empty_like(inputs.x);
+  Tensor next = allocate_like(inputs.x);
   dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_descend", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;

@@ -41,15 +41,15 @@ PURSAMERE_VECTORIZED void square_row(double* squares, const double* a, int64_t c
 }
 
 DrawSumTensors::DrawSumTensors(const Tensor& x_, const Tensor& per_draw_, const std::optional<Tensor>& direct_)
-    : x(torch::stable::contiguous(x_)), per_draw(torch::stable::contiguous(per_draw_)) {
+    : x(contiguous_input(x_)), per_draw(contiguous_input(per_draw_)) {
   check_batch("x", x);
   check_per_draw("per_draw", per_draw, x);
   if (direct_) {
     check_like("direct", *direct_, "x", x);
-    direct = torch::stable::contiguous(*direct_);
+    direct = contiguous_input(*direct_);
   }
   batch = x.size(0);
-  d = batch == 0 ? 0 : x.numel() / batch;
+  d = sample_size(x);
 }
 
 }  // namespace pursamere

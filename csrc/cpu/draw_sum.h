@@ -5,6 +5,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/rows.h"
+#include "tensors.h"
 
 namespace pursamere {
 

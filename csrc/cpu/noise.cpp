@@ -5,6 +5,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/noise_tile.h"
 #include "cpu/rows.h"
+#include "tensors.h"
 
 namespace pursamere {
 namespace {
@@ -30,9 +31,7 @@ void write_noise(Stored* out, int64_t draws, int64_t d, int64_t seed, bool antit
 
 Tensor noise(const Tensor& like, int64_t draws, int64_t seed, bool antithetic) {
   check_draws(draws, antithetic);
-  std::vector<int64_t> shape{draws};
-  for (int64_t i = 0; i < like.dim(); ++i) shape.push_back(like.size(i));
-  Tensor out = torch::stable::new_empty(like, shape);
+  Tensor out = allocate_draws(like, draws, like.scalar_type());
   dispatch_dtype(like.scalar_type(), "noise", [&](auto* stored) {
     using Stored = std::remove_pointer_t<decltype(stored)>;
     write_noise(output_pointer<Stored>(out), draws, like.numel(), seed, antithetic);

@@ -7,6 +7,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/noise_tile.h"
 #include "cpu/rows.h"
+#include "tensors.h"
 
 namespace pursamere {
 
@@ -65,16 +66,10 @@ Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool 
                std::optional<ScalarType> dtype) {
   check_batch("x", x);
   check_draws(draws, antithetic);
-  const Tensor image = torch::stable::contiguous(x);
-  std::vector<int64_t> shape{draws};
-  int64_t d = 1;
-  for (int64_t i = 0; i < x.dim(); ++i) {
-    shape.push_back(x.size(i));
-    if (i > 0) d *= x.size(i);
-  }
+  const Tensor image = contiguous_input(x);
   const ScalarType network_dtype = dtype.value_or(x.scalar_type());
-  Tensor y = torch::stable::new_empty(image, shape, network_dtype);
-  const PerturbArguments arguments{sigma, draws, seed, antithetic, x.size(0), d};
+  Tensor y = allocate_draws(image, draws, network_dtype);
+  const PerturbArguments arguments{sigma, draws, seed, antithetic, x.size(0), sample_size(x)};
   dispatch_pair(x.scalar_type(), network_dtype, "perturb", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;

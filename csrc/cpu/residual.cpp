@@ -8,6 +8,7 @@
 #include "cpu/noise_tile.h"
 #include "cpu/rows.h"
 #include "cpu/sample_sum.h"
+#include "tensors.h"
 
 namespace pursamere {
 namespace {
@@ -104,15 +105,13 @@ std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& predi
   check_batch("x", x);
   check_per_draw("prediction", prediction, x);
   check_draws(prediction.size(0), antithetic);
-  const Tensor image = torch::stable::contiguous(x);
-  const Tensor output = torch::stable::contiguous(prediction);
-  Tensor cotangent = torch::stable::empty_like(output);
-  Tensor drift = torch::stable::empty_like(image);
-  const ScalarType ere_dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor ere = torch::stable::new_empty(image, {x.size(0)}, ere_dtype);
-  const int64_t d = x.size(0) == 0 ? 0 : x.numel() / x.size(0);
+  const Tensor image = contiguous_input(x);
+  const Tensor output = contiguous_input(prediction);
+  Tensor cotangent = allocate_like(output);
+  Tensor drift = allocate_like(image);
+  Tensor ere = allocate_per_sample(image);
   const ResidualArguments arguments{
-      parse_prediction(kind), sigma, seed, antithetic, prediction.size(0), x.size(0), d};
+      parse_prediction(kind), sigma, seed, antithetic, prediction.size(0), x.size(0), sample_size(x)};
   dispatch_pair(x.scalar_type(), prediction.scalar_type(), "residual", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;

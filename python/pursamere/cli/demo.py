@@ -60,14 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
         return progress_bar(total, description, unit=unit, quiet=arguments.quiet)
 
     demo = run_demo(Settings(**chosen), bar)
+    print(text_report(demo), end="\n\n")  # first of all: nothing that goes wrong with the files can lose it
     with demo.timed("picture"):
         picture = draw(demo)
     demo.seconds["total"] = time.perf_counter() - start
     files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
     for name, content in files.items():
         write_bytes(arguments.output / name, content, overwrite=True)
-    print(text_report(demo))
-    print()
     print(headline(demo))
     written = " and ".join(printable(arguments.output / name) for name in files)
     print(f"wrote {written} ({demo.seconds['total']:.0f} s)")

@@ -54,7 +54,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace outputs that exist")
     add("--reference", default="digits", metavar="WHAT", help=_REFERENCE)
-    add("--bandwidth", type=types.positive, default=0.1, help="standard deviation of the kernel density")
+    add("--bandwidth", type=types.positive, default=0.2, help="standard deviation of the kernel density")
     add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
     add("--steps", type=types.count, default=10, help="number of steps")
     add("--step-size", type=types.positive, default=argparse.SUPPRESS, help="L2 length of a step, chosen if not given")

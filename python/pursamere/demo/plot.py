@@ -54,7 +54,8 @@ def _draw_images(demo: Demo, panel: Any) -> None:
             axis.set_yticks([])
         line[0].set_ylabel(title)
     panel.suptitle(
-        f"first digits that PGD fools at eps {eps:.2f}; above each what the undefended classifier sees", fontsize=10
+        f"first digits that PGD fools at eps {eps:.2f}; above each what the undefended classifier says (red: wrong)",
+        fontsize=10,
     )
 
 
@@ -69,7 +70,7 @@ def _draw_errors(demo: Demo, panel: Any) -> None:
         axis.plot(range(len(error)), middle.numpy(), color=colour, label=label)
         axis.fill_between(range(len(error)), low.numpy(), high.numpy(), color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel("purification step")
-    axis.set_ylabel("expected reconstruction error")
+    axis.set_ylabel("expected reconstruction error (squared pixel units)")
     axis.set_title("median and middle half of the images", fontsize=10)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

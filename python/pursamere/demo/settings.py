@@ -35,13 +35,13 @@ class Settings:
     bare_attack_steps: int = 50
     attack_steps: int = 20
     epochs: int = 20
-    bandwidth: float = 0.1
+    bandwidth: float = 0.2
     sigma: float = 0.2
     draws: int = 4
     noise_seed: int = 0
     steps: int = 10
-    step_size: float = 0.16
+    step_size: float = 0.25
     ascent_radius: float = 0.05
-    radius: float = 0.15
+    radius: float = 0.2
     direction: str = "ere"
     micro_batch: int = 64
