@@ -4,12 +4,14 @@
 
 Times are medians in microseconds; GB/s counts the bytes that an op must move (inputs read once, outputs written once).
 `perturb` has two eager competitors: the noise kept as a bank, and fresh torch.randn as other purifiers draw it. What an
-op gains says little about a purifier, most of whose time is its network's.
+op gains says little about a purifier, most of whose time is its network's. With glibc, freed memory is kept in the
+process, as caching allocators do: otherwise fresh pages for the results cost more than any op, and all look alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 from collections.abc import Callable
@@ -94,12 +96,22 @@ def cases(op: str, draws: int, batch: int, d: int) -> tuple[int, dict[str, Calla
     return values, candidates
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc not to hand memory back to the system; elsewhere do nothing."""
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=51, help="measurements of each candidate (default 51)")
     parser.add_argument("--op", choices=OPS, help="only this op")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
+    keep_freed_memory()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"float32, {machine}; times in microseconds")
     print(

@@ -1,6 +1,7 @@
 """``pursamere purify``."""
 
 import os
+import struct
 import subprocess
 import sys
 
@@ -466,20 +467,20 @@ def test_a_turned_image_of_the_wrong_size_is_refused():
         read("wide.png")
 
 
-def test_the_progress_bar_is_for_terminals():
-    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
-    command = [sys.executable, "-m", "pursamere", "purify", "in", "-o", "out", *FAST]
-    for extra, shown in (["--quiet", "--overwrite"], False), (["--overwrite"], True):
-        master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (24, 80))
-        with subprocess.Popen([*command, *extra], stderr=slave, stdout=subprocess.DEVNULL) as process:
-            os.close(slave)
-            seen = b""
-            while chunk := _read(master):
-                seen += chunk
-        os.close(master)
-        assert process.returncode == 0
-        assert (b"3/3" in seen) == shown, seen
+@pytest.mark.parametrize(("quiet", "size"), [(True, (24, 80)), (False, (24, 80)), (False, (0, 0)), (False, (0, 80))])
+def test_the_progress_bar_is_for_terminals(quiet, size):
+    pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    command = [sys.executable, "-m", "pursamere", "purify", "in", "-o", "out", *FAST, *["--quiet"] * quiet]
+    with subprocess.Popen(command, stderr=slave, stdout=subprocess.DEVNULL) as process:
+        os.close(slave)
+        seen = b""
+        while chunk := _read(master):
+            seen += chunk
+    os.close(master)
+    assert process.returncode == 0
+    assert (b"3/3" in seen) != quiet, seen
 
 
 def _read(master: int) -> bytes:

@@ -196,5 +196,5 @@ def test_checks_in_compiled_code_are_the_backstop():
         OPS.accumulate_descend(x, x, torch.rand(2, 2, 3), None, "up", 0.1, "linf", 0.1)
     with pytest.raises(RuntimeError, match="direct must have the shape of x"):
         OPS.accumulate_ascend(x, torch.rand(2, 2, 3), torch.rand(2, 4), 0.1)
-    with pytest.raises(RuntimeError, match="takes float16, bfloat16, float32 and float64"):
+    with pytest.raises(RuntimeError, match="only float16, bfloat16, float32 and float64"):
         OPS.perturb(torch.ones(2, 3, dtype=torch.int32), 0.1, 2, 0, True)

@@ -25,14 +25,14 @@ void write_ascent(Image* point, compute_t<Image>* norm, const Image* x, const Dr
   for_each_sample(sum.batch, sum.d, sum.draws, [&](int64_t b) {
     Image* out = point + b * sum.d;
     // First pass: the gradient, kept where the result will be, unless that is a half type: then it is summed again.
-    norm[b] = square_root(sum_over_chunks<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
+    norm[b] = square_root(sum_over_tiles<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
       OutputRow<Image> row;
       A* gradient = row.at(out + first);
       sum(gradient, b, first, count);
       square_row(squares, gradient, count);
     }));
     const A scale = unit_scale(A(radius), norm[b]);
-    for_each_chunk(sum.d, 1, [&](int64_t first, int64_t count) {
+    for_each_tile(sum.d, 1, [&](int64_t first, int64_t count) {
       InputRow<Image> image;
       OutputRow<Image> row;
       A* values = row.at(out + first);

@@ -55,14 +55,14 @@ template <class Image, class Network>
 void write_descent(Image* next, const Image* x, const Image* input, const DrawSum<Image, Network>& sum,
                    const DescentRule& rule) {
   using A = compute_t<Image>;
-  // A pass over the chunks may leave its result where the final one will be, unless that is a half type: then the next
+  // A pass over the tiles may leave its result where the final one will be, unless that is a half type: then the next
   // pass computes it again.
   constexpr bool kKept = kStoredAsComputed<Image>;
   for_each_sample(sum.batch, sum.d, sum.draws, [&](int64_t b) {
     const int64_t offset = b * sum.d;
     A scale = A(rule.step_size);
     if (rule.step == Step::unit) {
-      const A square = sum_over_chunks<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
+      const A square = sum_over_tiles<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
         OutputRow<Image> row;
         A* gradient = row.at(next + offset + first);
         sum(gradient, b, first, count);
@@ -78,7 +78,7 @@ void write_descent(Image* next, const Image* x, const Image* input, const DrawSu
     const bool summed = kKept && rule.step == Step::unit;
     A shrink = A(1);
     if (rule.ball == Ball::l2) {
-      const A square = sum_over_chunks<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
+      const A square = sum_over_tiles<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
         InputRow<Image> origin;
         OutputRow<Image> row;
         A* moved = row.at(next + offset + first);
@@ -89,7 +89,7 @@ void write_descent(Image* next, const Image* x, const Image* input, const DrawSu
       });
       shrink = l2_shrink(square_root(square), A(rule.radius));
     }
-    for_each_chunk(sum.d, sum.draws, [&](int64_t first, int64_t count) {
+    for_each_tile(sum.d, sum.draws, [&](int64_t first, int64_t count) {
       InputRow<Image> origin;
       OutputRow<Image> row;
       A* values = row.at(next + offset + first);

@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+
 #include "cpu/dispatch.h"
 #include "cpu/noise_tile.h"
 #include "cpu/rows.h"
@@ -13,13 +15,13 @@ namespace {
 template <class Stored>
 void write_noise(Stored* out, int64_t draws, int64_t d, int64_t seed, bool antithetic) {
   using A = compute_t<Stored>;
-  const int64_t chunks = chunk_count(d);
-  torch::stable::parallel_for(0, draws * chunks, 8, [&](int64_t begin, int64_t end) {
-    A xi[kChunk];
+  const int64_t tiles = tile_count(d);
+  torch::stable::parallel_for(0, draws * tiles, 4, [&](int64_t begin, int64_t end) {
+    A xi[kTile];
     OutputRow<Stored> row;
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t draw = unit / chunks, first = unit % chunks * kChunk;
-      const int64_t count = d - first < kChunk ? d - first : kChunk;
+      const int64_t draw = unit / tiles, first = unit % tiles * kTile;
+      const int64_t count = std::min(kTile, d - first);
       noise_tile(xi, noise_key(seed), independent_draw(draw, antithetic), first, count);
       Stored* target = out + draw * d + first;
       A* values = row.at(target);

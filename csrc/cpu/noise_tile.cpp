@@ -24,7 +24,7 @@ void noise_tile(float* out, NoiseKey key, uint32_t draw, int64_t first, int64_t 
 }
 
 void noise_tile(double* out, NoiseKey key, uint32_t draw, int64_t first, int64_t count) {
-  float narrow[kChunk];
+  float narrow[kTile];
   noise_tile(narrow, key, draw, first, count);
   for (int64_t i = 0; i < count; ++i) out[i] = double(narrow[i]);
 }

@@ -1,12 +1,9 @@
 // perturb: y_k = x + sigma xi_k, the noise generated on the way.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
 
 #include "cpu/dispatch.h"
 #include "cpu/noise_tile.h"
-#include "cpu/rows.h"
+#include "cpu/sample_groups.h"
 #include "tensors.h"
 
 namespace pursamere {
@@ -33,30 +30,19 @@ struct PerturbArguments {
 template <class Image, class Network>
 void write_perturbed(Network* y, const Image* x, const PerturbArguments& p) {
   using A = compute_t<Image>;
-  const int64_t chunks = chunk_count(p.d);
   const int64_t copies = p.antithetic ? 2 : 1;
-  const int64_t independent = p.draws / copies;
-  // A unit of work is a chunk of an independent draw for a group of samples: its noise is generated once and serves the
-  // whole group. Samples are split only when there are too few chunks to go round.
-  const int64_t wanted = 4 * int64_t(torch::stable::get_num_threads());
-  const int64_t tiles = std::max<int64_t>(1, independent * chunks);
-  const int64_t groups = std::clamp<int64_t>((wanted + tiles - 1) / tiles, 1, std::max<int64_t>(1, p.batch / 16));
-  const int64_t unit_size = std::max<int64_t>(1, copies * p.batch / groups * std::min(p.d, kChunk));
-  torch::stable::parallel_for(0, independent * chunks * groups, 1 + 32768 / unit_size, [&](int64_t begin, int64_t end) {
-    A xi[kChunk];
+  const SampleGroups units(p.batch, p.d, p.draws / copies, 16);
+  units.for_each(copies, [&](int64_t draw, int64_t first, int64_t count, int64_t b_first, int64_t b_last) {
+    A xi[kTile];
     InputRow<Image> input;
     OutputRow<Network> output;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t group = unit % groups, chunk = unit / groups % chunks, draw = unit / groups / chunks;
-      const int64_t first = chunk * kChunk, count = std::min(kChunk, p.d - first);
-      noise_tile(xi, noise_key(p.seed), uint32_t(draw), first, count);
-      for (int64_t b = p.batch * group / groups; b < p.batch * (group + 1) / groups; ++b) {
-        const A* image = input(x + b * p.d + first, count);
-        for (int64_t copy = 0; copy < copies; ++copy) {
-          Network* target = y + ((draw * copies + copy) * p.batch + b) * p.d + first;
-          perturb_row(output.at(target), image, xi, A(copy ? -p.sigma : p.sigma), count);
-          output.finish(target, count);
-        }
+    noise_tile(xi, noise_key(p.seed), uint32_t(draw), first, count);
+    for (int64_t b = b_first; b < b_last; ++b) {
+      const A* image = input(x + b * p.d + first, count);
+      for (int64_t copy = 0; copy < copies; ++copy) {
+        Network* target = y + ((draw * copies + copy) * p.batch + b) * p.d + first;
+        perturb_row(output.at(target), image, xi, A(copy ? -p.sigma : p.sigma), count);
+        output.finish(target, count);
       }
     }
   });

@@ -2,56 +2,82 @@
 #include "residual.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include "cpu/dispatch.h"
 #include "cpu/noise_tile.h"
-#include "cpu/rows.h"
+#include "cpu/sample_groups.h"
 #include "cpu/sample_sum.h"
 #include "tensors.h"
 
 namespace pursamere {
 namespace {
 
-// One draw of one chunk: adds the residual to `sum` and its square to `square_sum`, and writes the cotangent.
-template <Prediction kind, class A>
-PURSAMERE_HD void residual_row(A* __restrict cotangent, A* __restrict sum, A* __restrict square_sum,
-                               const A* __restrict x, const A* __restrict prediction, const A* __restrict xi, A sigma,
-                               A slope, int64_t count) {
+constexpr int kDrawsAtOnce = 4;
+
+// Some draws of one tile of one sample. Every row has the tile's length; xi is the noise of an independent draw.
+template <class A>
+struct DrawRows {
+  A* cotangent[kDrawsAtOnce];
+  const A* prediction[kDrawsAtOnce];
+  const A* xi[kDrawsAtOnce];
+  A xi_sign[kDrawsAtOnce];
+};
+
+// Adds the residuals of N draws, in their order, to `sum` and their squares to `square_sum`, and writes the cotangents.
+template <Prediction kind, int N, class A>
+PURSAMERE_HD void residual_rows(const DrawRows<A>& rows, A* sum, A* square_sum, const A* x, A sigma, A slope,
+                                int64_t count) {
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
-    const A noise = kind == Prediction::denoised ? A(0) : xi[i];
-    const A r = residual_of<kind>(x[i], prediction[i], noise, sigma);
-    cotangent[i] = slope * r;
-    sum[i] += r;
-    square_sum[i] = fused_multiply_add(r, r, square_sum[i]);
+    A total = sum[i], square_total = square_sum[i];
+#pragma GCC unroll 4
+    for (int k = 0; k < N; ++k) {
+      const A xi = kind == Prediction::denoised ? A(0) : rows.xi_sign[k] * rows.xi[k][i];
+      const A r = residual_of<kind>(x[i], rows.prediction[k][i], xi, sigma);
+      rows.cotangent[k][i] = slope * r;
+      total += r;
+      square_total = fused_multiply_add(r, r, square_total);
+    }
+    sum[i] = total;
+    square_sum[i] = square_total;
+  }
+}
+
+template <int N, class A>
+PURSAMERE_HD void residual_rows(Prediction kind, const DrawRows<A>& rows, A* sum, A* square_sum, const A* x, A sigma,
+                                A slope, int64_t count) {
+  switch (kind) {
+    case Prediction::denoised:
+      return residual_rows<Prediction::denoised, N>(rows, sum, square_sum, x, sigma, slope, count);
+    case Prediction::score:
+      return residual_rows<Prediction::score, N>(rows, sum, square_sum, x, sigma, slope, count);
+    case Prediction::noise:
+      return residual_rows<Prediction::noise, N>(rows, sum, square_sum, x, sigma, slope, count);
   }
 }
 
 template <class A>
-PURSAMERE_HD void residual_row(Prediction kind, A* cotangent, A* sum, A* square_sum, const A* x, const A* prediction,
-                               const A* xi, A sigma, A slope, int64_t count) {
-  switch (kind) {
-    case Prediction::denoised:
-      return residual_row<Prediction::denoised>(cotangent, sum, square_sum, x, prediction, xi, sigma, slope, count);
-    case Prediction::score:
-      return residual_row<Prediction::score>(cotangent, sum, square_sum, x, prediction, xi, sigma, slope, count);
-    case Prediction::noise:
-      return residual_row<Prediction::noise>(cotangent, sum, square_sum, x, prediction, xi, sigma, slope, count);
+PURSAMERE_HD void residual_rows(Prediction kind, int draws, const DrawRows<A>& rows, A* sum, A* square_sum, const A* x,
+                                A sigma, A slope, int64_t count) {
+  switch (draws) {
+    case 4: return residual_rows<4>(kind, rows, sum, square_sum, x, sigma, slope, count);
+    case 3: return residual_rows<3>(kind, rows, sum, square_sum, x, sigma, slope, count);
+    case 2: return residual_rows<2>(kind, rows, sum, square_sum, x, sigma, slope, count);
+    default: return residual_rows<1>(kind, rows, sum, square_sum, x, sigma, slope, count);
   }
 }
 
 }  // namespace
 
-PURSAMERE_VECTORIZED void residual_draw(Prediction kind, float* cotangent, float* sum, float* square_sum,
-                                        const float* x, const float* prediction, const float* xi, float sigma,
-                                        float slope, int64_t count) {
-  residual_row(kind, cotangent, sum, square_sum, x, prediction, xi, sigma, slope, count);
+PURSAMERE_VECTORIZED void residual_draws(Prediction kind, int draws, const DrawRows<float>& rows, float* sum,
+                                         float* square_sum, const float* x, float sigma, float slope, int64_t count) {
+  residual_rows(kind, draws, rows, sum, square_sum, x, sigma, slope, count);
 }
 
-PURSAMERE_VECTORIZED void residual_draw(Prediction kind, double* cotangent, double* sum, double* square_sum,
-                                        const double* x, const double* prediction, const double* xi, double sigma,
-                                        double slope, int64_t count) {
-  residual_row(kind, cotangent, sum, square_sum, x, prediction, xi, sigma, slope, count);
+PURSAMERE_VECTORIZED void residual_draws(Prediction kind, int draws, const DrawRows<double>& rows, double* sum,
+                                         double* square_sum, const double* x, double sigma, double slope,
+                                         int64_t count) {
+  residual_rows(kind, draws, rows, sum, square_sum, x, sigma, slope, count);
 }
 
 namespace {
@@ -64,40 +90,61 @@ struct ResidualArguments {
   int64_t draws, batch, d;
 };
 
+// The noise of one tile for every independent draw; empty for a denoised prediction, which does not need it.
+template <class A>
+std::vector<A> tile_noise(const ResidualArguments& p, int64_t first, int64_t count) {
+  if (p.kind == Prediction::denoised) return {};
+  const int64_t stride = 4 * ((count + 3) / 4);
+  std::vector<A> bank(size_t((independent_draw(p.draws - 1, p.antithetic) + 1) * stride));
+  for (int64_t row = 0; row < int64_t(bank.size()) / stride; ++row)
+    noise_tile(bank.data() + row * stride, noise_key(p.seed), uint32_t(row), first, count);
+  return bank;
+}
+
 template <class Image, class Network>
 void write_residual(Network* cotangent, Image* drift, compute_t<Image>* ere, const Image* x, const Network* prediction,
                     const ResidualArguments& p) {
   using A = compute_t<Image>;
   const double draws = double(p.draws);
   const A slope = A(2.0 * residual_slope(p.kind, p.sigma) / draws);
-  for_each_sample(p.batch, p.d, p.draws, [&](int64_t b) {
-    const A total = sum_over_chunks<A>(p.d, p.draws, [&](int64_t first, int64_t count, A* square_sum) {
-      A xi[kChunk];
-      InputRow<Image> image_row;
-      InputRow<Network> prediction_row;
-      OutputRow<Network> cotangent_row;
-      OutputRow<Image> drift_row;
+  const int64_t chunks = chunk_count(p.d);
+  std::vector<A> partial(size_t(p.batch * chunks));  // sums of squares of every chunk
+  const SampleGroups units(p.batch, p.d, 1, p.kind == Prediction::denoised ? 1 : 16);
+  units.for_each(p.draws, [&](int64_t, int64_t first, int64_t count, int64_t b_first, int64_t b_last) {
+    const std::vector<A> bank = tile_noise<A>(p, first, count);
+    const int64_t stride = 4 * ((count + 3) / 4);
+    A square_sum[kTile];
+    InputRow<Image> image_row;
+    OutputRow<Image> drift_row;
+    InputRow<Network> prediction_row[kDrawsAtOnce];
+    OutputRow<Network> cotangent_row[kDrawsAtOnce];
+    for (int64_t b = b_first; b < b_last; ++b) {
       const int64_t offset = b * p.d + first;
       const A* image = image_row(x + offset, count);
       A* sum = drift_row.at(drift + offset);
       std::fill(sum, sum + count, A(0));
       std::fill(square_sum, square_sum + count, A(0));
-      for (int64_t k = 0; k < p.draws; ++k) {
-        const int64_t draw_offset = k * p.batch * p.d + offset;
-        if (p.kind != Prediction::denoised) {
-          noise_tile(xi, noise_key(p.seed), independent_draw(k, p.antithetic), first, count);
-          if (draw_sign(k, p.antithetic) < 0)
-            for (int64_t i = 0; i < count; ++i) xi[i] = -xi[i];
+      for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
+        const int at_once = int(std::min<int64_t>(kDrawsAtOnce, p.draws - k));
+        const auto position = [&](int j) { return (k + j) * p.batch * p.d + offset; };
+        DrawRows<A> rows{};
+        for (int j = 0; j < at_once; ++j) {
+          rows.cotangent[j] = cotangent_row[j].at(cotangent + position(j));
+          rows.prediction[j] = prediction_row[j](prediction + position(j), count);
+          if (!bank.empty()) rows.xi[j] = bank.data() + independent_draw(k + j, p.antithetic) * stride;
+          rows.xi_sign[j] = A(draw_sign(k + j, p.antithetic));
         }
-        residual_draw(p.kind, cotangent_row.at(cotangent + draw_offset), sum, square_sum, image,
-                      prediction_row(prediction + draw_offset, count), xi, A(p.sigma), slope, count);
-        cotangent_row.finish(cotangent + draw_offset, count);
+        residual_draws(p.kind, at_once, rows, sum, square_sum, image, A(p.sigma), slope, count);
+        for (int j = 0; j < at_once; ++j) cotangent_row[j].finish(cotangent + position(j), count);
       }
       for (int64_t i = 0; i < count; ++i) sum[i] *= A(2.0 / draws);
       drift_row.finish(drift + offset, count);
-    });
-    ere[b] = total * A(1.0 / draws);
+      sum_chunks(partial.data() + b * chunks + first / kChunk, square_sum, count);
+    }
   });
+  for (int64_t b = 0; b < p.batch; ++b) {
+    ere[b] = sum_in_order<A>({partial.begin() + b * chunks, partial.begin() + (b + 1) * chunks}) * A(1.0 / draws);
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& prediction, std::string_view kind,

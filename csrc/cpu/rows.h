@@ -1,4 +1,4 @@
-// Rows of at most kChunk elements in compute precision: stored as they are computed with (then nothing is copied), or
+// Rows of at most kTile elements in compute precision: stored as they are computed with (then nothing is copied), or
 // converted through a small buffer.
 #pragma once
 
@@ -7,6 +7,11 @@
 #include "storage.h"
 
 namespace pursamere {
+
+// What the CPU ops work on at a time: some chunks, few enough to stay in the first cache and many enough that memory is
+// read in long runs.
+constexpr int64_t kTile = 4 * kChunk;
+inline int64_t tile_count(int64_t d) { return (d + kTile - 1) / kTile; }
 
 void convert_row(const Half* from, float* to, int64_t count);
 void convert_row(const BFloat16* from, float* to, int64_t count);
@@ -31,7 +36,7 @@ class InputRow {
   }
 
  private:
-  A buffer_[kStoredAsComputed<Stored> ? 1 : kChunk];
+  A buffer_[kStoredAsComputed<Stored> ? 1 : kTile];
 };
 
 template <class Stored>
@@ -53,7 +58,7 @@ class OutputRow {
   }
 
  private:
-  A buffer_[kStoredAsComputed<Stored> ? 1 : kChunk];
+  A buffer_[kStoredAsComputed<Stored> ? 1 : kTile];
 };
 
 }  // namespace pursamere

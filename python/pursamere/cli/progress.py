@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,17 @@ def progress_bar(total: int, description: str, *, unit: str, quiet: bool) -> Ite
         print(f"pursamere: no progress bar: {error}", file=sys.stderr)
         yield lambda _: None
         return
-    with tqdm(total=total, desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=description, unit=unit, file=sys.stderr, **_size()) as bar:
         yield bar.update
+
+
+def _size() -> dict[str, int | bool]:
+    """Options of tqdm about the terminal's size, which may be unknown (in a container): tqdm takes that for no room."""
+    try:
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+    except OSError:
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 def say(text: str) -> None:
