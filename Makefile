@@ -13,6 +13,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend csrc pursame
 export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Threads that spin while they wait (the default of OpenMP) slow each other down many times over on a busy machine.
+demo test: export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help demo test lint bench wheel clean
 
 help:

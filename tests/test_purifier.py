@@ -288,3 +288,11 @@ def test_zero_steps_and_zero_radius_return_the_input():
 def test_channels_last_input_gives_the_same_bits():
     x, model = tensor(0, 2, 3, 6, 6, dtype=torch.float32), purifier(conv_denoiser(channels=3))
     assert torch.equal(model(x.to(memory_format=torch.channels_last)), model(x))
+
+
+def test_kernel_density_treats_rows_alike_where_its_tiles_do_not_divide_the_queries():
+    """A thousand images and 512 queries: more than one tile of rows, which must be of one size."""
+    denoiser = ps.denoisers.KernelDensity(tensor(0, 1029, 1, 8, 8, dtype=torch.float32), 0.2)
+    x = tensor(1, 3, 1, 8, 8, dtype=torch.float32)
+    model = ps.Purifier(denoiser, steps=1, noise=ps.GaussianNoise(draws=8), micro_batch=64, invariance="strict")
+    assert torch.equal(model(x)[1:2], model(x[1:2]))

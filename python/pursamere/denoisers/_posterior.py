@@ -45,7 +45,9 @@ class Centres(NamedTuple):
         return count <= self.block_size and queries * count <= KEPT_ELEMENTS
 
     def row_tiles(self, queries: int) -> Iterator[slice]:
-        rows = max(1, TILE_ELEMENTS // min(self.block_size, len(self.points)))
+        # A power of two divides the usual numbers of queries, so that tiles, and with them the roundings that matrix
+        # products owe to their shape, are the same for all rows.
+        rows = 1 << (max(1, TILE_ELEMENTS // min(self.block_size, len(self.points))).bit_length() - 1)
         for start in range(0, queries, rows):
             yield slice(start, start + rows)
 
