@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 OPS = torch.ops.pursamere
-SHAPES = [(3, 1, 8, 8), (1, 3, 5, 7), (2, 1025), (5, 3), (4,), (2, 3, 32, 32)]
+# One of more elements than a tile of the CPU ops (4096), some of odd sizes.
+SHAPES = [(3, 1, 8, 8), (1, 3, 5, 7), (2, 1025), (5, 3), (4,), (2, 3, 41, 37)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 # The dtype of the images and that of the network.
 DTYPE_PAIRS = [(d, d) for d in DTYPES] + [(torch.float32, torch.float16), (torch.float32, torch.bfloat16)]

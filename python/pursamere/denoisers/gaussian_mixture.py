@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._validation import check_finite, check_nonnegative, check_positive, check_same_device, check_tensor
+from pursamere.denoisers._query import check_query
 
 _VARIANCE_RANGE = 1e-60, 1e60
 """Bounds on sigma^2, far beyond the point where they change a result; they keep products with its inverse finite."""
@@ -80,17 +81,8 @@ class GaussianMixture(nn.Module):
             TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
             ValueError: ``y`` has another image shape or device than the means; ``sigma`` is not positive and finite.
         """
-        check_tensor("y", y, rank=4)
+        check_query(y, "means", self.image_shape, self.means.device)
         sigma = check_positive("sigma", sigma)
-        if y.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"y must hold images of the shape of means, {tuple(self.image_shape)}, got {tuple(y.shape[1:])}"
-            )
-        if y.device != self.means.device:
-            raise ValueError(
-                f"y must be on the device of means, {self.means.device}, got {y.device}; "
-                f"move the denoiser with denoiser.to({str(y.device)!r})"
-            )
         sigma2 = min(max(sigma * sigma, _VARIANCE_RANGE[0]), _VARIANCE_RANGE[1])
         with torch.autocast(y.device.type, enabled=False):
             means, variances = self.means.double(), self.variances.double()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pursamere._validation import check_finite, check_integer, check_nonnegative, check_positive, check_tensor
 from pursamere.denoisers._posterior import Centres, posterior_mean
+from pursamere.denoisers._query import check_query
 
 
 class KernelDensity(nn.Module):
@@ -64,17 +65,8 @@ class KernelDensity(nn.Module):
             TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
             ValueError: ``y`` has another image shape or device than the images; ``sigma`` is not positive and finite.
         """
-        check_tensor("y", y, rank=4)
+        check_query(y, "images", self.images.shape[1:], self.images.device)
         sigma = check_positive("sigma", sigma)
-        if y.shape[1:] != self.images.shape[1:]:
-            raise ValueError(
-                f"y must hold images of the shape of images, {tuple(self.images.shape[1:])}, got {tuple(y.shape[1:])}"
-            )
-        if y.device != self.images.device:
-            raise ValueError(
-                f"y must be on the device of images, {self.images.device}, got {y.device}; "
-                f"move the denoiser with denoiser.to({str(y.device)!r})"
-            )
         dtype = torch.promote_types(y.dtype, torch.float32)
         origin, centres = self._centred(dtype)
         scale = math.hypot(sigma, self.bandwidth)
