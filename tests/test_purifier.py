@@ -296,3 +296,22 @@ def test_kernel_density_treats_rows_alike_where_its_tiles_do_not_divide_the_quer
     x = tensor(1, 3, 1, 8, 8, dtype=torch.float32)
     model = ps.Purifier(denoiser, steps=1, noise=ps.GaussianNoise(draws=8), micro_batch=64, invariance="strict")
     assert torch.equal(model(x)[1:2], model(x[1:2]))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_networks_always_see_the_same_number_of_images(micro_batch):
+    seen = []
+
+    def denoiser(y, sigma):
+        seen.append(len(y))
+        return y * 0.9
+
+    def classifier(images):
+        seen.append(len(images) * NOISE.draws)
+        return images.flatten(1)
+
+    model = ps.PurifiedClassifier(purifier(denoiser, micro_batch=micro_batch), classifier)
+    for batch in (0, 1, 3, 4, 9):
+        model(tensor(0, batch, 1, 4, 4))
+        model(tensor(0, batch, 1, 4, 4).requires_grad_())
+    assert set(seen) == {(micro_batch or 1) * NOISE.draws}
