@@ -2,11 +2,12 @@
 # files in .venv keep repeated calls fast and install again when a source has changed.
 
 PYTHON ?= python3
-# The torch that is tested. `make demo TORCH=torch==2.12.0` takes another; start with `make clean` to change it.
+# The torch that is tested; `make demo TORCH=torch==2.12.0` takes another.
 TORCH ?= torch==2.13.0
 
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH_STAMP := $(VENV)/.$(subst =,-,$(TORCH))
 SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend csrc pursamere_ext python -not -name __pycache__ -not -name '*.pyc')
 
 # Keeps every pip below, also the one inside an isolated build, from taking a newer torch.
@@ -48,13 +49,14 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first, so that building the wheel finds it.
-$(VENV)/.torch:
+$(TORCH_STAMP):
 	$(PYTHON) -m venv $(VENV)
 	echo "$(TORCH)" > $(PIP_CONSTRAINT)
 	$(BIN)/pip install "$(TORCH)"
+	rm -f $(VENV)/.torch*
 	touch $@
 
-$(VENV)/.wheel: $(VENV)/.torch $(SOURCES)
+$(VENV)/.wheel: $(TORCH_STAMP) $(SOURCES)
 	rm -rf dist
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 	touch $@

@@ -10,10 +10,11 @@ namespace pursamere {
 enum class Step { gradient, unit, sign };
 enum class Ball { linf, l2 };
 
-// length / norm, and 0 where the gradient is 0 and has no direction. A NaN norm stays NaN.
+// length / norm, and 0 where the gradient is 0 and has no direction. A norm that is NaN or overflowed gives NaN, which
+// shows, rather than 0, which would quietly move nothing.
 template <class A>
 PURSAMERE_HD A unit_scale(A length, A norm) {
-  return norm == A(0) ? A(0) : divide(length, norm);
+  return norm == A(0) ? A(0) : divide(length, norm) + (norm - norm);
 }
 
 template <class A>
@@ -34,7 +35,7 @@ PURSAMERE_HD A project_linf(A moved, A input, A radius) {
 // distance = ||moved - input||; a point inside the ball is returned as it is.
 template <class A>
 PURSAMERE_HD A l2_shrink(A distance, A radius) {
-  return distance > radius ? divide(radius, distance) : A(1);
+  return distance > radius ? divide(radius, distance) + (distance - distance) : A(1);
 }
 
 template <class A>

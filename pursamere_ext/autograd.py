@@ -5,6 +5,7 @@ Notation as in ``csrc/schemas.cpp``: g is the gradient summed over the draws, v 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -108,6 +109,30 @@ def _descend_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> No
     ctx.save_for_backward(x, start, per_draw, direct)
 
 
+def _in_box(v: Tensor, projected: Tensor) -> Tensor:
+    """The part of v that the clip to [0, 1] lets through."""
+    return v * ((projected >= 0) & (projected <= 1))
+
+
+def _linf_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What v is for ``moved`` and for ``start``, through the ball around ``start`` and the box."""
+    inside = (moved >= start - radius) & (moved <= start + radius)
+    v = _in_box(v, torch.minimum(torch.maximum(moved, start - radius), start + radius))
+    return v * inside, v * ~inside
+
+
+def _l2_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for the L2 ball."""
+    if math.isinf(radius):  # no ball: below, infinity times zero would make NaN of a second derivative
+        return _in_box(v, moved), torch.zeros_like(v)
+    offset = moved - start
+    outward, inverse_distance = _unit(offset)
+    inside = _sample_dot(offset, offset) <= radius**2
+    v = _in_box(v, torch.where(inside, moved, start + radius * outward))
+    on_sphere = radius * _unit_vjp(outward, inverse_distance, v)
+    return torch.where(inside, v, on_sphere), torch.where(inside, 0.0, v - on_sphere)
+
+
 def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     x_stored, start_stored, per_draw, direct = ctx.saved_tensors
     gradient = _summed(per_draw, direct)
@@ -115,21 +140,10 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     unit, inverse = _unit(gradient)
     direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step]
     moved = x - ctx.step_size * direction
-    offset = moved - start
     if ctx.ball == "linf":
-        inside = (moved >= start - ctx.radius) & (moved <= start + ctx.radius)
-        projected = torch.minimum(torch.maximum(moved, start - ctx.radius), start + ctx.radius)
+        v_moved, v_start = _linf_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
     else:
-        direction_out, inverse_distance = _unit(offset)
-        inside = _sample_dot(offset, offset) <= ctx.radius**2
-        projected = torch.where(inside, moved, start + ctx.radius * direction_out)
-    v = v.to(gradient.dtype) * ((projected >= 0) & (projected <= 1))
-    if ctx.ball == "linf":
-        v_moved, v_start = v * inside, v * ~inside
-    else:
-        on_sphere = ctx.radius * _unit_vjp(direction_out, inverse_distance, v)
-        v_moved = torch.where(inside, v, on_sphere)
-        v_start = torch.where(inside, 0.0, v - on_sphere)
+        v_moved, v_start = _l2_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
     if ctx.step == "gradient":
         v_gradient = -ctx.step_size * v_moved
     elif ctx.step == "unit":

@@ -89,6 +89,17 @@ def test_compiles_without_graph_breaks(dynamic):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("ball", ["linf", "l2"])
+@pytest.mark.parametrize("radius", [0.0, 0.12, float("inf")])
+def test_derivatives_are_finite_at_every_radius(ball, radius):
+    x, start = tensor(1, 2, 5).requires_grad_(), tensor(2, 2, 5).requires_grad_()
+    per_draw = tensor(3, 2, 2, 5, low=-1).requires_grad_()
+    moved = OPS.accumulate_descend(x, start, per_draw, None, "unit", 0.1, ball, radius)
+    first = torch.autograd.grad((moved * tensor(4, 2, 5)).sum(), (x, start, per_draw), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, start, per_draw), materialize_grads=True)
+    assert all(bool(g.isfinite().all()) for g in (*first, *second))
+
+
 def test_gradient_flows_to_the_input_where_the_ball_is_active():
     x, start = torch.tensor([[0.5, 0.5]], dtype=torch.float64), torch.tensor([[0.5, 0.3]], dtype=torch.float64)
     leaves = [t.requires_grad_() for t in (x, start, torch.zeros(1, 1, 2, dtype=torch.float64))]

@@ -163,6 +163,20 @@ def test_a_zero_gradient_moves_nothing():
             assert torch.equal(OPS.accumulate_descend(x, x, zero, None, step, 0.1, ball, 0.2), x)
 
 
+def test_a_norm_that_overflows_shows():
+    """It would otherwise make every step zero: an image quietly left as it was."""
+    x, per_draw = torch.full((2, 5), 0.5), torch.zeros(2, 2, 5)
+    per_draw[:, 0] = 1e25
+    point, norm = OPS.accumulate_ascend(x, per_draw, None, 0.1)
+    assert math.isinf(norm[0])
+    assert bool(point[0].isnan().all())
+    assert torch.equal(point[1], x[1])
+    moved = OPS.accumulate_descend(x, x, per_draw, None, "unit", 0.1, "linf", 0.2)
+    assert bool(moved[0].isnan().all())
+    moved = OPS.accumulate_descend(x, x, per_draw, None, "gradient", 0.1, "l2", 0.2)
+    assert bool(moved[0].isnan().all())
+
+
 def test_infinite_radius_leaves_only_the_pixel_range():
     x, per_draw = tensor(0, 3, 40), tensor(1, 2, 3, 40, low=-1)
     for ball in ("linf", "l2"):

@@ -10,7 +10,7 @@ from cases import tensor
 from closed_forms import gaussian_denoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import conv_classifier, conv_denoiser
+from nets import conv_classifier, conv_denoiser, fixed_weights
 
 import pursamere as ps
 
@@ -315,3 +315,29 @@ def test_networks_always_see_the_same_number_of_images(micro_batch):
         model(tensor(0, batch, 1, 4, 4))
         model(tensor(0, batch, 1, 4, 4).requires_grad_())
     assert set(seen) == {(micro_batch or 1) * NOISE.draws}
+
+
+def test_logits_have_the_same_bits_in_any_batch():
+    """With 143 pixels rows of a batch are aligned differently, and a linear layer's sums go by alignment."""
+    x = tensor(0, 9, 1, 13, 11, dtype=torch.float32)
+    linear = fixed_weights(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(143, 10)))
+    model = ps.PurifiedClassifier(purifier(conv_denoiser(), steps=1), linear)
+    whole = model(x)
+    for i in range(9):
+        assert torch.equal(model(x[i : i + 1]), whole[i : i + 1])
+
+
+def test_a_classifier_whose_rows_mix_is_noticed():
+    invariant = purifier(lambda y, sigma: y * 0.5, micro_batch=4, invariance="strict")
+    model = ps.PurifiedClassifier(invariant, lambda images: images.flatten(1) - images.mean())
+    with pytest.raises(RuntimeError, match="the classifier's results for one image depend on the other images"):
+        model(tensor(0, 3, 1, 4, 4, dtype=torch.float32))
+
+
+def test_a_replaced_denoiser_is_checked_again():
+    model = purifier(lambda y, sigma: y * 0.5, micro_batch=4, invariance="strict")
+    x = tensor(0, 3, 1, 4, 4, dtype=torch.float32)
+    model(x)
+    model.denoiser = mixing
+    with pytest.raises(RuntimeError, match="the denoiser's results for one image depend"):
+        model(x)

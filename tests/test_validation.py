@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pursamere as ps
 from pursamere import functional
+from pursamere.networks import check_evaluation_mode
 
 X = torch.full((2, 1, 4, 4), 0.5)
 NOISE = ps.GaussianNoise(draws=4)
@@ -122,6 +123,73 @@ def test_denoiser_in_training_mode():
     model(X)
     conv_denoiser().train()(X, 0.1)  # nothing stochastic: allowed
     ps.Purifier(conv_denoiser().train(), steps=1)(X)
+
+
+@pytest.mark.parametrize(
+    ("layer", "raises"),
+    [
+        (nn.BatchNorm2d(1), True),
+        (nn.Dropout(0.5), True),
+        (nn.RReLU(), True),
+        (nn.InstanceNorm2d(1, track_running_stats=True), True),
+        (nn.InstanceNorm2d(1), False),
+        (nn.MultiheadAttention(4, 1, dropout=0.1), True),
+        (nn.MultiheadAttention(4, 1), False),
+    ],
+)
+def test_layers_that_training_mode_makes_random_or_mixing(layer, raises):
+    if not raises:
+        check_evaluation_mode("denoiser", layer)
+        return
+    with pytest.raises(ValueError, match=r"classifier must be in evaluation mode, .*; call classifier.eval\(\)"):
+        ps.PurifiedClassifier(ps.Purifier(identity), nn.Sequential(layer))(X)
+
+
+def test_denoiser_that_draws_random_numbers():
+    with pytest.raises(RuntimeError, match="drew random numbers from PyTorch's global state"):
+        ps.Purifier(lambda y, sigma: nn.functional.dropout(y))(X)
+
+
+@pytest.mark.parametrize("direction", ["ere", "score"])
+@pytest.mark.parametrize("cut", ["no_grad", "detach", "parameter"])
+def test_gradient_of_a_denoiser_without_one(direction, cut):
+    """It would pass for a constant, and the "exact" gradient be wrong: an accidental obfuscation."""
+    scale = torch.tensor(0.9, requires_grad=True)
+    denoiser = {
+        "no_grad": torch.no_grad()(lambda y, sigma: y * 0.9),
+        "detach": lambda y, sigma: y.detach() * 0.9,
+        "parameter": lambda y, sigma: y.detach() * scale,
+    }[cut]
+    model = ps.Purifier(denoiser, direction=direction)
+    with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
+        model(X.clone().requires_grad_())
+    if direction == "score":
+        model(X)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "error", "message"),
+    [
+        (lambda x: x.mean(dim=(1, 2, 3)), ValueError, r"classifier must return \[1, classes\], got \[1\]"),
+        (lambda x: torch.ones(2, 10), ValueError, r"classifier must return \[1, classes\], got \[2, 10\]"),
+        (lambda x: {"logits": x}, TypeError, "classifier must return a torch.Tensor, got dict"),
+    ],
+)
+def test_classifier_results(classifier, error, message):
+    with pytest.raises(error, match=message):
+        ps.PurifiedClassifier(ps.Purifier(identity), classifier)(X)
+
+
+def test_ere_micro_batch():
+    for bad in (0, -1):
+        with pytest.raises(ValueError, match=f"micro_batch must be at least 1, got {bad}"):
+            ps.expected_reconstruction_error(identity, X, 0.1, NOISE, micro_batch=bad)
+
+
+def test_autocast_is_mentioned():
+    conv = conv_denoiser()
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"got torch.bfloat16 \(is torch.autocast on\?\)"):
+        ps.Purifier(lambda y, sigma: conv.net(y))(X)
 
 
 def test_denoiser_on_another_device():

@@ -17,7 +17,7 @@ PURSAMERE_HD void add_row_of(A* __restrict sum, const A* __restrict a, int64_t c
 }
 
 template <class A>
-PURSAMERE_HD void square_row_of(A* __restrict squares, const A* __restrict a, int64_t count) {
+PURSAMERE_HD void square_row_of(A* squares, const A* a, int64_t count) {  // which may be the same row
   for (int64_t i = 0; i < count; ++i) squares[i] = a[i] * a[i];
 }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from ._validation import check_choice
+from .invariance import RowCheck
 from .micro_batch import map_micro_batches
+from .networks import check_evaluation_mode
 from .purifier import GRADIENTS, Purifier
 
 
@@ -18,7 +21,7 @@ class PurifiedClassifier(nn.Module):
 
     Args:
         purifier: a :class:`pursamere.Purifier`.
-        classifier: any callable from images to logits; call ``.eval()`` on it first.
+        classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on it first.
         gradient: how gradients with respect to the images pass through the purifier: "unrolled", automatic
             differentiation through every step (exact), or "identity", the purifier treated as the identity (BPDA). A
             claim of robustness must hold under both.
@@ -37,14 +40,30 @@ class PurifiedClassifier(nn.Module):
         self.purifier = purifier
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
+        self._row_check = RowCheck("classifier", purifier.invariance)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, [B, classes]. Raises what the purifier raises."""
+        """Return the logits, [B, classes].
+
+        Raises what the purifier raises, and:
+            TypeError: the classifier does not return a tensor.
+            ValueError: the classifier is in training mode, or does not return [N, classes].
+        """
+        check_evaluation_mode("classifier", self.classifier)
         purified = self.purifier(x, gradient=self.gradient)
-        (logits,) = map_micro_batches(
-            lambda part: (self.classifier(part),), purified, self.purifier.micro_batch_on(x.device)
-        )
+        size = self.purifier.micro_batch_on(x.device)
+        with torch.no_grad():
+            self._row_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
+        (logits,) = map_micro_batches(self._logits, purified, size)
         return logits
+
+    def _logits(self, images: Tensor) -> tuple[Tensor]:
+        logits = self.classifier(images)
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"classifier must return a torch.Tensor, got {type(logits).__name__}")
+        if logits.dim() != 2 or len(logits) != len(images):
+            raise ValueError(f"classifier must return [{len(images)}, classes], got {list(logits.shape)}")
+        return (logits,)
 
     def extra_repr(self) -> str:
         """Return the parameters, for ``print``."""

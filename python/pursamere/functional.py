@@ -107,7 +107,8 @@ def accumulate_ascend(
         ascent_radius: rho >= 0, an L2 length per sample in pixel units.
 
     Returns:
-        ``point`` [B, *], x + rho * g / ||g|| (x itself where g is zero), and ``norm`` [B], ||g||.
+        ``point`` [B, *], x + rho * g / ||g||, and ``norm`` [B], ||g||. Where the sum of squares of g is zero (it
+        underflows for a float32 norm below about 1e-22) the point is x; where it overflows, NaN.
 
     Raises:
         TypeError: a tensor or a number of the wrong type or dtype.

@@ -24,6 +24,7 @@ def map_micro_batches(function: Callable[[Tensor], tuple[Tensor, ...]], x: Tenso
     for part in x.split(size):
         rows = part.shape[0]
         filler = part[-1:] if rows else part.new_zeros((1, *part.shape[1:]))
-        padded = part if rows == size else torch.cat([part, filler.expand(size - rows, *part.shape[1:])])
+        # Always a new tensor: a view's memory alignment, which kernels go by, would depend on its place in the batch.
+        padded = torch.cat([part, filler.expand(size - rows, *part.shape[1:])])
         results.append([result[:rows] for result in function(padded)])
     return tuple(torch.cat(joined) for joined in zip(*results, strict=True))

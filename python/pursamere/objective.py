@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._validation import check_finite, check_positive, check_tensor
+from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
 from .micro_batch import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
@@ -46,6 +46,7 @@ def expected_reconstruction_error(
     """
     check_finite("x", check_tensor("x", x, rank=4))
     check_positive("sigma", sigma)
+    size = default_micro_batch(x.device) if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
 
     def ere(part: Tensor) -> tuple[Tensor]:
         y = functional.perturb(part, sigma, noise).flatten(0, 1)
@@ -53,7 +54,7 @@ def expected_reconstruction_error(
         output = prediction.unflatten(0, (noise.draws, -1))
         return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
 
-    (values,) = map_micro_batches(ere, x, micro_batch or default_micro_batch(x.device))
+    (values,) = map_micro_batches(ere, x, size)
     return values
 
 
@@ -66,14 +67,9 @@ def ere_gradient(
         y = y.detach().requires_grad_()
     with torch.enable_grad():
         kind, prediction = _predict(denoiser, y, sigma)
-    if not prediction.requires_grad:
-        raise ValueError(
-            "denoiser must be differentiable in its input for direction='ere', but its result carries no graph "
-            "(is it decorated with torch.no_grad?); direction='score' needs no gradient of the denoiser"
-        )
     output = prediction if create_graph else prediction.detach()
     cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    (pulled_back,) = torch.autograd.grad(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
+    pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph)
     # A score or noise prediction's residual depends on x through the network alone.
     return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
 
@@ -85,8 +81,23 @@ def score_gradient(
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma)
+        if create_graph:  # a denoiser without a graph would pass for a constant, and the gradient be wrong
+            _pull_back(prediction, y, torch.zeros_like(prediction), True)
         _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     return GradientTerms(drift.unsqueeze(0), None, ere)
+
+
+def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, create_graph: bool) -> Tensor:
+    """The vector-Jacobian product of the denoiser."""
+    pulled_back = None
+    if prediction.requires_grad:
+        (pulled_back,) = torch.autograd.grad(prediction, y, cotangent, create_graph=create_graph, allow_unused=True)
+    if pulled_back is None:
+        raise ValueError(
+            "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
+            "torch.no_grad, or detached?); only direction='score' without a gradient can do without"
+        )
+    return pulled_back
 
 
 def _predict(denoiser: Denoiser, y: Tensor, sigma: float) -> tuple[str, Tensor]:
@@ -97,5 +108,6 @@ def _predict(denoiser: Denoiser, y: Tensor, sigma: float) -> tuple[str, Tensor]:
     for what in ("shape", "dtype", "device"):
         expected, got = getattr(y, what), getattr(prediction, what)
         if got != expected:
-            raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}")
+            hint = " (is torch.autocast on?)" if what == "dtype" and torch.is_autocast_enabled(y.device.type) else ""
+            raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}{hint}")
     return kind, prediction

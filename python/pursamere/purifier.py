@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,14 +19,14 @@ from ._validation import (
     check_supported_device,
 )
 from .denoisers.protocol import Denoiser, prediction_of
-from .invariance import depends_on_companions
+from .invariance import MODES, RowCheck
 from .micro_batch import default_micro_batch, map_micro_batches
+from .networks import check_evaluation_mode, check_same_device, no_random_numbers
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 
 DIRECTIONS = {"ere": ere_gradient, "score": score_gradient}
 GRADIENTS = ("unrolled", "identity")
-INVARIANCE = ("warn", "strict", "off")
 DEFAULT_GRADIENT_FACTOR = 0.25
 
 
@@ -53,7 +52,8 @@ class Purifier(nn.Module):
 
     ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
     It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
-    our choice, not the paper's.
+    our choice, not the paper's. Put networks in evaluation mode first, also those that a function wraps. A
+    differentiable call also leaves gradients in the denoiser's parameters: freeze them if that is not wanted.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -113,8 +113,8 @@ class Purifier(nn.Module):
         self.direction = check_choice("direction", direction, DIRECTIONS)
         self.noise = noise or GaussianNoise()
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
-        self.invariance = check_choice("invariance", invariance, INVARIANCE)
-        self._checked_shapes: set[tuple[object, ...]] = set()
+        self.invariance = check_choice("invariance", invariance, MODES)
+        self._row_check = RowCheck("denoiser", invariance)
 
     def forward(self, x: Tensor, gradient: str = "unrolled") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
@@ -127,7 +127,8 @@ class Purifier(nn.Module):
             TypeError: ``x`` is not a floating tensor.
             ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the
                 denoiser is in training mode, or ``gradient`` is unknown.
-            RuntimeError: the denoiser returned NaN or infinity; or, with ``invariance="strict"``, it fails the check.
+            RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; it drew random numbers; or,
+                with ``invariance="strict"``, it fails the check.
         """
         check_choice("gradient", gradient, GRADIENTS)
         self._check_input(x)
@@ -144,7 +145,7 @@ class Purifier(nn.Module):
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         self._check_input(x)
         with torch.inference_mode(False), torch.no_grad():
-            self._check_invariance(x)
+            self._check_rows(x)
             figures = map_micro_batches(self._trace_rows, _ordinary(x.detach()), self.micro_batch_on(x.device))
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
@@ -182,11 +183,13 @@ class Purifier(nn.Module):
             return (result,)
 
         # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
-        with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
-            self._check_invariance(x)
+        with torch.inference_mode(False), torch.set_grad_enabled(create_graph), no_random_numbers(x.device):
+            self._check_rows(x)
             (purified,) = map_micro_batches(last, _ordinary(x), self.micro_batch_on(x.device))
         if not bool(torch.isfinite(purified.detach()).all()):
-            raise RuntimeError("the denoiser returned NaN or infinity, or its gradient did; no image was purified")
+            raise RuntimeError(
+                "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
+            )
         return purified
 
     def _trace_rows(self, x0: Tensor) -> tuple[Tensor, ...]:
@@ -210,29 +213,15 @@ class Purifier(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         check_images("x", x)
         check_supported_device("x", x.device)
-        if isinstance(self.denoiser, nn.Module):
-            _check_evaluation_mode(self.denoiser)
-            _check_same_device(self.denoiser, x)
+        check_evaluation_mode("denoiser", self.denoiser)
+        check_same_device("denoiser", self.denoiser, x)
 
-    def _check_invariance(self, x: Tensor) -> None:
-        size = self.micro_batch_on(x.device)
-        key = (size, x.shape[1:], x.dtype, x.device)
-        if size == 1 or self.invariance == "off" or key in self._checked_shapes:
-            return
-
+    def _check_rows(self, x: Tensor) -> None:
         def rows_of(images: Tensor) -> tuple[Tensor, ...]:
             terms = self._gradient(images)
             return terms.per_draw.transpose(0, 1), terms.ere
 
-        if depends_on_companions(rows_of, (size, *x.shape[1:]), x.device, x.dtype):
-            message = (
-                f"the denoiser's results for one image depend on the other images in a micro-batch of {size}; "
-                "set micro_batch=1 for results that do not depend on the batch"
-            )
-            if self.invariance == "strict":
-                raise RuntimeError(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
-        self._checked_shapes.add(key)
+        self._row_check(self.denoiser, rows_of, (self.micro_batch_on(x.device), *x.shape[1:]), x)
 
     def extra_repr(self) -> str:
         """Return the parameters, for ``print``."""
@@ -255,19 +244,3 @@ class _GradientOf(torch.autograd.Function):
 def _ordinary(x: Tensor) -> Tensor:
     """``x``, or a copy that autograd accepts if it was made in inference mode."""
     return x.clone() if x.is_inference() else x
-
-
-def _check_evaluation_mode(denoiser: nn.Module) -> None:
-    stochastic = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    for name, module in denoiser.named_modules():
-        if isinstance(module, stochastic) and module.training:
-            raise ValueError(
-                f"denoiser must be in evaluation mode, but its layer {name or type(module).__name__!r} is training; "
-                "call denoiser.eval()"
-            )
-
-
-def _check_same_device(denoiser: nn.Module, x: Tensor) -> None:
-    for name, tensor in (*denoiser.named_parameters(), *denoiser.named_buffers()):
-        if tensor.device != x.device:
-            raise ValueError(f"x must be on the device of denoiser.{name}, {tensor.device}, got {x.device}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pursamere._validation import check_supported_device
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.images import FORMATS, ImageError, Size, find_images, is_image_name, read_image, write_image
@@ -73,6 +74,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
+    check_supported_device("--device", torch.device(arguments.device))
     jobs, total = plan(arguments.input, arguments.output)
     reference = load_reference(arguments.reference)
     purifier = build_purifier(reference, arguments)
