@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from scipy import stats
 
-import pursamere as ps
 from pursamere.demo import classifier, data, plot, report, results, run
 from pursamere.demo.settings import Settings
 from pursamere.demo.statistics import wilson_interval
@@ -129,19 +128,16 @@ def test_results_are_what_the_classifiers_say(demo):
 
 
 def test_attacks_use_the_gradients_they_are_named_after(monkeypatch):
-    asked = []
-    real = ps.PurifiedClassifier
+    attacked = []
+    real = run.pgd
 
-    def spy(purifier, network, gradient):
-        asked.append(gradient)
-        return real(purifier, network, gradient=gradient)
+    def spy(model, *arguments, **keywords):
+        attacked.append(getattr(model, "gradient", None))
+        return real(model, *arguments, **keywords)
 
-    monkeypatch.setattr(run.ps, "PurifiedClassifier", spy)
-    judged = []
-    real_pgd = run.pgd
-    monkeypatch.setattr(run, "pgd", lambda model, *a, **k: (judged.append(getattr(model, "gradient", None)), real_pgd(model, *a, **k))[1])  # fmt: skip  # noqa: E501
+    monkeypatch.setattr(run, "pgd", spy)
     run.run_demo(TINY, no_bar)
-    assert judged == [None, "identity", "unrolled"] * len(EPS)
+    assert attacked == [None, "identity", "unrolled"] * len(EPS)
 
 
 def test_the_same_every_time_and_another_with_another_seed(demo):

@@ -69,7 +69,7 @@ def ere_gradient(
         kind, prediction = _predict(denoiser, y, sigma)
     output = prediction if create_graph else prediction.detach()
     cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph)
+    pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
     # A score or noise prediction's residual depends on x through the network alone.
     return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
 
@@ -82,16 +82,25 @@ def score_gradient(
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma)
         if create_graph:  # a denoiser without a graph would pass for a constant, and the gradient be wrong
-            _pull_back(prediction, y, torch.zeros_like(prediction), True)
+            _pull_back(prediction, y, torch.zeros_like(prediction), retain_graph=True)
         _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     return GradientTerms(drift.unsqueeze(0), None, ere)
 
 
-def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, create_graph: bool) -> Tensor:
+def _pull_back(
+    prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph: bool = False, retain_graph: bool = False
+) -> Tensor:
     """The vector-Jacobian product of the denoiser."""
     pulled_back = None
     if prediction.requires_grad:
-        (pulled_back,) = torch.autograd.grad(prediction, y, cotangent, create_graph=create_graph, allow_unused=True)
+        (pulled_back,) = torch.autograd.grad(
+            prediction,
+            y,
+            cotangent,
+            create_graph=create_graph,
+            retain_graph=create_graph or retain_graph,
+            allow_unused=True,
+        )
     if pulled_back is None:
         raise ValueError(
             "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
