@@ -14,15 +14,19 @@ inline Tensor contiguous_input(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// An uninitialised contiguous tensor on the device of `like`.
-inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
-  const int64_t dims = int64_t(shape.size());
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
-  for (int64_t i = dims - 1; i >= 0; --i) {
-    strides[size_t(i)] = stride;
-    stride *= shape[size_t(i)] > 1 ? shape[size_t(i)] : 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= shape[i] > 1 ? shape[i] : 1;
   }
+  return strides;
+}
+
+// An uninitialised contiguous tensor on the device of `like`.
+inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
+  const std::vector<int64_t> strides = contiguous_strides(shape);
   int32_t device_type, device_index;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
@@ -34,8 +38,15 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
   STD_TORCH_CHECK(code >= 0, "only float16, bfloat16, float32 and float64 results can be allocated");
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, shape.data(), strides.data(), code, device_type, device_index, &handle));
+      aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code, device_type, device_index, &handle));
   return Tensor(handle);
+}
+
+// The bytes of one value of the precision that a stored type is computed in.
+inline int64_t compute_size(ScalarType dtype) { return dtype == ScalarType::Double ? 8 : 4; }
+
+inline int64_t stored_size(ScalarType dtype) {
+  return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
 }
 
 inline std::vector<int64_t> shape_of(const Tensor& tensor) {
@@ -45,6 +56,27 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
 
 inline Tensor allocate_like(const Tensor& tensor) {
   return allocate(tensor, shape_of(tensor), tensor.scalar_type());
+}
+
+struct WithScratch {
+  Tensor tensor;
+  void* scratch;  // null where none was asked for
+};
+
+// A result like `tensor` with room for `values` values of compute precision behind it, in the same allocation, so that
+// an op allocates nothing but its results.
+inline WithScratch allocate_with_scratch(const Tensor& tensor, int64_t values) {
+  if (values == 0) return {allocate_like(tensor), nullptr};
+  const ScalarType dtype = tensor.scalar_type();
+  const int64_t alignment = 16 / stored_size(dtype);
+  const int64_t begin = (tensor.numel() + alignment - 1) / alignment * alignment;
+  const int64_t length = begin + (values * compute_size(dtype) + stored_size(dtype) - 1) / stored_size(dtype);
+  const Tensor whole = allocate(tensor, {length}, dtype);
+  AtenTensorHandle handle;
+  const std::vector<int64_t> shape = shape_of(tensor), strides = contiguous_strides(shape);
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(whole.get(), int64_t(shape.size()), shape.data(), strides.data(), 0, &handle));
+  return {Tensor(handle), static_cast<char*>(whole.mutable_data_ptr()) + begin * stored_size(dtype)};
 }
 
 // [K, *shape of tensor]

@@ -1,7 +1,5 @@
 #include "cpu/draw_sum.h"
 
-#include <torch/csrc/stable/ops.h>
-
 namespace pursamere {
 namespace {
 
@@ -38,18 +36,6 @@ PURSAMERE_VECTORIZED void add_row(double* sum, const double* a, int64_t count) {
 PURSAMERE_VECTORIZED void square_row(float* squares, const float* a, int64_t count) { square_row_of(squares, a, count); }
 PURSAMERE_VECTORIZED void square_row(double* squares, const double* a, int64_t count) {
   square_row_of(squares, a, count);
-}
-
-DrawSumTensors::DrawSumTensors(const Tensor& x_, const Tensor& per_draw_, const std::optional<Tensor>& direct_)
-    : x(contiguous_input(x_)), per_draw(contiguous_input(per_draw_)) {
-  check_batch("x", x);
-  check_per_draw("per_draw", per_draw, x);
-  if (direct_) {
-    check_like("direct", *direct_, "x", x);
-    direct = contiguous_input(*direct_);
-  }
-  batch = x.size(0);
-  d = sample_size(x);
 }
 
 }  // namespace pursamere

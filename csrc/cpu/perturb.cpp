@@ -1,10 +1,7 @@
 // perturb: y_k = x + sigma xi_k, the noise generated on the way.
-#include <torch/csrc/stable/library.h>
-
-#include "cpu/dispatch.h"
+#include "cpu/backend.h"
 #include "cpu/noise_tile.h"
 #include "cpu/sample_groups.h"
-#include "tensors.h"
 
 namespace pursamere {
 
@@ -18,17 +15,10 @@ PURSAMERE_VECTORIZED void perturb_row(double* __restrict y, const double* __rest
   for (int64_t i = 0; i < count; ++i) y[i] = fused_multiply_add(sigma, xi[i], x[i]);
 }
 
-namespace {
-
-struct PerturbArguments {
-  double sigma;
-  int64_t draws, seed;
-  bool antithetic;
-  int64_t batch, d;
-};
+namespace cpu {
 
 template <class Image, class Network>
-void write_perturbed(Network* y, const Image* x, const PerturbArguments& p) {
+void run(const Perturb<Image, Network>& p) {
   using A = compute_t<Image>;
   const int64_t copies = p.antithetic ? 2 : 1;
   const SampleGroups units(p.batch, p.d, p.draws / copies, 16);
@@ -38,33 +28,18 @@ void write_perturbed(Network* y, const Image* x, const PerturbArguments& p) {
     OutputRow<Network> output;
     noise_tile(xi, noise_key(p.seed), uint32_t(draw), first, count);
     for (int64_t b = b_first; b < b_last; ++b) {
-      const A* image = input(x + b * p.d + first, count);
+      const A* image = input(p.x + b * p.d + first, count);
       for (int64_t copy = 0; copy < copies; ++copy) {
-        Network* target = y + ((draw * copies + copy) * p.batch + b) * p.d + first;
-        perturb_row(output.at(target), image, xi, A(copy ? -p.sigma : p.sigma), count);
+        Network* target = p.y + ((draw * copies + copy) * p.batch + b) * p.d + first;
+        perturb_row(output.at(target), image, xi, copy ? -p.sigma : p.sigma, count);
         output.finish(target, count);
       }
     }
   });
 }
 
-Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool antithetic,
-               std::optional<ScalarType> dtype) {
-  check_batch("x", x);
-  check_draws(draws, antithetic);
-  const Tensor image = contiguous_input(x);
-  const ScalarType network_dtype = dtype.value_or(x.scalar_type());
-  Tensor y = allocate_draws(image, draws, network_dtype);
-  const PerturbArguments arguments{sigma, draws, seed, antithetic, x.size(0), sample_size(x)};
-  dispatch_pair(x.scalar_type(), network_dtype, "perturb", [&](auto* i, auto* n) {
-    using Image = std::remove_pointer_t<decltype(i)>;
-    using Network = std::remove_pointer_t<decltype(n)>;
-    write_perturbed(output_pointer<Network>(y), input_pointer<Image>(image), arguments);
-  });
-  return y;
-}
+#define PURSAMERE_PERTURB(Image, Network) template void run(const Perturb<Image, Network>&);
+PURSAMERE_FOR_EACH_PAIR(PURSAMERE_PERTURB)
 
-}  // namespace
+}  // namespace cpu
 }  // namespace pursamere
-
-STABLE_TORCH_LIBRARY_IMPL(pursamere, CPU, m) { m.impl("perturb", TORCH_BOX(&pursamere::perturb)); }

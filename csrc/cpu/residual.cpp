@@ -1,13 +1,8 @@
 // residual: from the network's output to the ERE, its cotangent for the network, and the mean residual.
-#include "residual.h"
-
-#include <torch/csrc/stable/library.h>
-
-#include "cpu/dispatch.h"
+#include "cpu/backend.h"
 #include "cpu/noise_tile.h"
 #include "cpu/sample_groups.h"
 #include "cpu/sample_sum.h"
-#include "tensors.h"
 
 namespace pursamere {
 namespace {
@@ -82,36 +77,29 @@ PURSAMERE_VECTORIZED void residual_draws(Prediction kind, int draws, const DrawR
 
 namespace {
 
-struct ResidualArguments {
-  Prediction kind;
-  double sigma;
-  int64_t seed;
-  bool antithetic;
-  int64_t draws, batch, d;
-};
-
 // The noise of one tile for every independent draw; empty for a denoised prediction, which does not need it.
-template <class A>
-std::vector<A> tile_noise(const ResidualArguments& p, int64_t first, int64_t count) {
+template <class Image, class Network>
+std::vector<compute_t<Image>> tile_noise(const Residual<Image, Network>& p, int64_t first, int64_t count) {
   if (p.kind == Prediction::denoised) return {};
   const int64_t stride = 4 * ((count + 3) / 4);
-  std::vector<A> bank(size_t((independent_draw(p.draws - 1, p.antithetic) + 1) * stride));
+  std::vector<compute_t<Image>> bank(size_t((independent_draw(p.draws - 1, p.antithetic) + 1) * stride));
   for (int64_t row = 0; row < int64_t(bank.size()) / stride; ++row)
     noise_tile(bank.data() + row * stride, noise_key(p.seed), uint32_t(row), first, count);
   return bank;
 }
 
+}  // namespace
+
+namespace cpu {
+
 template <class Image, class Network>
-void write_residual(Network* cotangent, Image* drift, compute_t<Image>* ere, const Image* x, const Network* prediction,
-                    const ResidualArguments& p) {
+void run(const Residual<Image, Network>& p) {
   using A = compute_t<Image>;
-  const double draws = double(p.draws);
-  const A slope = A(2.0 * residual_slope(p.kind, p.sigma) / draws);
   const int64_t chunks = chunk_count(p.d);
   std::vector<A> partial(size_t(p.batch * chunks));  // sums of squares of every chunk
   const SampleGroups units(p.batch, p.d, 1, p.kind == Prediction::denoised ? 1 : 16);
   units.for_each(p.draws, [&](int64_t, int64_t first, int64_t count, int64_t b_first, int64_t b_last) {
-    const std::vector<A> bank = tile_noise<A>(p, first, count);
+    const std::vector<A> bank = tile_noise(p, first, count);
     const int64_t stride = 4 * ((count + 3) / 4);
     A square_sum[kTile];
     InputRow<Image> image_row;
@@ -120,8 +108,8 @@ void write_residual(Network* cotangent, Image* drift, compute_t<Image>* ere, con
     OutputRow<Network> cotangent_row[kDrawsAtOnce];
     for (int64_t b = b_first; b < b_last; ++b) {
       const int64_t offset = b * p.d + first;
-      const A* image = image_row(x + offset, count);
-      A* sum = drift_row.at(drift + offset);
+      const A* image = image_row(p.x + offset, count);
+      A* sum = drift_row.at(p.drift + offset);
       std::fill(sum, sum + count, A(0));
       std::fill(square_sum, square_sum + count, A(0));
       for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
@@ -129,47 +117,26 @@ void write_residual(Network* cotangent, Image* drift, compute_t<Image>* ere, con
         const auto position = [&](int j) { return (k + j) * p.batch * p.d + offset; };
         DrawRows<A> rows{};
         for (int j = 0; j < at_once; ++j) {
-          rows.cotangent[j] = cotangent_row[j].at(cotangent + position(j));
-          rows.prediction[j] = prediction_row[j](prediction + position(j), count);
+          rows.cotangent[j] = cotangent_row[j].at(p.cotangent + position(j));
+          rows.prediction[j] = prediction_row[j](p.prediction + position(j), count);
           if (!bank.empty()) rows.xi[j] = bank.data() + independent_draw(k + j, p.antithetic) * stride;
           rows.xi_sign[j] = A(draw_sign(k + j, p.antithetic));
         }
-        residual_draws(p.kind, at_once, rows, sum, square_sum, image, A(p.sigma), slope, count);
-        for (int j = 0; j < at_once; ++j) cotangent_row[j].finish(cotangent + position(j), count);
+        residual_draws(p.kind, at_once, rows, sum, square_sum, image, p.sigma, p.slope, count);
+        for (int j = 0; j < at_once; ++j) cotangent_row[j].finish(p.cotangent + position(j), count);
       }
-      for (int64_t i = 0; i < count; ++i) sum[i] *= A(2.0 / draws);
-      drift_row.finish(drift + offset, count);
+      for (int64_t i = 0; i < count; ++i) sum[i] *= p.drift_factor;
+      drift_row.finish(p.drift + offset, count);
       sum_chunks(partial.data() + b * chunks + first / kChunk, square_sum, count);
     }
   });
   for (int64_t b = 0; b < p.batch; ++b) {
-    ere[b] = sum_in_order<A>({partial.begin() + b * chunks, partial.begin() + (b + 1) * chunks}) * A(1.0 / draws);
+    p.ere[b] = sum_in_order<A>({partial.begin() + b * chunks, partial.begin() + (b + 1) * chunks}) * p.ere_factor;
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& prediction, std::string_view kind,
-                                            double sigma, int64_t seed, bool antithetic) {
-  check_batch("x", x);
-  check_per_draw("prediction", prediction, x);
-  check_draws(prediction.size(0), antithetic);
-  const Tensor image = contiguous_input(x);
-  const Tensor output = contiguous_input(prediction);
-  Tensor cotangent = allocate_like(output);
-  Tensor drift = allocate_like(image);
-  Tensor ere = allocate_per_sample(image);
-  const ResidualArguments arguments{
-      parse_prediction(kind), sigma, seed, antithetic, prediction.size(0), x.size(0), sample_size(x)};
-  dispatch_pair(x.scalar_type(), prediction.scalar_type(), "residual", [&](auto* i, auto* n) {
-    using Image = std::remove_pointer_t<decltype(i)>;
-    using Network = std::remove_pointer_t<decltype(n)>;
-    write_residual(output_pointer<Network>(cotangent), output_pointer<Image>(drift),
-                   output_pointer<compute_t<Image>>(ere), input_pointer<Image>(image), input_pointer<Network>(output),
-                   arguments);
-  });
-  return {cotangent, drift, ere};
-}
+#define PURSAMERE_RESIDUAL(Image, Network) template void run(const Residual<Image, Network>&);
+PURSAMERE_FOR_EACH_PAIR(PURSAMERE_RESIDUAL)
 
-}  // namespace
+}  // namespace cpu
 }  // namespace pursamere
-
-STABLE_TORCH_LIBRARY_IMPL(pursamere, CPU, m) { m.impl("residual", TORCH_BOX(&pursamere::residual)); }

@@ -4,7 +4,7 @@
 
 #include "cpu/vectorize.h"
 #include "reduction.h"
-#include "storage.h"
+#include "problems.h"
 
 namespace pursamere {
 
@@ -17,9 +17,6 @@ void convert_row(const Half* from, float* to, int64_t count);
 void convert_row(const BFloat16* from, float* to, int64_t count);
 void convert_row(const float* from, Half* to, int64_t count);
 void convert_row(const float* from, BFloat16* to, int64_t count);
-
-template <class Stored>
-inline constexpr bool kStoredAsComputed = std::is_same_v<Stored, compute_t<Stored>>;
 
 template <class Stored>
 class InputRow {

@@ -1,0 +1,149 @@
+// Every op from tensors to tensors: checks, results, and the problem that a backend's kernels then run.
+//
+// A Backend is made on a tensor's device, and offers run(problem) for each problem of problems.h and scratch_values(batch,
+// d, sums), the number of values of scratch memory that `sums` sums over each sample take.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include "dispatch.h"
+#include "problems.h"
+#include "tensors.h"
+
+namespace pursamere {
+
+template <class Backend>
+Tensor noise(const Tensor& like, int64_t draws, int64_t seed, bool antithetic) {
+  check_draws(draws, antithetic);
+  const Backend backend(like);
+  Tensor out = allocate_draws(like, draws, like.scalar_type());
+  dispatch_dtype(like.scalar_type(), "noise", [&](auto* stored) {
+    using Stored = std::remove_pointer_t<decltype(stored)>;
+    backend.run(Noise<Stored>{output_pointer<Stored>(out), draws, like.numel(), seed, antithetic});
+  });
+  return out;
+}
+
+template <class Backend>
+Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool antithetic,
+               std::optional<ScalarType> dtype) {
+  check_batch("x", x);
+  check_draws(draws, antithetic);
+  const Backend backend(x);
+  const Tensor image = contiguous_input(x);
+  const ScalarType network_dtype = dtype.value_or(x.scalar_type());
+  Tensor y = allocate_draws(image, draws, network_dtype);
+  dispatch_pair(x.scalar_type(), network_dtype, "perturb", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    backend.run(Perturb<Image, Network>{output_pointer<Network>(y), input_pointer<Image>(image),
+                                        compute_t<Image>(sigma), draws, x.size(0), sample_size(x), seed, antithetic});
+  });
+  return y;
+}
+
+template <class Backend>
+std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& prediction, std::string_view kind_name,
+                                            double sigma, int64_t seed, bool antithetic) {
+  check_batch("x", x);
+  check_per_draw("prediction", prediction, x);
+  check_draws(prediction.size(0), antithetic);
+  const Prediction kind = parse_prediction(kind_name);
+  const Backend backend(x);
+  const Tensor image = contiguous_input(x);
+  const Tensor output = contiguous_input(prediction);
+  const int64_t draws = prediction.size(0), batch = x.size(0), d = sample_size(x);
+  Tensor cotangent = allocate_like(output);
+  auto [drift, scratch] = allocate_with_scratch(image, backend.scratch_values(batch, d, 1));
+  Tensor ere = allocate_per_sample(image);
+  dispatch_pair(x.scalar_type(), prediction.scalar_type(), "residual", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    using A = compute_t<Image>;
+    backend.run(Residual<Image, Network>{
+        output_pointer<Network>(cotangent), output_pointer<Image>(drift), output_pointer<A>(ere),
+        input_pointer<Image>(image), input_pointer<Network>(output), kind, A(sigma),
+        A(2.0 * residual_slope(kind, sigma) / double(draws)), A(2.0 / double(draws)), A(1.0 / double(draws)), draws,
+        batch, d, seed, antithetic, static_cast<A*>(scratch)});
+  });
+  return {cotangent, drift, ere};
+}
+
+// What both accumulating ops start from, checked and made contiguous.
+struct DrawSumTensors {
+  Tensor x, per_draw;
+  std::optional<Tensor> direct;
+
+  DrawSumTensors(const Tensor& x_, const Tensor& per_draw_, const std::optional<Tensor>& direct_) : x(x_) {
+    check_batch("x", x);
+    check_per_draw("per_draw", per_draw_, x);
+    if (direct_) {
+      check_like("direct", *direct_, "x", x);
+      direct = contiguous_input(*direct_);
+    }
+    x = contiguous_input(x_);
+    per_draw = contiguous_input(per_draw_);
+  }
+
+  template <class Image, class Network>
+  DrawSum<Image, Network> of() const {
+    return {input_pointer<Network>(per_draw), direct ? input_pointer<Image>(*direct) : nullptr, per_draw.size(0),
+            x.size(0), sample_size(x)};
+  }
+};
+
+template <class Backend>
+std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_draw,
+                                             const std::optional<Tensor>& direct, double radius) {
+  const Backend backend(x);
+  const DrawSumTensors inputs(x, per_draw, direct);
+  auto [point, scratch] = allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), 1));
+  Tensor norm = allocate_per_sample(inputs.x);
+  dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_ascend", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    using A = compute_t<Image>;
+    backend.run(AccumulateAscend<Image, Network>{output_pointer<Image>(point), output_pointer<A>(norm),
+                                                 input_pointer<Image>(inputs.x), inputs.of<Image, Network>(),
+                                                 A(radius), static_cast<A*>(scratch)});
+  });
+  return {point, norm};
+}
+
+template <class Backend>
+Tensor accumulate_descend(const Tensor& x, const Tensor& input, const Tensor& per_draw,
+                          const std::optional<Tensor>& direct, std::string_view step_name, double step_size,
+                          std::string_view ball_name, double radius) {
+  const Backend backend(x);
+  const DrawSumTensors inputs(x, per_draw, direct);
+  check_like("input", input, "x", x);
+  const Tensor origin = contiguous_input(input);
+  const Step step = parse_step(step_name);
+  const Ball ball = parse_ball(ball_name);
+  const int sums = (step == Step::unit) + (ball == Ball::l2);
+  auto [next, scratch] = allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), sums));
+  dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_descend", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    using A = compute_t<Image>;
+    backend.run(AccumulateDescend<Image, Network>{output_pointer<Image>(next), input_pointer<Image>(inputs.x),
+                                                  input_pointer<Image>(origin), inputs.of<Image, Network>(), step,
+                                                  ball, A(step_size), A(radius), static_cast<A*>(scratch)});
+  });
+  return next;
+}
+
+template <class Backend>
+void register_ops(torch::stable::detail::StableLibrary& library) {
+  library.impl("noise", TORCH_BOX(&noise<Backend>));
+  library.impl("perturb", TORCH_BOX(&perturb<Backend>));
+  library.impl("residual", TORCH_BOX(&residual<Backend>));
+  library.impl("accumulate_ascend", TORCH_BOX(&accumulate_ascend<Backend>));
+  library.impl("accumulate_descend", TORCH_BOX(&accumulate_descend<Backend>));
+}
+
+}  // namespace pursamere

@@ -1,0 +1,96 @@
+// What a kernel is given: for every op the pointers, sizes and parameters, in the types that it is compiled for.
+//
+// Images are stored as Image, what goes into or comes out of the network as Network; all is contiguous. Shapes: images
+// [B, d], network tensors [K, B, d], per-sample values [B]. csrc/ops.h fills these in from tensors; csrc/cpu/ and
+// csrc/cuda/ run them.
+#pragma once
+
+#include "residual.h"
+#include "sam_step.h"
+#include "storage.h"
+
+namespace pursamere {
+
+template <class Stored>
+struct Noise {
+  Stored* out;  // [K, d]
+  int64_t draws, d, seed;
+  bool antithetic;
+};
+
+template <class Image, class Network>
+struct Perturb {
+  Network* y;      // [K, B, d]
+  const Image* x;  // [B, d]
+  compute_t<Image> sigma;
+  int64_t draws, batch, d, seed;
+  bool antithetic;
+};
+
+template <class Image, class Network>
+struct Residual {
+  using A = compute_t<Image>;
+
+  Network* cotangent;         // [K, B, d]
+  Image* drift;               // [B, d]
+  A* ere;                     // [B]
+  const Image* x;             // [B, d]
+  const Network* prediction;  // [K, B, d]
+  Prediction kind;
+  // The cotangent is slope * r_k, the drift drift_factor * sum_k r_k, the ERE ere_factor * sum_k ||r_k||^2.
+  A sigma, slope, drift_factor, ere_factor;
+  int64_t draws, batch, d, seed;
+  bool antithetic;
+  A* scratch;
+};
+
+// g = direct + sum_k per_draw_k, added in this order.
+template <class Image, class Network>
+struct DrawSum {
+  const Network* per_draw;  // [K, B, d]
+  const Image* direct;      // [B, d], or null
+  int64_t draws, batch, d;
+};
+
+template <class Image, class Network>
+struct AccumulateAscend {
+  using A = compute_t<Image>;
+
+  Image* point;    // [B, d]
+  A* norm;         // [B]
+  const Image* x;  // [B, d]
+  DrawSum<Image, Network> gradient;
+  A radius;
+  A* scratch;
+};
+
+template <class Image, class Network>
+struct AccumulateDescend {
+  using A = compute_t<Image>;
+
+  Image* next;         // [B, d]
+  const Image* x;      // [B, d]
+  const Image* input;  // [B, d]
+  DrawSum<Image, Network> gradient;
+  Step step;
+  Ball ball;
+  A step_size, radius;
+  A* scratch;
+};
+
+// Instantiates DEFINE(Image, Network) for every pair of stored types that the ops take: one type, or float images with a
+// network in a half type.
+#define PURSAMERE_FOR_EACH_TYPE(DEFINE) DEFINE(float) DEFINE(double) DEFINE(Half) DEFINE(BFloat16)
+#define PURSAMERE_FOR_EACH_PAIR(DEFINE) \
+  DEFINE(float, float)                  \
+  DEFINE(double, double)                \
+  DEFINE(Half, Half)                    \
+  DEFINE(BFloat16, BFloat16)            \
+  DEFINE(float, Half)                   \
+  DEFINE(float, BFloat16)
+
+// Values whose image can hold an intermediate result without loss.
+template <class Stored>
+inline constexpr bool kStoredAsComputed = sizeof(Stored) == sizeof(compute_t<Stored>);
+
+}  // namespace pursamere
