@@ -13,7 +13,7 @@ PURSAMERE_HD PhiloxWords philox4x32_10(PhiloxWords counter, uint32_t key0, uint3
   uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
 #if defined(__CUDA_ARCH__)
 #pragma unroll
-#else
+#elif !defined(__CUDACC__)
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {

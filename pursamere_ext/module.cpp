@@ -19,7 +19,7 @@ std::map<std::string, std::string> build_info() {
     return {
         {"build_type", BUILD_TYPE},
         {"compiler", BUILD_COMPILER},
-        {"cuda", "off"},
+        {"cuda", BUILD_CUDA},
 #ifdef PURSAMERE_TARGET_CLONES
         {"target_clones", "on"},
 #else

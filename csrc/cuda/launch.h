@@ -1,0 +1,49 @@
+// Launching a kernel, with errors that say which op it was and on what.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/device.h"
+
+namespace pursamere::cuda {
+
+// Many blocks for every multiprocessor, so that they even out; kernels stride over what is left.
+constexpr int64_t kBlocksPerMultiprocessor = 128;
+
+inline unsigned blocks_for(int64_t units, const Device& device) {
+  return unsigned(std::min(units, kBlocksPerMultiprocessor * device.multiprocessors));
+}
+
+// Threads of a block for this many pieces of work: whole warps.
+inline int threads_for(int64_t pieces, int most) {
+  return int(std::clamp<int64_t>((pieces + 31) / 32 * 32, 32, most));
+}
+
+[[noreturn]] inline void fail_launch(cudaError_t error, const Shape& shape) {
+  throw std::runtime_error("pursamere::" + std::string(shape.op) + " on " + std::to_string(shape.draws) +
+                           " draws of [" + std::to_string(shape.batch) + ", " + std::to_string(shape.d) +
+                           "]: the kernel was not launched: " + cudaGetErrorName(error) + ", " +
+                           cudaGetErrorString(error) + " (built for compute capabilities " PURSAMERE_CUDA_ARCHITECTURES ")");
+}
+
+// The status is that of this very launch, not that of earlier work on the device.
+template <class... Parameters, class... Arguments>
+void launch(const Device& device, const Shape& shape, void (*kernel)(Parameters...), int64_t units, int threads,
+            const Arguments&... arguments) {
+  if (units == 0) return;
+  const dim3 grid(blocks_for(units, device)), block(static_cast<unsigned>(threads));
+#if defined(__CUDACC__)
+  const auto pass = [&](Parameters... parameters) {
+    void* pointers[] = {static_cast<void*>(&parameters)...};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, 0, device.stream);
+  };
+  const cudaError_t error = pass(arguments...);
+#else
+  const cudaError_t error = cuda_on_cpu::launch(kernel, grid, block, arguments...);
+#endif
+  if (error != cudaSuccess) fail_launch(error, shape);
+}
+
+}  // namespace pursamere::cuda

@@ -1,0 +1,103 @@
+// residual: from the network's output to its cotangent, the drift, and the ERE.
+#include "cuda/kernels.h"
+#include "cuda/noise_vector.h"
+#include "cuda/samples.h"
+#include "cuda/vectors.h"
+
+namespace pursamere::cuda {
+namespace {
+
+constexpr int kDrawsAtOnce = 4;  // read before the first of them is written, since the compiler must keep that order
+
+enum Pass { kResiduals, kTotals };
+
+// What the elements [first, first + V) of sample b contribute; `square_sum` is left with sum_k r_k^2.
+template <Prediction kind, int V, class Image, class Network>
+__device__ __forceinline__ void residual_vector(const Residual<Image, Network>& p, int64_t b, int64_t first,
+                                                int64_t count, compute_t<Image> (&square_sum)[V]) {
+  using A = compute_t<Image>;
+  const int64_t offset = b * p.d + first, stride = p.batch * p.d;
+  A x[V], sum[V] = {};
+  load<false>(x, p.x + offset, count);
+  for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
+    A prediction[kDrawsAtOnce][V];
+#pragma unroll
+    for (int j = 0; j < kDrawsAtOnce; ++j)
+      load<true>(prediction[j], p.prediction + (k + j) * stride + offset, k + j < p.draws ? count : 0);
+    A xi[V] = {};
+#pragma unroll
+    for (int j = 0; j < kDrawsAtOnce; ++j) {
+      if (k + j >= p.draws) break;
+      if (kind != Prediction::denoised && !(p.antithetic && j % 2))
+        noise_vector<V>(xi, noise_key(p.seed), independent_draw(k + j, p.antithetic), first);
+      const A sign = A(draw_sign(k + j, p.antithetic));
+      A cotangent[V];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        const A r = residual_of<kind>(x[i], prediction[j][i], sign * xi[i], p.sigma);
+        cotangent[i] = p.slope * r;
+        sum[i] += r;
+        square_sum[i] = fused_multiply_add(r, r, square_sum[i]);
+      }
+      store(p.cotangent + (k + j) * stride + offset, cotangent, count);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    sum[i] *= p.drift_factor;
+    if (i >= count) square_sum[i] = A(0);  // the noise of elements that are not there
+  }
+  store(p.drift + offset, sum, count);
+}
+
+template <Prediction kind, class Image, class Network>
+__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, 1)
+    residual_kernel(const Residual<Image, Network> p, const SamplePlan plan, const SampleSum<compute_t<Image>> squares,
+                    const Passes passes) {
+  using A = compute_t<Image>;
+  __shared__ SharedSums<A> shared;
+  for (int64_t unit = blockIdx.x; unit < plan.batch * plan.parts; unit += gridDim.x) {
+    SampleBlock<A, kGroupThreads<Network>> block(shared, plan, unit);
+    if (passes.include(kResiduals)) {
+      block.for_each_vector([&](int64_t first, int64_t count) {
+        A square_sum[kVector<Network>] = {};
+        if (count > 0) residual_vector<kind>(p, block.sample(), first, count, square_sum);
+        block.add(squares, 0, square_sum);
+      });
+    }
+    if (passes.include(kTotals)) {
+      const A total = block.total(squares, 0);
+      if (block.first_thread()) p.ere[block.sample()] = total * p.ere_factor;
+    }
+  }
+}
+
+template <Prediction kind, class Image, class Network>
+void run_kind(const Residual<Image, Network>& p, const Device& device) {
+  constexpr int kThreads = kGroupThreads<Network>;
+  const Shape shape{"residual", p.draws, p.batch, p.d};
+  const SamplePlan plan = plan_samples(p.batch, p.d, device.multiprocessors);
+  const auto squares = sample_sum(plan, p.scratch, 0);
+  const auto kernel = residual_kernel<kind, Image, Network>;
+  launch(device, shape, kernel, plan.batch * plan.parts, plan.groups * kThreads, p, plan, squares,
+         Passes{kResiduals, plan.alone() ? kTotals : kResiduals});
+  if (plan.alone()) return;
+  sum_upper_levels(device, shape, plan, squares);
+  launch(device, shape, kernel, plan.batch, kThreads, p, one_block_each(plan), squares, Passes{kTotals, kTotals});
+}
+
+}  // namespace
+
+template <class Image, class Network>
+void run(const Residual<Image, Network>& p, const Device& device) {
+  switch (p.kind) {
+    case Prediction::denoised: return run_kind<Prediction::denoised>(p, device);
+    case Prediction::score: return run_kind<Prediction::score>(p, device);
+    case Prediction::noise: return run_kind<Prediction::noise>(p, device);
+  }
+}
+
+#define PURSAMERE_RESIDUAL(Image, Network) template void run(const Residual<Image, Network>&, const Device&);
+PURSAMERE_FOR_EACH_PAIR(PURSAMERE_RESIDUAL)
+
+}  // namespace pursamere::cuda

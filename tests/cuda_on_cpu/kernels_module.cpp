@@ -1,0 +1,29 @@
+// torch.ops.pursamere_cuda_on_cpu: the ops of torch.ops.pursamere, on CPU tensors, by the CUDA kernels under the stand-in
+// for CUDA in shim/.
+#include "cuda/backend.h"
+#include "ops.h"
+#include "schemas.h"
+
+namespace pursamere {
+
+CudaBackend::CudaBackend(const torch::stable::Tensor&) { device_.multiprocessors = cuda_on_cpu::multiprocessor_count; }
+CudaBackend::~CudaBackend() = default;
+
+}  // namespace pursamere
+
+STABLE_TORCH_LIBRARY(pursamere_cuda_on_cpu, m) { pursamere::define_ops(m); }
+STABLE_TORCH_LIBRARY_IMPL(pursamere_cuda_on_cpu, CPU, m) { pursamere::register_ops<pursamere::CudaBackend>(m); }
+
+extern "C" {
+
+__attribute__((visibility("default"))) void set_machine(bool reverse_order, int multiprocessors) {
+  cuda_on_cpu::reverse_order = reverse_order;
+  cuda_on_cpu::multiprocessor_count = multiprocessors;
+}
+
+__attribute__((visibility("default"))) int64_t launch_count() { return cuda_on_cpu::launch_count; }
+
+__attribute__((visibility("default"))) void refuse_launches(bool refuse) {
+  cuda_on_cpu::launch_error = refuse ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+}
