@@ -22,6 +22,16 @@ def tensor(seed: int, *shape: int, dtype: torch.dtype = torch.float64, low: floa
     return (low + (high - low) * values).to(dtype)
 
 
+def as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """An op's results, also of one that has a single one."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def bits_of(values: Tensor) -> Tensor:
+    """The values' bits as integers: tells -0 from +0, unlike ``==``."""
+    return values.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
+
+
 def op_calls(
     shape: tuple[int, ...], image: torch.dtype, network: torch.dtype, draws: int = 4
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:

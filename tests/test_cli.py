@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pursamere import cli
-from pursamere.cli import types
+from pursamere.cli import info, types  # noqa: F401  (cli.info)
 from pursamere.cli.errors import CommandError, printable
 
 BLOCK = """
@@ -80,6 +80,17 @@ def test_info_text_has_what_the_json_has(capsys):
     for group in ("versions", "extension", "optional"):
         for name, value in report[group].items():
             assert any(name in line and line.endswith(f"  {value}") for line in text.splitlines()), (name, value)
+
+
+@pytest.mark.parametrize(("devices", "built", "note"), [(1, "off", True), (1, "13.0", False), (0, "off", False)])
+def test_info_says_how_to_rebuild_when_a_gpu_cannot_be_used(capsys, monkeypatch, devices, built, note):
+    device = {"name": "GPU", "compute_capability": "9.0", "memory_gib": 80.0}
+    report = {**cli.info.collect(), "cuda": devices * [device], "extension": {"cuda": built}}
+    monkeypatch.setattr(cli.info, "collect", lambda: report)
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert ("built without CUDA; reinstall with nvcc" in text) == note
+    assert ("-Ccmake.define.PURSAMERE_CUDA=ON" in text) == note
 
 
 def test_info_tells_of_an_extension_that_does_not_load(tmp_path, capsys, monkeypatch):

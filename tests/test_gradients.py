@@ -1,12 +1,14 @@
 """Derivatives of every op: finite differences, once and twice, registration checks, and compilation."""
 
+import contextlib
+
 import pytest
 import torch
 from cases import DTYPE_PAIRS, OPS, op_calls, tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import pursamere as ps
-from pursamere import functional, reference
+from pursamere import _run_op, functional, reference
 
 DIFFERENTIABLE = [
     (f"{name}-{i}", name, arguments)
@@ -107,3 +109,30 @@ def test_gradient_flows_to_the_input_where_the_ball_is_active():
     to_x, to_start, _ = torch.autograd.grad(moved.sum(), leaves)
     assert to_x.tolist() == [[1.0, 0.0]]
     assert to_start.tolist() == [[0.0, 1.0]]
+
+
+def test_forward_mode_is_refused_rather_than_silently_zero():
+    x = tensor(1, 2, 5)
+    noise = ps.GaussianNoise(draws=2)
+    with pytest.raises(NotImplementedError, match=r"pursamere.perturb.default has no forward-mode derivative"):
+        torch.func.jvp(lambda x: functional.perturb(x, 0.1, noise), (x,), (x,))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)
+        with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+            functional.accumulate_ascend(x, dual[None], None, 0.1)
+        assert functional.perturb(x, 0.1, noise).shape == (2, 2, 5)  # no tangent, no error
+
+
+@pytest.mark.parametrize("guard", ["there", "missing"])
+def test_public_functions_are_the_ops_with_and_without_a_derivative(monkeypatch, guard):
+    if guard == "missing":
+        monkeypatch.setattr(_run_op, "_below_autograd", contextlib.nullcontext)
+    x, per_draw = tensor(1, 2, 5, dtype=torch.float32), tensor(2, 2, 2, 5, dtype=torch.float32)
+    want = OPS.accumulate_ascend(x, per_draw, None, 0.1)
+    for requires_grad in (False, True):
+        for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+            leaf = x.clone().requires_grad_(requires_grad)
+            with context():
+                got = functional.accumulate_ascend(leaf, per_draw, None, 0.1)
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+            assert got[0].requires_grad == (requires_grad and context is torch.enable_grad)

@@ -5,17 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import DTYPE_PAIRS, OPS, SHAPES, op_calls, tensor
+from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, op_calls, tensor
 
 from pursamere import reference
 
 # Rounding of the stored type, and of float32 arithmetic in sums of some thousand terms.
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 # The noise is a float32 number even in float64.
-
-
-def as_tuple(result):
-    return result if isinstance(result, tuple) else (result,)
 
 
 def same_bits(got, want):

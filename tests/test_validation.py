@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pursamere as ps
 from pursamere import functional
-from pursamere.networks import check_evaluation_mode
+from pursamere.networks import check_evaluation_mode, repeatable_algorithms
 
 X = torch.full((2, 1, 4, 4), 0.5)
 NOISE = ps.GaussianNoise(draws=4)
@@ -203,13 +203,46 @@ def test_denoiser_that_returns_nan():
             ps.Purifier(lambda y, sigma, bad=bad: y * bad)(X)
 
 
-def test_cuda_tensor_without_cuda_kernels():
+def test_cuda_tensor_without_cuda_kernels(monkeypatch):
     """A fake CUDA tensor has the device, and needs no GPU."""
+    monkeypatch.setattr(ps._validation, "BUILT_WITH_CUDA", False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         x = torch.empty(2, 1, 4, 4, device="cuda")
-    with pytest.raises(ValueError, match=r"x is on cuda:0, but pursamere was built without CUDA; reinstall with"):
+    message = r"x is on cuda:0, but pursamere was built without CUDA; reinstall with nvcc .*PURSAMERE_CUDA=ON"
+    with pytest.raises(ValueError, match=message):
         functional.perturb(x, 0.1, NOISE)
-    with pytest.raises(ValueError, match=r"x must be on the CPU, got xpu"):
+
+
+def test_cuda_tensor_with_cuda_kernels(monkeypatch):
+    monkeypatch.setattr(ps._validation, "BUILT_WITH_CUDA", True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(2, 1, 4, 4, device="cuda")
+        y = functional.perturb(x, 0.1, NOISE)
+    assert (y.device.type, y.shape) == ("cuda", (NOISE.draws, 2, 1, 4, 4))
+
+
+def test_cudnn_is_pinned_inside_and_left_as_it_was():
+    cudnn = torch.backends.cudnn
+
+    def fail_inside():
+        with repeatable_algorithms(torch.device("cuda")):
+            assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+            raise KeyError
+
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark = True
+    try:
+        with pytest.raises(KeyError):
+            fail_inside()
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, before[1])
+        with repeatable_algorithms(torch.device("cpu")):
+            assert cudnn.benchmark
+    finally:
+        cudnn.benchmark = before[0]
+
+
+def test_device_without_kernels():
+    with pytest.raises(ValueError, match=r"x must be on a CPU or a CUDA device, got xpu"):
         ps._validation.check_supported_device("x", torch.device("xpu"))
 
 

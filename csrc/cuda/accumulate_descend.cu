@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, 1)
         descent.keep(value, first, count);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          const A difference = i < count ? value[i] - input[i] : A(0);
+          const A difference = value[i] - input[i];
           value[i] = difference * difference;
         }
         block.add(distance_squares, kDistanceSquares, value);

@@ -13,6 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pursamere_ext import build_info
+
+BUILT_WITH_CUDA = build_info()["cuda"] != "off"
+REBUILD_WITH_CUDA = (
+    "reinstall with nvcc on the PATH: "
+    "'pip install --force-reinstall --no-deps -Ccmake.define.PURSAMERE_CUDA=ON SOURCE_FOLDER'"
+)
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -63,14 +70,11 @@ def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor)
 
 def check_supported_device(name: str, device: torch.device) -> None:
     """Require a device that this build of the library has kernels for (or "meta", which needs none)."""
-    if device.type in ("cpu", "meta"):
+    if device.type in ("cpu", "meta") or (device.type == "cuda" and BUILT_WITH_CUDA):
         return
     if device.type == "cuda":
-        raise ValueError(
-            f"{name} is on {device}, but pursamere was built without CUDA; "
-            "reinstall with a build that has it, or move the data to the CPU"
-        )
-    raise ValueError(f"{name} must be on the CPU, got {device}")
+        raise ValueError(f"{name} is on {device}, but pursamere was built without CUDA; {REBUILD_WITH_CUDA}")
+    raise ValueError(f"{name} must be on a CPU or a CUDA device, got {device}")
 
 
 def check_real(name: str, value: Any) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ._validation import check_choice
 from .invariance import RowCheck
 from .micro_batch import map_micro_batches
-from .networks import check_evaluation_mode
+from .networks import check_evaluation_mode, repeatable_algorithms
 from .purifier import GRADIENTS, Purifier
 
 
@@ -52,9 +52,10 @@ class PurifiedClassifier(nn.Module):
         check_evaluation_mode("classifier", self.classifier)
         purified = self.purifier(x, gradient=self.gradient)
         size = self.purifier.micro_batch_on(x.device)
-        with torch.no_grad():
-            self._row_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
-        (logits,) = map_micro_batches(self._logits, purified, size)
+        with repeatable_algorithms(x.device):
+            with torch.no_grad():
+                self._row_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
+            (logits,) = map_micro_batches(self._logits, purified, size)
         return logits
 
     def _logits(self, images: Tensor) -> tuple[Tensor]:

@@ -15,6 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from ._run_op import run_op
 from ._validation import (
     FLOATING_DTYPES,
     check_choice,
@@ -49,8 +50,14 @@ def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype
     _check_noise(noise)
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    y: Tensor = torch.ops.pursamere.perturb(
-        x, check_positive("sigma", sigma), noise.draws, noise.seed, noise.antithetic, dtype
+    y: Tensor = run_op(
+        torch.ops.pursamere.perturb.default,
+        x,
+        check_positive("sigma", sigma),
+        noise.draws,
+        noise.seed,
+        noise.antithetic,
+        dtype,
     )
     return y
 
@@ -84,7 +91,8 @@ def residual(
     _check_per_draw("prediction", prediction, x)
     if prediction.shape[0] != noise.draws:
         raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
-    cotangent, drift, ere = torch.ops.pursamere.residual(
+    cotangent, drift, ere = run_op(
+        torch.ops.pursamere.residual.default,
         x,
         prediction,
         check_choice("kind", kind, get_args(Prediction)),
@@ -115,8 +123,12 @@ def accumulate_ascend(
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     _check_accumulated(x, per_draw, direct)
-    point, norm = torch.ops.pursamere.accumulate_ascend(
-        x, per_draw, direct, check_nonnegative("ascent_radius", ascent_radius)
+    point, norm = run_op(
+        torch.ops.pursamere.accumulate_ascend.default,
+        x,
+        per_draw,
+        direct,
+        check_nonnegative("ascent_radius", ascent_radius),
     )
     return point, norm
 
@@ -154,7 +166,8 @@ def accumulate_descend(
     """
     _check_accumulated(x, per_draw, direct)
     _check_alike("start", start, x)
-    result: Tensor = torch.ops.pursamere.accumulate_descend(
+    result: Tensor = run_op(
+        torch.ops.pursamere.accumulate_descend.default,
         x,
         start,
         per_draw,

@@ -55,6 +55,21 @@ def no_random_numbers(device: torch.device) -> Iterator[None]:
         )
 
 
+@contextmanager
+def repeatable_algorithms(device: torch.device) -> Iterator[None]:
+    """Inside the block, keep cuDNN on CUDA to algorithms that are deterministic and not chosen by timing them."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
 def _random_state(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
     if device.type == "cuda":

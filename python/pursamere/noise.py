@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._run_op import run_op
 from ._validation import FLOATING_DTYPES, check_integer, check_supported_device
 
 MAX_SEED = 2**63 - 1
@@ -66,5 +67,5 @@ class GaussianNoise:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
         like = torch.empty((), device=device or "cpu", dtype=dtype).expand(tuple(shape))
         check_supported_device("device", like.device)
-        bank: Tensor = torch.ops.pursamere.noise(like, self.draws, self.seed, self.antithetic)
+        bank: Tensor = run_op(torch.ops.pursamere.noise.default, like, self.draws, self.seed, self.antithetic)
         return bank

@@ -21,7 +21,7 @@ from ._validation import (
 from .denoisers.protocol import Denoiser, prediction_of
 from .invariance import MODES, RowCheck
 from .micro_batch import default_micro_batch, map_micro_batches
-from .networks import check_evaluation_mode, check_same_device, no_random_numbers
+from .networks import check_evaluation_mode, check_same_device, no_random_numbers, repeatable_algorithms
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 
@@ -144,7 +144,7 @@ class Purifier(nn.Module):
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         self._check_input(x)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), repeatable_algorithms(x.device):
             self._check_rows(x)
             figures = map_micro_batches(self._trace_rows, _ordinary(x.detach()), self.micro_batch_on(x.device))
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
@@ -183,7 +183,12 @@ class Purifier(nn.Module):
             return (result,)
 
         # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
-        with torch.inference_mode(False), torch.set_grad_enabled(create_graph), no_random_numbers(x.device):
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(create_graph),
+            no_random_numbers(x.device),
+            repeatable_algorithms(x.device),
+        ):
             self._check_rows(x)
             (purified,) = map_micro_batches(last, _ordinary(x), self.micro_batch_on(x.device))
         if not bool(torch.isfinite(purified.detach()).all()):

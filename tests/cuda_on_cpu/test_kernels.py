@@ -1,6 +1,6 @@
 """The CUDA kernels, run on the CPU, against the CPU's own: the same bits (D4), in any order of the threads.
 
-With the environment variable PURSAMERE_KERNELS naming a compiled library, that one is tested: so this very file runs once
+If the environment variable PURSAMERE_KERNELS names a compiled library, that one is tested: so this very file runs once
 more under the sanitizers, see test_sanitizers.py.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from build_kernels import Kernels, compile_kernels
-from cases import DTYPE_PAIRS, OPS, SHAPES, op_calls, tensor
+from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, bits_of, op_calls, tensor
 
 import pursamere  # noqa: F401  (registers the ops)
 
@@ -37,16 +37,12 @@ def machine(request, kernels):
     kernels.set_machine()
 
 
-def as_tuple(result):
-    return result if isinstance(result, tuple) else (result,)
-
-
 def assert_same_bits(name, arguments):
     got = as_tuple(getattr(torch.ops.pursamere_cuda_on_cpu, name)(*arguments))
     want = as_tuple(getattr(OPS, name)(*arguments))
     for number, (a, b) in enumerate(zip(got, want, strict=True)):
         assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), (name, number)
-        different = ~((a == b) | (a.isnan() & b.isnan()))
+        different = (bits_of(a) != bits_of(b)) & ~(a.isnan() & b.isnan())
         first = different.nonzero()[0].tolist() if different.any() else None
         assert first is None, f"{name}, result {number}, options {arguments[2:]}: first difference at {first}"
 
@@ -69,6 +65,13 @@ def test_numbers_of_draws_that_do_not_fill_a_round(machine, draws):
             assert_same_bits("residual", (x, terms, kind, 0.4, 3, antithetic))
     assert_same_bits("accumulate_ascend", (x, terms, None, 0.1))
     assert_same_bits("accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05))
+
+
+@pytest.mark.parametrize("draws", [5, 7, 10])
+def test_draws_spread_over_blocks_that_they_do_not_fill(machine, draws):
+    machine(1)
+    for batch, antithetic in ((8, False), (20, draws % 2 == 0)):
+        assert_same_bits("perturb", (tensor(1, batch, 77, dtype=torch.float32), 0.4, draws, 3, antithetic))
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 2, 132])
@@ -127,17 +130,18 @@ def test_empty_batches_and_samples(machine, shape):
 
 @pytest.mark.parametrize("d", [5, 10_000])
 def test_special_values_come_out_as_on_the_cpu(machine, d):
-    """Zero gradients, NaN, overflowing norms and an infinite radius, in samples of one block and of several."""
+    """Zeros of both signs, NaN, overflowing norms and an infinite radius, in samples of one block and of several."""
     x, terms = tensor(0, 6, d, dtype=torch.float32), tensor(1, 2, 6, d, dtype=torch.float32, low=-1)
     terms[:, 1] = 0
     terms[1, 2, 3] = torch.nan
     terms[:, 3] = 1e25
-    terms[:, 4] = -0.0
+    terms[:, 4] = x[4] = -0.0
+    direct = torch.zeros_like(x).copysign(torch.tensor(-1.0))
     for step in ("gradient", "unit", "sign"):
         for ball in ("linf", "l2"):
             for radius in (0.0, 0.2, torch.inf):
-                assert_same_bits("accumulate_descend", (x, x, terms, None, step, 0.1, ball, radius))
-    assert_same_bits("accumulate_ascend", (x, terms, None, 0.1))
+                assert_same_bits("accumulate_descend", (x, x, terms, direct, step, 0.1, ball, radius))
+    assert_same_bits("accumulate_ascend", (x, terms, direct, 0.1))
     assert_same_bits("residual", (x, terms, "denoised", 0.1, 0, True))
 
 

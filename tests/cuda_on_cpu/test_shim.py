@@ -143,4 +143,3 @@ def test_the_sanitizers_say_nothing_of_a_right_kernel(sanitized, order):
     assert result.returncode == 0
     assert "ERROR" not in result.stderr
     assert "runtime error" not in result.stderr
-

@@ -107,6 +107,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
         rows.append((f"cuda:{number}", text))
     if not report["cuda"]:
         rows.append(("cuda", "no device"))
+    if report["cuda"] and report["extension"].get("cuda") == "off":
+        from pursamere._validation import REBUILD_WITH_CUDA
+
+        rows.append(("note", f"a GPU is here, but pursamere was built without CUDA; {REBUILD_WITH_CUDA}"))
     rows.extend((f"extension {key}", value) for key, value in report["extension"].items())
     rows.extend((f"optional {key}", value) for key, value in report["optional"].items())
     rows.append(("executable", sys.executable))

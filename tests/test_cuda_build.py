@@ -1,0 +1,57 @@
+"""The CUDA part of the build: the choice, and what the compiler reports of the kernels."""
+
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+CMAKE = Path(sys.executable).parent / "cmake"
+WITHOUT_NVCC = "-DCMAKE_CUDA_COMPILER=NOTFOUND"
+
+
+@pytest.mark.skipif(not CMAKE.exists(), reason="needs the package cmake")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize(
+    ("options", "message", "works"),
+    [
+        (["-DPURSAMERE_CUDA=OFF"], "CUDA kernels: no (PURSAMERE_CUDA=OFF)", True),
+        ([WITHOUT_NVCC], "CUDA kernels: no, there is no nvcc (PURSAMERE_CUDA=AUTO)", True),
+        (["-DPURSAMERE_CUDA=ON", WITHOUT_NVCC], "PURSAMERE_CUDA=ON needs nvcc: install the CUDA toolkit", False),
+        (["-DPURSAMERE_CUDA=maybe"], "PURSAMERE_CUDA must be AUTO, ON or OFF, got 'MAYBE'", False),
+    ],
+    ids=["off", "auto", "on", "wrong"],
+)
+def test_the_choice_is_printed_and_checked(tmp_path, options, message, works):
+    command = [CMAKE, "-S", ROOT, "-B", tmp_path, f"-DPython_EXECUTABLE={sys.executable}", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode == 0) == works, done.stdout + done.stderr
+    assert message in " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_no_kernel_spills_registers(tmp_path):
+    """By the compiler's own report, with the flags and architectures of CMakeLists.txt."""
+    architectures = [flag for n in (80, 90, 100) for flag in ("-gencode", f"arch=compute_{n},code=sm_{n}")]
+    flags = ["-std=c++17", "-O3", "-fmad=false", "-I", ROOT / "csrc", '-DPURSAMERE_CUDA_ARCHITECTURES=""']
+
+    def report(source):
+        command = ["nvcc", *flags, *architectures, "-Xptxas=-v", "-c", source, "-o", tmp_path / f"{source.stem}.o"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        reports = dict(zip(KERNELS, pool.map(report, KERNELS), strict=True))
+    for source, text in reports.items():
+        kernels = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+)'", text)
+        frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
+        assert {architecture for _, architecture in kernels} == {"sm_80", "sm_90", "sm_100"}, source
+        assert len(frames) >= len(kernels), source  # one more for every function that is called, if any
+        assert set(frames) == {("0", "0", "0")}, (source, dict(zip(kernels, frames, strict=False)))
