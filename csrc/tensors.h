@@ -10,6 +10,11 @@
 
 namespace pursamere {
 
+// torch's own macro for this has changed its name between releases.
+inline void check_status(AOTITorchError status, const char* call) {
+  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, call, " failed");
+}
+
 inline Tensor contiguous_input(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
@@ -28,8 +33,8 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const std::vector<int64_t> strides = contiguous_strides(shape);
   int32_t device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  check_status(aoti_torch_get_device_type(like.get(), &device_type), "aoti_torch_get_device_type");
+  check_status(aoti_torch_get_device_index(like.get(), &device_index), "aoti_torch_get_device_index");
   const int32_t code = dtype == ScalarType::Float      ? aoti_torch_dtype_float32()
                        : dtype == ScalarType::Double   ? aoti_torch_dtype_float64()
                        : dtype == ScalarType::Half     ? aoti_torch_dtype_float16()
@@ -37,8 +42,9 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
                                                        : -1;
   STD_TORCH_CHECK(code >= 0, "only float16, bfloat16, float32 and float64 results can be allocated");
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code, device_type, device_index, &handle));
+  check_status(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code, device_type,
+                                        device_index, &handle),
+               "aoti_torch_empty_strided");
   return Tensor(handle);
 }
 
@@ -74,8 +80,9 @@ inline WithScratch allocate_with_scratch(const Tensor& tensor, int64_t values) {
   const Tensor whole = allocate(tensor, {length}, dtype);
   AtenTensorHandle handle;
   const std::vector<int64_t> shape = shape_of(tensor), strides = contiguous_strides(shape);
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(whole.get(), int64_t(shape.size()), shape.data(), strides.data(), 0, &handle));
+  check_status(aoti_torch__reinterpret_tensor(whole.get(), int64_t(shape.size()), shape.data(), strides.data(), 0,
+                                              &handle),
+               "aoti_torch__reinterpret_tensor");
   return {Tensor(handle), static_cast<char*>(whole.mutable_data_ptr()) + begin * stored_size(dtype)};
 }
 

@@ -9,7 +9,7 @@ namespace {
 enum Pass { kGradient, kAscent };
 
 template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, 1)
+__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
     ascend_kernel(const AccumulateAscend<Image, Network> p, const SamplePlan plan,
                   const SampleSum<compute_t<Image>> squares, const Passes passes) {
   using A = compute_t<Image>;

@@ -45,7 +45,7 @@ struct Descent {
 };
 
 template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, 1)
+__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
     descend_kernel(const AccumulateDescend<Image, Network> p, const SamplePlan plan,
                    const SampleSum<compute_t<Image>> gradient_squares,
                    const SampleSum<compute_t<Image>> distance_squares, const Passes passes) {

@@ -12,6 +12,11 @@ inline constexpr int kGroupThreads = int(kChunk) / kVector<Network>;
 
 constexpr int kMaxSums = 2;  // over a sample in one op
 
+// Blocks of the largest size that a multiprocessor is to hold, for __launch_bounds__. For float32 this keeps a thread to
+// 64 registers, which suffice; without the bound the compiler takes a few more, and a block fewer fits.
+template <class Network>
+inline constexpr int kMinBlocks = sizeof(Network) == 4 ? 2 : 1;
+
 // One sum over every sample. In scratch memory, or with null pointers in a block's shared memory.
 template <class A>
 struct SampleSum {
