@@ -5,10 +5,16 @@ PYTHON ?= python3
 # The torch that is tested; `make demo TORCH=torch==2.12.0` takes another.
 TORCH ?= torch==2.13.0
 
+# Its headers must do.
+OLDEST_TORCH ?= torch==2.11.0
+
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_STAMP := $(VENV)/.$(subst =,-,$(TORCH))
 SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend csrc pursamere_ext python -not -name __pycache__ -not -name '*.pyc')
+
+# Where gpu-check leaves its report.
+GPU_CHECK_OUT ?= gpu-check
 
 # Keeps every pip below, also the one inside an isolated build, from taking a newer torch.
 export PIP_CONSTRAINT := $(VENV)/constraints.txt
@@ -17,15 +23,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that spin while they wait (the default of OpenMP) slow each other down many times over on a busy machine.
 demo test: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint bench wheel clean
+.PHONY: help demo test lint bench gpu-check wheel clean
 
 help:
-	@echo "make demo    install into .venv and run the demo        (DEMO_ARGS=...)"
-	@echo "make test    lint and the whole test suite               (TEST_ARGS=...)"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   benchmark the operations                    (BENCH_ARGS=...)"
-	@echo "make wheel   build the wheel into dist/"
-	@echo "make clean   remove .venv, dist and caches"
+	@echo "make demo          install into .venv and run the demo        (DEMO_ARGS=...)"
+	@echo "make test          lint and the whole test suite              (TEST_ARGS=...)"
+	@echo "make lint          ruff and mypy"
+	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
+	@echo "make gpu-check     with a GPU: build, tests, sanitizer, bench (GPU_CHECK_OUT=...)"
+	@echo "make wheel         build the wheel into dist/"
+	@echo "make oldest-torch  build against the oldest torch that is supported"
+	@echo "make clean         remove what was built, and caches"
 
 demo: $(VENV)/.installed
 	$(BIN)/pursamere demo $(DEMO_ARGS)
@@ -42,7 +50,19 @@ lint: $(VENV)/.tools
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
 
+# With the machine's own Python, whose torch has CUDA, not that of .venv.
+gpu-check:
+	$(PYTHON) tests/gpu_check.py --output $(GPU_CHECK_OUT)
+
 wheel: $(VENV)/.wheel
+
+# Of that torch only the headers are needed, so none of the CUDA libraries that it depends on.
+oldest-torch:
+	rm -rf build/oldest-torch
+	$(PYTHON) -m venv build/oldest-torch
+	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet --no-deps $(OLDEST_TORCH)
+	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet scikit-build-core 'pybind11>=3.0' cmake ninja
+	PIP_CONSTRAINT= build/oldest-torch/bin/pip wheel --no-build-isolation --no-deps --wheel-dir build/oldest-torch/dist .
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

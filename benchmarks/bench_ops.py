@@ -1,11 +1,14 @@
 """Every op against eager PyTorch, torch.compile and a plain copy of K * B * d values, float32, in one process.
 
-    python benchmarks/bench_ops.py [--rounds N] [--op NAME] [--json FILE]
+    python benchmarks/bench_ops.py [--device cuda] [--rounds N] [--op NAME] [--json FILE]
 
 Times are medians in microseconds; GB/s counts the bytes that an op must move (inputs read once, outputs written once).
 `perturb` has two eager competitors: the noise kept as a bank, and fresh torch.randn as other purifiers draw it. What an
 op gains says little about a purifier, most of whose time is its network's. With glibc, freed memory is kept in the
 process, as caching allocators do: otherwise fresh pages for the results cost more than any op, and all look alike.
+
+On CUDA there are also images in float32 beside a network in float16, a score's residual, and targets: each figure that
+has one is followed by "met" or "MISSED". See benchmarks/ops_on_cuda.py.
 """
 
 from __future__ import annotations
@@ -16,84 +19,16 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from op_cases import OPS, Case, candidates, check_agreement, make_inputs
+from ops_on_cuda import run_on_cuda
 from timing import medians
-from torch import Tensor
 
-import pursamere as ps
-from pursamere import functional
+from pursamere._files import write_bytes
 
 SHAPES = [(8, 64, 3072), (16, 8, 150528), (4, 1, 64)]
-SIGMA, ASCENT_RADIUS, STEP_SIZE, RADIUS = 0.2, 0.05, 0.16, 0.1
-OPS = ("perturb", "residual", "accumulate_ascend", "accumulate_descend")
-
-
-def add_bank(x: Tensor, bank: Tensor) -> Tensor:
-    return torch.add(x, bank, alpha=SIGMA)
-
-
-def add_fresh(x: Tensor, bank: Tensor) -> Tensor:
-    return x + SIGMA * torch.randn(bank.shape[0], *x.shape)
-
-
-def residual(x: Tensor, prediction: Tensor) -> tuple[Tensor, ...]:
-    draws = prediction.shape[0]
-    r = x - prediction
-    return r * (-2 / draws), r.sum(0) * (2 / draws), r.square().sum(dim=(0, 2)) / draws
-
-
-def ascend(x: Tensor, per_draw: Tensor, direct: Tensor) -> tuple[Tensor, ...]:
-    gradient = direct + per_draw.sum(0)
-    norm = torch.linalg.vector_norm(gradient, dim=1)
-    return x + ASCENT_RADIUS * gradient / norm[:, None], norm
-
-
-def descend(x: Tensor, start: Tensor, per_draw: Tensor, direct: Tensor) -> Tensor:
-    gradient = direct + per_draw.sum(0)
-    moved = x - STEP_SIZE * gradient / torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-    return torch.minimum(torch.maximum(moved, start - RADIUS), start + RADIUS).clamp(0, 1)
-
-
-def cases(op: str, draws: int, batch: int, d: int) -> tuple[int, dict[str, Callable[[], object]]]:
-    """The values that ``op`` must move, and the candidates."""
-    generator = torch.Generator().manual_seed(0)
-    x, start, direct = torch.rand(3, batch, d, generator=generator)
-    per_draw = torch.rand(draws, batch, d, generator=generator)
-    noise = ps.GaussianNoise(draws=draws)
-    bank = noise.sample((1, d))
-    n = batch * d
-    options = {"step": "unit", "step_size": STEP_SIZE, "norm": "linf", "radius": RADIUS}
-    ours: Callable[[], object]
-    if op == "perturb":
-        values, ours, plain, inputs = n + draws * n, lambda: functional.perturb(x, SIGMA, noise), add_bank, (x, bank)
-    elif op == "residual":
-        values, plain, inputs = n + draws * n + draws * n + n + batch, residual, (x, per_draw)
-
-        def ours():
-            return functional.residual(x, per_draw, SIGMA, noise)
-    elif op == "accumulate_ascend":
-        values, plain, inputs = draws * n + 3 * n + batch, ascend, (x, per_draw, direct)
-
-        def ours():
-            return functional.accumulate_ascend(x, per_draw, direct, ASCENT_RADIUS)
-    else:
-        values, plain, inputs = draws * n + 4 * n, descend, (x, start, per_draw, direct)
-
-        def ours():
-            return functional.accumulate_descend(x, start, per_draw, direct, **options)
-
-    compiled = torch.compile(plain, fullgraph=True)
-    target = torch.empty_like(per_draw)
-    candidates = {
-        "pursamere": ours,
-        "eager": lambda: plain(*inputs),
-        "compiled": lambda: compiled(*inputs),
-        "copy": lambda: target.copy_(per_draw),
-    }
-    if op == "perturb":
-        candidates["fresh"] = lambda: add_fresh(*inputs)
-    return values, candidates
 
 
 def keep_freed_memory() -> None:
@@ -105,12 +40,19 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, -1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=51, help="measurements of each candidate (default 51)")
-    parser.add_argument("--op", choices=OPS, help="only this op")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    arguments = parser.parse_args()
+def measure(case: Case, rounds: int) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the times, and the reasons why candidates were not run."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = make_inputs(case, generator)
+    check_agreement(case, inputs)
+    found, not_run = candidates(case, [inputs], generator)
+    calls = {name: only for name, (only,) in found.items()}
+    target = torch.empty_like(inputs.per_draw)
+    calls["copy"] = lambda: target.copy_(inputs.per_draw)
+    return medians(calls, rounds=rounds), not_run
+
+
+def run_on_cpu(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any]], None]) -> None:
     keep_freed_memory()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"float32, {machine}; times in microseconds")
@@ -120,31 +62,44 @@ def main() -> None:
     print("  eager/ours compiled/ours fresh/ours")
     rows = []
     for draws, batch, d in SHAPES:
-        for op in (arguments.op,) if arguments.op else OPS:
+        for op in ops:
             torch.compiler.reset()
-            values, candidates = cases(op, draws, batch, d)
-            with torch.no_grad():
-                times = medians(candidates, rounds=arguments.rounds)
+            case = Case(op, draws, batch, d)
+            times, not_run = measure(case, rounds)
             ours = times["pursamere"]
-            rows.append(
-                {
-                    "op": op,
-                    "draws": draws,
-                    "batch": batch,
-                    "d": d,
-                    "gb_per_s": 4e-3 * values / ours,
-                    "microseconds": times,
-                }
-            )
+            gb_per_s = 1e-3 * case.moved_bytes / ours
+            row = {"op": op, "draws": draws, "batch": batch, "d": d, "gb_per_s": gb_per_s, "microseconds": times}
+            rows.append(row | ({"not_run": not_run} if not_run else {}))
             ratios = [f"{times[name] / ours:.2f}" if name in times else "" for name in ("eager", "compiled", "fresh")]
+            shown = {name: times.get(name, float("nan")) for name in ("eager", "compiled", "fresh", "copy")}
             print(
-                f"{op:<19}{f'{draws}, {batch}, {d}':<17}{ours:9.1f}{4e-3 * values / ours:7.1f}{times['eager']:10.1f}"
-                f"{times['compiled']:10.1f}{times.get('fresh', float('nan')):10.1f}{times['copy']:9.1f}"
+                f"{op:<19}{f'{draws}, {batch}, {d}':<17}{ours:9.1f}{gb_per_s:7.1f}{shown['eager']:10.1f}"
+                f"{shown['compiled']:10.1f}{shown['fresh']:10.1f}{shown['copy']:9.1f}"
                 f"{ratios[0]:>12}{ratios[1]:>14}{ratios[2]:>11}".replace("nan", "   "),
                 flush=True,
             )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            for name, reason in not_run.items():
+                print(f"    {name} was not run: {reason}", flush=True)
+            write({"machine": machine, "rows": rows})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
+    parser.add_argument("--rounds", type=int, default=51, help="measurements of each candidate (default 51)")
+    parser.add_argument("--op", choices=OPS, help="only this op")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too, after every row")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"torch {torch.__version__} finds no CUDA device")
+
+    def write(report: dict[str, Any]) -> None:
+        if arguments.json:
+            write_bytes(arguments.json, (json.dumps(report, indent=1) + "\n").encode(), overwrite=True)
+
+    run = run_on_cuda if arguments.device == "cuda" else run_on_cpu
+    with torch.no_grad():
+        run((arguments.op,) if arguments.op else OPS, arguments.rounds, write)
 
 
 if __name__ == "__main__":

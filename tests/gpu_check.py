@@ -165,6 +165,7 @@ def all_steps(output: Path, work: Path, test_files: Sequence[str]) -> list[Step]
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "PURSAMERE_REQUIRE_CUDA": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # of those that happen to be installed none is needed
         "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count()),
     }
     # pip isolated: the Makefile's constraints are those of its .venv.
