@@ -88,7 +88,7 @@ def test_table_agrees_with_the_outcomes(command):
 def test_worst_case_is_per_sample(command, demo):
     _, folder = command
     for found in (json.loads((folder / "demo.json").read_text())["results"], [r.to_json() for r in demo.results]):
-        for model, attacks in ((results.UNDEFENDED, {"pgd"}), (results.PURIFIED, {"transfer", "bpda", "unrolled"})):
+        for model, attacks in ((results.UNDEFENDED, {"pgd"}), (results.PURIFIED, {"transfer", "bpda", "exact"})):
             for eps in EPS:
                 mine = {r["attack"]: r["correct"] for r in found if r["model"] == model and r["eps"] in (0, eps)}
                 assert set(mine) == {"none", "worst case"} | attacks
@@ -104,7 +104,7 @@ def test_worst_case_of_disjoint_failures():
     found = [
         result("purified", "none", 0.0, True, True, True, False),
         result("purified", "bpda", 0.1, False, True, True, True),
-        result("purified", "unrolled", 0.1, True, False, True, True),
+        result("purified", "exact", 0.1, True, False, True, True),
         result("purified", "bpda", 0.2, False, False, False, False),
         result("undefended", "pgd", 0.1, False, False, False, False),
     ]
@@ -137,7 +137,7 @@ def test_attacks_use_the_gradients_they_are_named_after(monkeypatch):
 
     monkeypatch.setattr(run, "pgd", spy)
     run.run_demo(TINY, no_bar)
-    assert attacked == [None, "identity", "unrolled"] * len(EPS)
+    assert attacked == [None, "identity", "exact"] * len(EPS)
 
 
 def test_the_same_every_time_and_another_with_another_seed(demo):

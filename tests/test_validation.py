@@ -94,9 +94,10 @@ def test_purifier_input(x, error, message):
 
 
 def test_gradient_names():
-    with pytest.raises(ValueError, match="gradient must be one of 'unrolled', 'identity', got 'bpda'"):
+    message = "gradient must be one of 'exact', 'straight_through', 'identity', 'unrolled', got 'bpda'"
+    with pytest.raises(ValueError, match=message):
         ps.Purifier(identity)(X, gradient="bpda")
-    with pytest.raises(ValueError, match="gradient must be one of 'unrolled', 'identity', got 'bpda'"):
+    with pytest.raises(ValueError, match=message):
         ps.PurifiedClassifier(ps.Purifier(identity), conv_classifier(), gradient="bpda")
 
 
@@ -161,8 +162,9 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
         "parameter": lambda y, sigma: y.detach() * scale,
     }[cut]
     model = ps.Purifier(denoiser, direction=direction)
-    with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
-        model(X.clone().requires_grad_())
+    for gradient in ("exact", "unrolled"):
+        with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
+            model(X.clone().requires_grad_(), gradient=gradient).sum().backward()
     if direction == "score":
         model(X)
 

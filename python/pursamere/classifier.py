@@ -22,16 +22,16 @@ class PurifiedClassifier(nn.Module):
     Args:
         purifier: a :class:`pursamere.Purifier`.
         classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on it first.
-        gradient: how gradients with respect to the images pass through the purifier: "unrolled", automatic
-            differentiation through every step (exact), or "identity", the purifier treated as the identity (BPDA). A
-            claim of robustness must hold under both.
+        gradient: how gradients with respect to the images pass through the purifier: "exact", "straight_through",
+            "identity" (BPDA) or "unrolled", see :meth:`pursamere.Purifier.forward`. A claim of robustness must hold
+            under the exact gradient *and* the others.
 
     Raises:
         TypeError: ``purifier`` or ``classifier`` is of the wrong type.
         ValueError: ``gradient`` is unknown.
     """
 
-    def __init__(self, purifier: Purifier, classifier: Callable[[Tensor], Tensor], gradient: str = "unrolled") -> None:
+    def __init__(self, purifier: Purifier, classifier: Callable[[Tensor], Tensor], gradient: str = "exact") -> None:
         super().__init__()
         if not isinstance(purifier, Purifier):
             raise TypeError(f"purifier must be a pursamere.Purifier, got {type(purifier).__name__}")
@@ -55,7 +55,7 @@ class PurifiedClassifier(nn.Module):
         with repeatable_algorithms(x.device):
             with torch.no_grad():
                 self._row_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
-            (logits,) = map_micro_batches(self._logits, purified, size)
+            (logits,) = map_micro_batches(self._logits, size, purified)
         return logits
 
     def _logits(self, images: Tensor) -> tuple[Tensor]:

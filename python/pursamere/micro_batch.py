@@ -13,18 +13,21 @@ def default_micro_batch(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 64
 
 
-def map_micro_batches(function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Apply ``function`` to ``x`` [B, *] in micro-batches of exactly ``size`` rows, and join its results by rows.
+def map_micro_batches(function: Callable[..., tuple[Tensor, ...]], size: int, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Apply ``function`` to tensors [B, *] in micro-batches of exactly ``size`` rows, and join its results by rows.
 
     Libraries choose their algorithms by shape, so a fixed shape is what makes results independent of B. The last
     micro-batch is padded with copies of its last row; an empty batch is one micro-batch of zeros, so that the results
     have the right shapes.
     """
     results = []
-    for part in x.split(size):
-        rows = part.shape[0]
-        filler = part[-1:] if rows else part.new_zeros((1, *part.shape[1:]))
-        # Always a new tensor: a view's memory alignment, which kernels go by, would depend on its place in the batch.
-        padded = torch.cat([part, filler.expand(size - rows, *part.shape[1:])])
-        results.append([result[:rows] for result in function(padded)])
+    for parts in zip(*(batch.split(size) for batch in batches), strict=True):
+        rows = parts[0].shape[0]
+        results.append([result[:rows] for result in function(*(_padded(part, size) for part in parts))])
     return tuple(torch.cat(joined) for joined in zip(*results, strict=True))
+
+
+def _padded(part: Tensor, size: int) -> Tensor:
+    filler = part[-1:] if part.shape[0] else part.new_zeros((1, *part.shape[1:]))
+    # Always a new tensor: a view's memory alignment, which kernels go by, would depend on its place in the batch.
+    return torch.cat([part, filler.expand(size - part.shape[0], *part.shape[1:])])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import functional
 from ._validation import check_finite, check_integer, check_positive, check_tensor
@@ -50,11 +52,11 @@ def expected_reconstruction_error(
 
     def ere(part: Tensor) -> tuple[Tensor]:
         y = functional.perturb(part, sigma, noise).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma)
+        kind, prediction = _predict(denoiser, y, sigma, twice=y.requires_grad)
         output = prediction.unflatten(0, (noise.draws, -1))
         return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
 
-    (values,) = map_micro_batches(ere, x, size)
+    (values,) = map_micro_batches(ere, size, x)
     return values
 
 
@@ -66,7 +68,7 @@ def ere_gradient(
     if not create_graph:
         y = y.detach().requires_grad_()
     with torch.enable_grad():
-        kind, prediction = _predict(denoiser, y, sigma)
+        kind, prediction = _predict(denoiser, y, sigma, twice=create_graph)
     output = prediction if create_graph else prediction.detach()
     cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
@@ -109,9 +111,12 @@ def _pull_back(
     return pulled_back
 
 
-def _predict(denoiser: Denoiser, y: Tensor, sigma: float) -> tuple[str, Tensor]:
+def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
+    """What the denoiser predicts, and its kind; ``twice`` for a result that will be differentiated twice."""
     kind, predict = prediction_of(denoiser)
-    prediction = predict(y, sigma)
+    # PyTorch's fused attention can be differentiated once only.
+    with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        prediction = predict(y, sigma)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
     for what in ("shape", "dtype", "device"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,10 @@ from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import check_evaluation_mode, check_same_device, no_random_numbers, repeatable_algorithms
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
+from .path_gradient import GradientOf, PathGradient, pull_back_path, unprojected_step
 
 DIRECTIONS = {"ere": ere_gradient, "score": score_gradient}
-GRADIENTS = ("unrolled", "identity")
+GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 DEFAULT_GRADIENT_FACTOR = 0.25
 
 
@@ -52,8 +55,7 @@ class Purifier(nn.Module):
 
     ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
     It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
-    our choice, not the paper's. Put networks in evaluation mode first, also those that a function wraps. A
-    differentiable call also leaves gradients in the denoiser's parameters: freeze them if that is not wanted.
+    our choice, not the paper's. Put networks in evaluation mode first, also those that a function wraps.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -116,12 +118,18 @@ class Purifier(nn.Module):
         self.invariance = check_choice("invariance", invariance, MODES)
         self._row_check = RowCheck("denoiser", invariance)
 
-    def forward(self, x: Tensor, gradient: str = "unrolled") -> Tensor:
+    def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
 
-        When gradients are enabled and ``x`` requires them the result is differentiable, in the way that ``gradient``
-        names: "unrolled" is automatic differentiation through every step (exact; memory grows with the steps),
-        "identity" treats the purifier as the identity (BPDA).
+        When gradients are enabled and ``x`` requires them the result is differentiable with respect to ``x``, in the
+        way that ``gradient`` names:
+
+        - "exact": vector-Jacobian products step by step (M9). Only the images x_t are kept, so memory hardly grows with
+          the steps. For ``step="sign"`` the exact derivative of a sign is zero.
+        - "straight_through": the same with the neighbourhood's projection and the pixel range treated as the identity.
+        - "identity": the whole purifier treated as the identity (BPDA).
+        - "unrolled": PyTorch's automatic differentiation through every step. Equal to "exact", but memory grows with
+          the steps; it can be differentiated again, and leaves gradients in the denoiser's parameters too.
 
         Raises:
             TypeError: ``x`` is not a floating tensor.
@@ -132,70 +140,103 @@ class Purifier(nn.Module):
         """
         check_choice("gradient", gradient, GRADIENTS)
         self._check_input(x)
-        purified = self._purify(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return purified
-        # With create_graph PyTorch takes other kernels, whose last bits differ. The gradient comes from that pass, the
-        # value from the plain one, so that it does not depend on whether x requires a gradient.
-        source = x if gradient == "identity" else self._purify(x, create_graph=True)
-        result: Tensor = _GradientOf.apply(source, purified)
+            return self._purify(x)
+        # With create_graph PyTorch takes other kernels, whose last bits differ. Gradients come from such passes, the
+        # value from a plain one, so that it does not depend on whether x requires a gradient.
+        result: Tensor
+        if gradient in ("exact", "straight_through"):
+            path = self._purify(x, self._path)
+            result = PathGradient.apply(x, path, partial(self._pull_back, projected=gradient == "exact"))
+        else:
+            source = x if gradient == "identity" else self._purify(x, self._last, create_graph=True)
+            result = GradientOf.apply(source, self._purify(x))
         return result
 
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         self._check_input(x)
-        with torch.inference_mode(False), torch.no_grad(), repeatable_algorithms(x.device):
+        with self._in_network(x.device, grad=False):
             self._check_rows(x)
-            figures = map_micro_batches(self._trace_rows, _ordinary(x.detach()), self.micro_batch_on(x.device))
+            figures = map_micro_batches(self._trace_rows, self.micro_batch_on(x.device), _ordinary(x.detach()))
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def micro_batch_on(self, device: torch.device) -> int:
         """Return the number of images per call of the denoiser on a device."""
         return self.micro_batch or default_micro_batch(device)
 
-    def _iterates(self, x0: Tensor, create_graph: bool = False) -> Iterator[Tensor]:
-        """Yield x_0, ..., x_T of M8 for one micro-batch."""
-        x = x0
-        yield x
-        for _ in range(self.steps):
+    def _step(self, x: Tensor, start: Tensor, create_graph: bool = False, projected: bool = True) -> Tensor:
+        """Return x_{t+1} of M8 from x_t and the input, for one micro-batch."""
+        with torch.set_grad_enabled(create_graph):
             terms = self._gradient(x, create_graph)
             if self.ascent_radius > 0:
                 ascended, _ = functional.accumulate_ascend(x, terms.per_draw, terms.direct, self.ascent_radius)
                 terms = self._gradient(ascended, create_graph)
-            x = functional.accumulate_descend(
-                x,
-                x0,
-                terms.per_draw,
-                terms.direct,
-                step=self.step,
-                step_size=self._step_size(x0),
-                norm=self.norm,
-                radius=self.radius,
-            )
+        if not projected:
+            return unprojected_step(x, terms, self.step, self._step_size(x))
+        return functional.accumulate_descend(
+            x,
+            start,
+            terms.per_draw,
+            terms.direct,
+            step=self.step,
+            step_size=self._step_size(x),
+            norm=self.norm,
+            radius=self.radius,
+        )
+
+    def _iterates(self, start: Tensor, create_graph: bool = False) -> Iterator[Tensor]:
+        """Yield x_0, ..., x_T for one micro-batch."""
+        x = start
+        yield x
+        for _ in range(self.steps):
+            x = self._step(x, start, create_graph)
             yield x
+
+    def _last(self, start: Tensor, create_graph: bool = False) -> tuple[Tensor]:
+        *_, result = self._iterates(start, create_graph)
+        return (result,)
+
+    def _path(self, start: Tensor, create_graph: bool = False) -> tuple[Tensor]:
+        return (torch.stack(list(self._iterates(start, create_graph)), dim=1),)
 
     def _gradient(self, x: Tensor, create_graph: bool = False) -> GradientTerms:
         return DIRECTIONS[self.direction](self.denoiser, x, self.sigma, self.noise, create_graph=create_graph)
 
-    def _purify(self, x: Tensor, create_graph: bool = False) -> Tensor:
-        def last(part: Tensor) -> tuple[Tensor]:
-            *_, result = self._iterates(part, create_graph)
-            return (result,)
-
-        # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
-        with (
-            torch.inference_mode(False),
-            torch.set_grad_enabled(create_graph),
-            no_random_numbers(x.device),
-            repeatable_algorithms(x.device),
-        ):
+    def _purify(self, x: Tensor, of: Callable[..., tuple[Tensor]] | None = None, create_graph: bool = False) -> Tensor:
+        """Return the last point of every sample, or what ``of`` makes of a micro-batch."""
+        with self._in_network(x.device, grad=create_graph):
             self._check_rows(x)
-            (purified,) = map_micro_batches(last, _ordinary(x), self.micro_batch_on(x.device))
+            function = partial(of or self._last, create_graph=create_graph)
+            (purified,) = map_micro_batches(function, self.micro_batch_on(x.device), _ordinary(x))
         if not bool(torch.isfinite(purified.detach()).all()):
             raise RuntimeError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
             )
         return purified
+
+    def _pull_back(self, path: Tensor, v: Tensor, projected: bool) -> Tensor:
+        """Return ``v``, the gradient with respect to x_T, as that with respect to the input; path [B, T + 1, *]."""
+
+        def rows(path: Tensor, v: Tensor) -> tuple[Tensor]:
+            # A sign has no derivative, so the network needs none either.
+            step = partial(self._step, create_graph=self.step != "sign", projected=projected)
+            return (pull_back_path(step, path, v),)
+
+        with self._in_network(v.device, grad=True):
+            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), path, v)
+        return gradient
+
+    @contextmanager
+    def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
+        # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+            no_random_numbers(device),
+            repeatable_algorithms(device),
+        ):
+            yield
 
     def _trace_rows(self, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
@@ -232,18 +273,6 @@ class Purifier(nn.Module):
         """Return the parameters, for ``print``."""
         names = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step", "direction", "noise")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in (*names, "micro_batch"))
-
-
-class _GradientOf(torch.autograd.Function):
-    """The value of the second argument, with the gradient of the first."""
-
-    @staticmethod
-    def forward(ctx: object, source: Tensor, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
 
 
 def _ordinary(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def text_report(demo: Demo) -> str:
         names.PGD: f"PGD, {s.bare_attack_steps} steps",
         names.TRANSFER: "the undefended one's adversarial images",
         names.BPDA: f"PGD, {s.attack_steps} steps, purifier as identity (BPDA)",
-        names.UNROLLED: f"PGD, {s.attack_steps} steps, exact gradient (unrolled)",
+        names.EXACT: f"PGD, {s.attack_steps} steps, exact gradient",
         names.WORST: "worst case per sample of the above",
     }
     return "\n".join(

@@ -12,7 +12,7 @@ from torch import Tensor
 from pursamere.demo.statistics import wilson_interval
 
 UNDEFENDED, PURIFIED = "undefended", "purified"
-CLEAN, PGD, TRANSFER, BPDA, UNROLLED, WORST = "none", "pgd", "transfer", "bpda", "unrolled", "worst case"
+CLEAN, PGD, TRANSFER, BPDA, EXACT, WORST = "none", "pgd", "transfer", "bpda", "exact", "worst case"
 
 
 @dataclass(frozen=True)

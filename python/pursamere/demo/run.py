@@ -138,7 +138,7 @@ def _attack(demo: Demo, eps: float, bar: Bar) -> None:
     judge(names.UNDEFENDED, names.PGD, adversarial)
     demo.results.append(worst_case(demo.results, names.UNDEFENDED, eps))
     judge(names.PURIFIED, names.TRANSFER, adversarial)
-    for name, gradient in ((names.BPDA, "identity"), (names.UNROLLED, "unrolled")):
+    for name, gradient in ((names.BPDA, "identity"), (names.EXACT, "exact")):
         model = ps.PurifiedClassifier(demo.purifier, demo.classifier, gradient=gradient)
         judge(names.PURIFIED, name, attack(model, name, settings.attack_steps, True))
     demo.results.append(worst_case(demo.results, names.PURIFIED, eps))

@@ -1,0 +1,233 @@
+"""The purifier's gradients: exact against automatic differentiation, finite differences and closed forms."""
+
+import math
+
+import pytest
+import torch
+from cases import tensor
+from closed_forms import gaussian_denoiser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import conv_denoiser, fixed_weights
+from torch import nn
+
+import pursamere as ps
+
+NOISE = ps.GaussianNoise(seed=2, draws=4)
+STEP_SIZE = {"unit": 0.3, "gradient": 0.2, "sign": 0.05}
+OPTIONS = {
+    "norm": ["linf", "l2"],
+    "step": ["unit", "gradient", "sign"],
+    "direction": ["ere", "score"],
+    "radius": [0.05, 0.3, math.inf],
+    "ascent_radius": [0.0, 0.1],
+    "micro_batch": [1, 4],
+    "steps": [0, 1, 3],
+}
+
+
+def make_purifier(denoiser, step="unit", **options):
+    return ps.Purifier(denoiser, sigma=0.3, step=step, step_size=STEP_SIZE[step], noise=NOISE, **options)
+
+
+def gradient_of(model, x, mode):
+    """Of a fixed linear function of the purified images."""
+    leaf = x.detach().clone().requires_grad_()
+    weight = tensor(7, *x.shape, low=-1, dtype=x.dtype)
+    return torch.autograd.grad((model(leaf, gradient=mode) * weight).sum(), leaf)[0]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.fixed_dictionaries({name: st.sampled_from(values) for name, values in OPTIONS.items()}))
+def test_exact_is_unrolled_in_float64(options):
+    model = make_purifier(conv_denoiser(dtype=torch.float64), **options)
+    x = tensor(0, 3, 1, 4, 5)
+    got, want = gradient_of(model, x, "exact"), gradient_of(model, x, "unrolled")
+    assert float((got - want).norm()) <= 1e-9 * float(want.norm())
+    assert float(want.norm()) > 0
+
+
+@pytest.mark.parametrize("direction", OPTIONS["direction"])
+@pytest.mark.parametrize("step", OPTIONS["step"])
+@pytest.mark.parametrize("norm", OPTIONS["norm"])
+def test_exact_is_unrolled_in_float32(direction, step, norm):
+    model = make_purifier(conv_denoiser(), step=step, norm=norm, direction=direction, steps=4)
+    x = tensor(0, 5, 1, 6, 6, dtype=torch.float32)
+    got, want = gradient_of(model, x, "exact"), gradient_of(model, x, "unrolled")
+    assert float((got - want).norm()) <= 1e-4 * float(want.norm())
+
+
+@pytest.mark.parametrize("direction", OPTIONS["direction"])
+@pytest.mark.parametrize(
+    ("step", "norm", "radius"), [("unit", "linf", 0.05), ("gradient", "l2", 0.1), ("unit", "l2", 2.0)]
+)
+def test_exact_matches_finite_differences(direction, step, norm, radius):
+    model = make_purifier(
+        conv_denoiser(dtype=torch.float64), step=step, norm=norm, radius=radius, direction=direction, steps=3
+    )
+    x = tensor(0, 2, 1, 4, 4, low=0.2, high=0.8)
+    weight, direction_in_space, h = tensor(7, *x.shape, low=-1), tensor(2, *x.shape, low=-1), 1e-6
+    ahead, behind = (float((model(x + s * h * direction_in_space) * weight).sum()) for s in (1, -1))
+    slope = float((gradient_of(model, x, "exact") * direction_in_space).sum())
+    assert slope == pytest.approx((ahead - behind) / (2 * h), rel=1e-5, abs=1e-8)
+
+
+def test_gaussian_prior_has_the_gradient_computed_by_hand():
+    """A linear denoiser: grad R is a x, so a gradient step contracts and a unit step goes straight to the mode."""
+    tau, sigma, steps = 0.5, 0.3, 3
+    x = tensor(0, 2, 1, 3, 3, low=0.4, high=0.9)
+    v = tensor(7, *x.shape, low=-1)
+
+    def gradient(step, size, ascent_radius):
+        model = ps.Purifier(
+            gaussian_denoiser(tau),
+            sigma=sigma,
+            steps=steps,
+            step=step,
+            step_size=size,
+            radius=math.inf,
+            ascent_radius=ascent_radius,
+            noise=NOISE,
+        )
+        return gradient_of(model, x, "exact")
+
+    a = 2 * sigma**4 / (sigma**2 + tau**2) ** 2
+    torch.testing.assert_close(gradient("gradient", 0.4, 0.0), (1 - 0.4 * a) ** steps * v, rtol=1e-9, atol=1e-12)
+    # x_T = x - T eta x / ||x||, with or without the ascent, which stays on the ray.
+    length = x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    unit = x / length
+    shrink = steps * 0.1 / length
+    want = v - shrink * (v - unit * (unit * v).sum(dim=(1, 2, 3), keepdim=True))
+    for ascent_radius in (0.0, 0.2):
+        torch.testing.assert_close(gradient("unit", 0.1, ascent_radius), want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("direction", OPTIONS["direction"])
+@pytest.mark.parametrize(("step", "norm"), [("unit", "linf"), ("gradient", "l2"), ("sign", "linf")])
+def test_straight_through_ignores_ball_and_box(direction, step, norm):
+    """Against steps in plain PyTorch whose projection is the identity for autograd."""
+    model = make_purifier(
+        conv_denoiser(dtype=torch.float64), step=step, norm=norm, radius=0.05, direction=direction, steps=3
+    )
+    x = tensor(0, 2, 1, 4, 4)
+    leaf = x.clone().requires_grad_()
+    point = leaf
+    bank = NOISE.sample(x.shape[1:], dtype=x.dtype)[:, None]
+
+    def direction_at(z):
+        predicted = model.denoiser((z + 0.3 * bank).flatten(0, 1), 0.3).view(4, *z.shape)
+        if direction == "score":
+            return 2 * (z - predicted).mean(0)
+        ere = (z - predicted).square().sum() / 4
+        return torch.autograd.grad(ere, z, create_graph=True)[0]
+
+    def unit(g):
+        return g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    for _ in range(3):
+        g = direction_at(point + model.ascent_radius * unit(direction_at(point)))
+        moved = point - STEP_SIZE[step] * {"unit": unit(g), "gradient": g, "sign": g.sign()}[step]
+        offset = moved.detach() - x
+        if norm == "linf":
+            offset = offset.clamp(-0.05, 0.05)
+        else:
+            offset = offset * (0.05 / offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(max=1)
+        point = moved + ((x + offset).clamp(0, 1) - moved).detach()
+    weight = tensor(7, *x.shape, low=-1)
+    (want,) = torch.autograd.grad((point * weight).sum(), leaf)
+    got = gradient_of(model, x, "straight_through")
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    if step != "sign":  # whose exact gradient too passes v on as it is, to x_t or to the input
+        assert float((got - gradient_of(model, x, "exact")).norm()) > 1e-3 * float(got.norm())
+
+
+@pytest.mark.parametrize("mode", ["exact", "straight_through", "identity", "unrolled"])
+def test_the_value_is_that_without_a_gradient_and_so_is_every_samples_gradient(mode):
+    model = make_purifier(conv_denoiser(), steps=3)
+    x = tensor(0, 5, 1, 6, 6, dtype=torch.float32)
+    want = model(x)
+    assert torch.equal(model(x.clone().requires_grad_(), gradient=mode).detach(), want)
+    with torch.no_grad():
+        assert torch.equal(model(x.clone().requires_grad_(), gradient=mode), want)
+    if mode in ("exact", "straight_through"):  # D2 for the gradient
+        leaf = x.clone().requires_grad_()
+        (whole,) = torch.autograd.grad(model(leaf, gradient=mode).square().sum(), leaf)
+        part = x[[4, 1]].clone().requires_grad_()
+        (few,) = torch.autograd.grad(model(part, gradient=mode).square().sum(), part)
+        assert torch.equal(few, whole[[4, 1]])
+
+
+def test_only_the_step_points_are_kept():
+    """What the graph holds between the passes grows by one image for each step, and by nothing else."""
+    x = tensor(0, 3, 1, 6, 6, dtype=torch.float32).requires_grad_()
+    for steps in (1, 5):
+        node = make_purifier(conv_denoiser(), steps=steps)(x).grad_fn
+        assert [saved.shape for saved in node.saved_tensors] == [(3, steps + 1, 1, 6, 6)]
+        assert [type(function).__name__ for function, _ in node.next_functions if function] == ["AccumulateGrad"]
+
+
+def test_inside_another_graph_and_frozen_parameters():
+    denoiser = conv_denoiser(dtype=torch.float64).requires_grad_(True)
+    model = make_purifier(denoiser, steps=2)
+    z = tensor(0, 2, 1, 4, 4, low=-1).requires_grad_()
+    scale = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+
+    def value(mode):
+        return (model(torch.sigmoid(scale * z), gradient=mode).tanh() ** 2).sum()
+
+    got, want = (torch.autograd.grad(value(mode), (z, scale)) for mode in ("exact", "unrolled"))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    value("exact").backward()
+    assert all(parameter.grad is None for parameter in denoiser.parameters())
+
+
+def test_a_second_derivative_of_the_exact_gradient_is_refused():
+    model = make_purifier(conv_denoiser(), steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    (first,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+class AttentionDenoiser(nn.Module):
+    """Pixels attend to one another by PyTorch's fused attention, which has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(1, 3 * 8), nn.Linear(8, 1)
+
+    def forward(self, y, sigma):
+        tokens = y.flatten(1).unsqueeze(-1)
+        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return y + 0.3 * self.out(mixed).squeeze(-1).view_as(y)
+
+
+@pytest.mark.parametrize("mode", ["exact", "straight_through", "unrolled"])
+def test_networks_with_attention_need_no_setting(mode):
+    x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
+    before = torch.backends.cuda.flash_sdp_enabled()
+    model = make_purifier(fixed_weights(AttentionDenoiser()), steps=2, radius=math.inf)
+    single = gradient_of(model, x, mode)
+    assert torch.backends.cuda.flash_sdp_enabled() == before
+    double = gradient_of(
+        make_purifier(fixed_weights(AttentionDenoiser()).double(), steps=2, radius=math.inf), x.double(), mode
+    )
+    assert float((single - double).norm()) <= 1e-3 * float(double.norm())
+    leaf = x.clone().requires_grad_()
+    ere = ps.expected_reconstruction_error(model.denoiser, leaf, 0.3, NOISE).sum()
+    (first,) = torch.autograd.grad(ere, leaf, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), leaf)[0].isfinite().all()
+
+
+def test_a_denoiser_without_a_derivative_is_refused_in_the_backward_pass():
+    @torch.no_grad()
+    def blind(y, sigma):
+        return 0.5 * y
+
+    model = make_purifier(blind, direction="score", steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    purified = model(x)
+    with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
+        purified.sum().backward()
