@@ -99,8 +99,8 @@ struct DrawSumTensors {
 template <class Backend>
 std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_draw,
                                              const std::optional<Tensor>& direct, double radius) {
-  const Backend backend(x);
   const DrawSumTensors inputs(x, per_draw, direct);
+  const Backend backend(x);
   auto [point, scratch] = allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), 1));
   Tensor norm = allocate_per_sample(inputs.x);
   dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_ascend", [&](auto* i, auto* n) {
@@ -118,9 +118,9 @@ template <class Backend>
 Tensor accumulate_descend(const Tensor& x, const Tensor& input, const Tensor& per_draw,
                           const std::optional<Tensor>& direct, std::string_view step_name, double step_size,
                           std::string_view ball_name, double radius) {
-  const Backend backend(x);
   const DrawSumTensors inputs(x, per_draw, direct);
   check_like("input", input, "x", x);
+  const Backend backend(x);
   const Tensor origin = contiguous_input(input);
   const Step step = parse_step(step_name);
   const Ball ball = parse_ball(ball_name);

@@ -4,8 +4,8 @@
 //   column[c] = sum over r = 0..7, in order, of value[128 r + c]                    c = 0..127
 //   lane[l]   = (column[4l] + column[4l+1]) + (column[4l+2] + column[4l+3])         l = 0..31
 //   result    = lane[0] after lane[l] += lane[l + h] for h = 16, 8, 4, 2, 1.
-// The chunk sums are again summed in this way until one value is left. For a CUDA block of 256 threads, each of which
-// holds four consecutive values, r is the warp and l the lane: shared memory, then warp shuffles.
+// The chunk sums are again summed in this way until one value is left. On CUDA a warp sums a chunk: a lane the rows of its
+// four columns, then shuffles.
 #pragma once
 
 #include "arithmetic.h"
@@ -18,7 +18,7 @@ PURSAMERE_HD int64_t chunk_count(int64_t n) { return (n + kChunk - 1) / kChunk; 
 
 // On the host, from values that lie one after another.
 template <class A>
-PURSAMERE_HD A sum_chunk(const A* value) {
+inline __attribute__((always_inline)) A sum_chunk(const A* value) {
   A column[128];
   for (int c = 0; c < 128; ++c) column[c] = value[c];
   for (int r = 1; r < 8; ++r)

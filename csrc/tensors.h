@@ -10,9 +10,14 @@
 
 namespace pursamere {
 
-// torch's own macro for this has changed its name between releases.
-inline void check_status(AOTITorchError status, const char* call) {
-  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, call, " failed");
+// What went wrong in the last call that failed; torch has this since 2.13, before it prints it.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+
+template <class... What>
+void check_status(AOTITorchError status, const What&... what) {
+  if (status == AOTI_TORCH_SUCCESS) return;
+  const char* why = torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : nullptr;
+  STD_TORCH_CHECK(false, "pursamere could not ", what..., ": ", why ? why : "see standard error");
 }
 
 inline Tensor contiguous_input(const Tensor& tensor) {
@@ -29,12 +34,19 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape
   return strides;
 }
 
+// The bytes of one value of the precision that a stored type is computed in.
+inline int64_t compute_size(ScalarType dtype) { return dtype == ScalarType::Double ? 8 : 4; }
+
+inline int64_t stored_size(ScalarType dtype) {
+  return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
+}
+
 // An uninitialised contiguous tensor on the device of `like`.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const std::vector<int64_t> strides = contiguous_strides(shape);
   int32_t device_type, device_index;
-  check_status(aoti_torch_get_device_type(like.get(), &device_type), "aoti_torch_get_device_type");
-  check_status(aoti_torch_get_device_index(like.get(), &device_index), "aoti_torch_get_device_index");
+  check_status(aoti_torch_get_device_type(like.get(), &device_type), "tell a tensor's device");
+  check_status(aoti_torch_get_device_index(like.get(), &device_index), "tell a tensor's device");
   const int32_t code = dtype == ScalarType::Float      ? aoti_torch_dtype_float32()
                        : dtype == ScalarType::Double   ? aoti_torch_dtype_float64()
                        : dtype == ScalarType::Half     ? aoti_torch_dtype_float16()
@@ -44,15 +56,9 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
   AtenTensorHandle handle;
   check_status(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code, device_type,
                                         device_index, &handle),
-               "aoti_torch_empty_strided");
+               "allocate a result of ", shape.empty() ? 1 : strides[0] * shape[0], " values of ", stored_size(dtype),
+               " bytes");
   return Tensor(handle);
-}
-
-// The bytes of one value of the precision that a stored type is computed in.
-inline int64_t compute_size(ScalarType dtype) { return dtype == ScalarType::Double ? 8 : 4; }
-
-inline int64_t stored_size(ScalarType dtype) {
-  return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
 }
 
 inline std::vector<int64_t> shape_of(const Tensor& tensor) {
@@ -82,7 +88,7 @@ inline WithScratch allocate_with_scratch(const Tensor& tensor, int64_t values) {
   const std::vector<int64_t> shape = shape_of(tensor), strides = contiguous_strides(shape);
   check_status(aoti_torch__reinterpret_tensor(whole.get(), int64_t(shape.size()), shape.data(), strides.data(), 0,
                                               &handle),
-               "aoti_torch__reinterpret_tensor");
+               "make a view of a result");
   return {Tensor(handle), static_cast<char*>(whole.mutable_data_ptr()) + begin * stored_size(dtype)};
 }
 

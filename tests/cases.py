@@ -32,6 +32,49 @@ def bits_of(values: Tensor) -> Tensor:
     return values.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()])
 
 
+def assert_same_bits(got: Any, want: Any, what: object) -> None:
+    """Shapes, dtypes, strides and bits; a NaN is a NaN, whatever its sign and payload."""
+    for number, (a, b) in enumerate(zip(as_tuple(got), as_tuple(want), strict=True)):
+        assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), (what, number)
+        a, b = a.cpu(), b.cpu()
+        different = (bits_of(a) != bits_of(b)) & ~(a.isnan() & b.isnan())
+        first = different.nonzero()[0].tolist() if different.any() else None
+        assert first is None, f"{what}, result {number}: {int(different.sum())} values differ, the first at {first}"
+
+
+def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Zeros of both signs, NaN, subnormal numbers, norms and steps that overflow, and an infinite radius."""
+    x, terms = tensor(0, 7, d, dtype=torch.float32), tensor(1, 2, 7, d, dtype=torch.float32, low=-1)
+    terms[:, 1] = 0
+    terms[1, 2, 3] = torch.nan
+    terms[:, 3] = 1e25
+    terms[:, 4] = x[4] = -0.0
+    terms[:, 5] *= 1e-39
+    x[5] *= 1e-40
+    direct = torch.zeros_like(x).copysign(torch.tensor(-1.0))
+    for step in ("gradient", "unit", "sign"):
+        for ball in ("linf", "l2"):
+            for radius in (0.0, 0.2, torch.inf):
+                yield "accumulate_descend", (x, x, terms, direct, step, 0.1, ball, radius)
+        for huge in (1e39, 1e30):  # infinite in float32; finite, with an overflowing step
+            yield "accumulate_descend", (x, x, 1e-20 * terms, None, step, huge, "l2", 0.2)
+    yield "accumulate_ascend", (x, terms, direct, 0.1)
+    for kind in ("denoised", "score", "noise"):
+        yield "residual", (x, terms, kind, 0.1, 0, True)
+
+
+def draw_calls(draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Every op with numbers of draws that do not fill a round of the kernels."""
+    x, terms = tensor(1, 3, 77, dtype=torch.float32), tensor(2, draws, 3, 77, dtype=torch.float32, low=-1)
+    for antithetic in (False, True)[: 1 + (draws % 2 == 0)]:
+        yield "noise", (x, draws, 3, antithetic)
+        yield "perturb", (x, 0.4, draws, 3, antithetic)
+        for kind in ("denoised", "score", "noise"):
+            yield "residual", (x, terms, kind, 0.4, 3, antithetic)
+    yield "accumulate_ascend", (x, terms, None, 0.1)
+    yield "accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05)
+
+
 def op_calls(
     shape: tuple[int, ...], image: torch.dtype, network: torch.dtype, draws: int = 4
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -204,6 +204,7 @@ def all_steps(output: Path, work: Path, test_files: Sequence[str]) -> list[Step]
         tests("other tests", "junit-other.xml", ["-m", "not slow", *test_files], 100),
         sanitizer("memcheck", "--leak-check", "no", environment=uncached),
         sanitizer("racecheck"),
+        sanitizer("synccheck"),
         sanitizer("initcheck", environment=uncached),
         python(
             "benchmark",

@@ -21,8 +21,16 @@ WITHOUT_NVCC = "-DCMAKE_CUDA_COMPILER=NOTFOUND"
     ("options", "message", "works"),
     [
         (["-DPURSAMERE_CUDA=OFF"], "CUDA kernels: no (PURSAMERE_CUDA=OFF)", True),
-        ([WITHOUT_NVCC], "CUDA kernels: no, there is no nvcc (PURSAMERE_CUDA=AUTO)", True),
-        (["-DPURSAMERE_CUDA=ON", WITHOUT_NVCC], "PURSAMERE_CUDA=ON needs nvcc: install the CUDA toolkit", False),
+        (
+            [WITHOUT_NVCC],
+            "CUDA kernels: no, no nvcc of CUDA 11.1 or newer was found that works (PURSAMERE_CUDA=AUTO)",
+            True,
+        ),
+        (
+            ["-DPURSAMERE_CUDA=ON", WITHOUT_NVCC],
+            "PURSAMERE_CUDA=ON needs an nvcc that works, of CUDA 11.1 or newer",
+            False,
+        ),
         (["-DPURSAMERE_CUDA=maybe"], "PURSAMERE_CUDA must be AUTO, ON or OFF, got 'MAYBE'", False),
     ],
     ids=["off", "auto", "on", "wrong"],

@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const A difference = value[i] - input[i];
-          value[i] = difference * difference;
+          value[i] = i < count ? difference * difference : A(0);  // an infinite step makes NaN of absent elements
         }
         block.add(distance_squares, kDistanceSquares, value);
       });

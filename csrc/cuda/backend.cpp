@@ -11,29 +11,24 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace pursamere {
 namespace {
 
-void check(cudaError_t error, const char* what) {
+cuda::Device device_of(const torch::stable::Tensor& tensor) {
+  if (!aoti_torch_get_current_cuda_stream) throw std::runtime_error("pursamere: this torch has no CUDA");
+  void* stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) != AOTI_TORCH_SUCCESS)
+    throw std::runtime_error("pursamere: the current CUDA stream is not known");
+  int multiprocessors = 0;
+  const cudaError_t error =
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, tensor.get_device_index());
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("pursamere: ") + what + ": " + cudaGetErrorName(error) + ", " +
-                             cudaGetErrorString(error));
+    throw std::runtime_error(std::string("pursamere: the CUDA device cannot be asked for its size: ") +
+                             cudaGetErrorName(error) + ", " + cudaGetErrorString(error));
   }
+  return {static_cast<cudaStream_t>(stream), multiprocessors};
 }
 
 }  // namespace
 
-CudaBackend::CudaBackend(const torch::stable::Tensor& tensor) : current_(tensor.get_device_index()) {
-  if (!aoti_torch_get_current_cuda_stream) throw std::runtime_error("pursamere: this torch has no CUDA");
-  check(cudaGetDevice(&previous_), "the current CUDA device is not known");
-  if (current_ != previous_) check(cudaSetDevice(current_), "the tensor's CUDA device cannot be made current");
-  void* stream = nullptr;
-  if (aoti_torch_get_current_cuda_stream(current_, &stream) != AOTI_TORCH_SUCCESS)
-    throw std::runtime_error("pursamere: the current CUDA stream is not known");
-  device_.stream = static_cast<cudaStream_t>(stream);
-  check(cudaDeviceGetAttribute(&device_.multiprocessors, cudaDevAttrMultiProcessorCount, current_),
-        "the number of multiprocessors is not known");
-}
-
-CudaBackend::~CudaBackend() {
-  if (current_ != previous_) cudaSetDevice(previous_);
-}
+CudaBackend::CudaBackend(const torch::stable::Tensor& tensor)
+    : Kernels(device_of(tensor)), guard_(tensor.get_device_index()) {}
 
 }  // namespace pursamere

@@ -17,12 +17,12 @@ __device__ __forceinline__ void sum_draws(compute_t<Image> (&sum)[V], const Draw
     for (int i = 0; i < V; ++i) sum[i] = A(0);
   }
   const int64_t stride = p.batch * p.d;
-  constexpr int kDrawsAtOnce = 4;  // reads on their way at the same time
+  // Read once, unless a later pass has to sum again because a half type could not keep the sum.
   for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
     A draw[kDrawsAtOnce][V];
 #pragma unroll
     for (int j = 0; j < kDrawsAtOnce; ++j)
-      load<true>(draw[j], p.per_draw + (k + j) * stride + offset, k + j < p.draws ? count : 0);
+      load<kStoredAsComputed<Image>>(draw[j], p.per_draw + (k + j) * stride + offset, k + j < p.draws ? count : 0);
 #pragma unroll
     for (int j = 0; j < kDrawsAtOnce; ++j) {
       if (k + j >= p.draws) break;  // adding 0 instead would turn -0 into +0

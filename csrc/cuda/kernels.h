@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/device.h"
+#include "cuda/plan.h"
 #include "problems.h"
 
 namespace pursamere::cuda {
@@ -17,5 +18,23 @@ template <class Image, class Network>
 void run(const AccumulateAscend<Image, Network>& problem, const Device& device);
 template <class Image, class Network>
 void run(const AccumulateDescend<Image, Network>& problem, const Device& device);
+
+// What of a backend (csrc/ops.h) does not depend on torch.
+class Kernels {
+ public:
+  explicit Kernels(const Device& device) : device_(device) {}
+
+  int64_t scratch_values(int64_t batch, int64_t d, int sums) const {
+    return cuda::scratch_values(plan_samples(batch, d, device_.multiprocessors), sums);
+  }
+
+  template <class Problem>
+  void run(const Problem& problem) const {
+    cuda::run(problem, device_);
+  }
+
+ private:
+  Device device_;
+};
 
 }  // namespace pursamere::cuda

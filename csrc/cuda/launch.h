@@ -22,13 +22,18 @@ inline int threads_for(int64_t pieces, int most) {
 }
 
 [[noreturn]] inline void fail_launch(cudaError_t error, const Shape& shape) {
-  throw std::runtime_error("pursamere::" + std::string(shape.op) + " on " + std::to_string(shape.draws) +
-                           " draws of [" + std::to_string(shape.batch) + ", " + std::to_string(shape.d) +
-                           "]: the kernel was not launched: " + cudaGetErrorName(error) + ", " +
-                           cudaGetErrorString(error) + " (built for compute capabilities " PURSAMERE_CUDA_ARCHITECTURES ")");
+  std::string message = "pursamere::" + std::string(shape.op) + " on " + std::to_string(shape.draws) + " draws of [" +
+                        std::to_string(shape.batch) + ", " + std::to_string(shape.d) + "]: " + cudaGetErrorName(error) +
+                        ", " + cudaGetErrorString(error);
+  if (error == cudaErrorNoKernelImageForDevice) {
+    message += "; this build has kernels for the architectures " PURSAMERE_CUDA_ARCHITECTURES;
+  } else {
+    message += " (the kernel was not launched, or earlier work on the device had failed)";
+  }
+  throw std::runtime_error(message);
 }
 
-// The status is that of this very launch, not that of earlier work on the device.
+// The status may also be that of earlier work on the device, of anyone's.
 template <class... Parameters, class... Arguments>
 void launch(const Device& device, const Shape& shape, void (*kernel)(Parameters...), int64_t units, int threads,
             const Arguments&... arguments) {

@@ -3,7 +3,7 @@
 // The elements of a sample are worked on chunk by chunk (reduction.h); the threads that share a chunk form a group. Small
 // samples, and all samples of a large batch, have a block each ("alone"), which keeps the chunk sums in shared memory:
 // one launch does everything. Otherwise several blocks share a sample, leave their chunk sums in scratch memory, and the
-// next launch, every block of it for itself, adds them up. The bits are the same either way, since the order of the sum
+// next launch, every warp of it for itself, adds them up. The bits are the same either way, since the order of the sum
 // is.
 #pragma once
 

@@ -7,8 +7,6 @@
 namespace pursamere::cuda {
 namespace {
 
-constexpr int kDrawsAtOnce = 4;  // read before the first of them is written, since the compiler must keep that order
-
 enum Pass { kResiduals, kTotals };
 
 // What the elements [first, first + V) of sample b contribute; `square_sum` is left with sum_k r_k^2.
@@ -19,6 +17,7 @@ __device__ __forceinline__ void residual_vector(const Residual<Image, Network>& 
   const int64_t offset = b * p.d + first, stride = p.batch * p.d;
   A x[V], sum[V] = {};
   load<false>(x, p.x + offset, count);
+  // All of a round is read before the first of it is written, since the compiler must keep that order.
   for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
     A prediction[kDrawsAtOnce][V];
 #pragma unroll

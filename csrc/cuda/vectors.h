@@ -11,6 +11,8 @@ namespace pursamere::cuda {
 template <class Network>
 inline constexpr int kVector = sizeof(Network) == 2 ? 8 : 4;
 
+constexpr int kDrawsAtOnce = 4;  // whose reads are on their way at the same time
+
 __device__ __forceinline__ bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 // The 16-byte accesses and the packing of values into words are written out, since from assignments the compiler made

@@ -1,18 +1,19 @@
 // torch.ops.pursamere_cuda_on_cpu: the ops of torch.ops.pursamere, on CPU tensors, by the CUDA kernels under the stand-in
 // for CUDA in shim/.
-#include "cuda/backend.h"
+#include "cuda/kernels.h"
 #include "ops.h"
 #include "schemas.h"
 
-namespace pursamere {
+namespace {
 
-CudaBackend::CudaBackend(const torch::stable::Tensor&) { device_.multiprocessors = cuda_on_cpu::multiprocessor_count; }
-CudaBackend::~CudaBackend() = default;
+struct Backend : pursamere::cuda::Kernels {
+  explicit Backend(const torch::stable::Tensor&) : Kernels({nullptr, cuda_on_cpu::multiprocessor_count}) {}
+};
 
-}  // namespace pursamere
+}  // namespace
 
 STABLE_TORCH_LIBRARY(pursamere_cuda_on_cpu, m) { pursamere::define_ops(m); }
-STABLE_TORCH_LIBRARY_IMPL(pursamere_cuda_on_cpu, CPU, m) { pursamere::register_ops<pursamere::CudaBackend>(m); }
+STABLE_TORCH_LIBRARY_IMPL(pursamere_cuda_on_cpu, CPU, m) { pursamere::register_ops<Backend>(m); }
 
 extern "C" {
 
