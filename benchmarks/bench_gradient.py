@@ -22,10 +22,10 @@ from torch import nn
 
 import pursamere as ps
 
-BATCH, CHANNELS, SIDE, WIDTH, DRAWS = 1, 3, 32, 32, 8
+BATCH, CHANNELS, SIDE, WIDTH, DRAWS = 1, 3, 32, 48, 8
 STEPS = (5, 40)
 GRADIENTS = ("none", "exact", "straight_through", "unrolled")
-REPEATS = 3
+REPEATS = 2
 
 
 class Network(nn.Module):

@@ -58,6 +58,23 @@ def test_exact_is_unrolled_in_float32(direction, step, norm):
 
 
 @pytest.mark.parametrize("direction", OPTIONS["direction"])
+@pytest.mark.parametrize("kind", ["kernel density", "mixture", "score", "noise"])
+def test_exact_is_unrolled_for_every_kind_of_denoiser(kind, direction):
+    images = tensor(5, 30, 1, 4, 4)
+    denoiser = {
+        "kernel density": lambda: ps.denoisers.KernelDensity(images, 0.2),
+        "mixture": lambda: ps.denoisers.GaussianMixture(images[:3], torch.full((3,), 0.2), torch.ones(3) / 3),
+        "score": lambda: ps.denoisers.from_score(lambda y, sigma: (0.3 - y).tanh() / (sigma**2 + 0.1)),
+        "noise": lambda: ps.denoisers.from_noise_prediction(lambda y, sigma: (y - 0.3).tanh() * sigma),
+    }[kind]()
+    model = make_purifier(denoiser, direction=direction, radius=0.2, steps=4)
+    x = tensor(0, 5, 1, 4, 4)
+    got, want = gradient_of(model, x, "exact"), gradient_of(model, x, "unrolled")
+    assert float((got - want).norm()) <= 1e-9 * float(want.norm())
+    assert float((got - gradient_of(model, x, "identity")).norm()) > 1e-3 * float(want.norm())
+
+
+@pytest.mark.parametrize("direction", OPTIONS["direction"])
 @pytest.mark.parametrize(
     ("step", "norm", "radius"), [("unit", "linf", 0.05), ("gradient", "l2", 0.1), ("unit", "l2", 2.0)]
 )
