@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
-from . import denoisers, functional
+from . import attacks, denoisers, functional
 from .classifier import PurifiedClassifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
@@ -18,6 +18,7 @@ __all__ = [
     "PurifiedClassifier",
     "Purifier",
     "__version__",
+    "attacks",
     "denoisers",
     "expected_reconstruction_error",
     "functional",

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 import pursamere as ps
+from pursamere.attacks.pgd import Model, pgd
 from pursamere.demo import results as names
-from pursamere.demo.attack import Model, pgd
 from pursamere.demo.classifier import predict, train_classifier
 from pursamere.demo.data import Digits, Split, load_digits
 from pursamere.demo.results import Result, outcome, worst_case
@@ -115,7 +114,6 @@ def _attack(demo: Demo, eps: float, bar: Bar) -> None:
     defended = _defended(demo)
 
     def attack(model: Model, attack: str, steps: int, stop_at_success: bool) -> Tensor:
-        generator = torch.Generator().manual_seed(_attack_seed(settings.seed, attack, eps))
         with demo.timed(f"attack {attack}"), bar(steps, f"attack {attack}, eps {eps:.2f}", "step") as advance:
             return pgd(
                 model,
@@ -123,7 +121,7 @@ def _attack(demo: Demo, eps: float, bar: Bar) -> None:
                 labels,
                 eps=eps,
                 steps=steps,
-                generator=generator,
+                seed=_attack_seed(settings.seed, attack, eps),
                 stop_at_success=stop_at_success,
                 progress=advance,
             )

@@ -1,0 +1,85 @@
+"""The sets of images that an attacker may choose from, and how to move in them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_choice, check_images, check_positive
+
+NORMS = ("linf", "l2")
+
+
+class Ball:
+    """The images within ``eps`` of ``center`` [B, C, H, W] in a norm, and within [0, 1]."""
+
+    def __init__(self, norm: str, eps: float, center: Tensor) -> None:
+        self.norm = check_choice("norm", norm, NORMS)
+        self.eps = check_positive("eps", eps)
+        self.center = center
+
+    def rows(self, rows: Tensor) -> Ball:
+        """The balls of some of the samples."""
+        return Ball(self.norm, self.eps, self.center[rows])
+
+    def random(self, generator: torch.Generator) -> Tensor:
+        """Uniform in the ball before the clip to [0, 1]; drawn on the CPU, so the same on every device."""
+        x = self.center
+        if self.norm == "linf":
+            offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 1
+            return self.project(x + self.eps * offset)
+        offset = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        d = max(1, offset[0].numel()) if len(offset) else 1
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device) ** (1 / d)
+        return self.project(x + self.eps * _columns(radius, x) * _unit(offset))
+
+    def step(self, x: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """From ``x`` up the gradient: ``length`` in every pixel for "linf", in L2 length for "l2"."""
+        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+        return self.project(x + length * direction)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The ball first, then the pixel range; that brings no image away from its centre."""
+        if self.norm == "linf":
+            low, high = (self.center - self.eps).clamp(0, 1), (self.center + self.eps).clamp(0, 1)
+            return torch.minimum(torch.maximum(x, low), high)
+        offset = x - self.center
+        shrink = (self.eps / _length(offset).clamp(min=self.eps)).to(x.dtype)
+        return (self.center + _columns(shrink, x) * offset).clamp(0, 1)
+
+
+def check_problem(images: Tensor, labels: Tensor) -> None:
+    """Require images [B, C, H, W] in [0, 1] and a label for each, on the same device."""
+    check_images("images", images)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be an int64 tensor, got {got}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
+    if labels.device != images.device:
+        raise ValueError(f"labels must be on the device of images, {images.device}, got {labels.device}")
+
+
+def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
+    """Run the model and check what it returns."""
+    logits = model(images)  # type: ignore[operator]
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"model must return logits [{len(images)}, classes], got {got}")
+    classes = logits.shape[1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    return logits
+
+
+def _length(offset: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(offset.flatten(1), dim=1)
+
+
+def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
+    return per_sample.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _unit(offset: Tensor) -> Tensor:
+    length = _columns(_length(offset), offset)
+    return torch.where(length > 0, offset / length, 0.0)

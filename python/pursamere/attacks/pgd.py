@@ -1,0 +1,116 @@
+"""Projected gradient descent (Madry et al., ICLR 2018), with random restarts and a step size that falls to zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_choice, check_integer, check_nonnegative
+from pursamere.objective import expected_reconstruction_error
+from pursamere.purifier import Purifier
+
+from ._balls import Ball, check_problem, logits_of
+from .losses import LOSSES, margin
+
+Model = Callable[[Tensor], Tensor]
+
+
+def pgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    norm: str = "linf",
+    loss: str = "margin",
+    restarts: int = 1,
+    seed: int = 0,
+    penalty: Callable[[Tensor], Tensor] | None = None,
+    stop_at_success: bool = True,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
+
+    Ascends the loss from a uniformly random start, by the sign of its gradient for "linf" and by the unit gradient for
+    "l2", with a step size that falls from ``eps / 2`` to 0 along a half cosine. Every iterate of every restart is a
+    legal adversarial image, so for each sample the one with the smallest margin is returned, whatever the loss.
+
+    Args:
+        model: images [N, C, H, W] to logits [N, classes]; rows must not influence one another.
+        images: [B, C, H, W] in [0, 1].
+        labels: [B], int64.
+        eps: radius of the ball in pixel units.
+        steps: gradient steps of each restart, at least 1.
+        norm: "linf" or "l2".
+        loss: "margin", "cross_entropy" or "dlr".
+        restarts: random starts, at least 1.
+        seed: of the starts; the same on every device.
+        penalty: subtracted from the loss, images [N, C, H, W] to [N]: :func:`ere_penalty`.
+        stop_at_success: leave a sample alone once it is misclassified, which saves time and changes no outcome; without
+            it the attack goes on to push the sample deep into a wrong class, so that it transfers better.
+        progress: called with numbers of gradient steps done, ``restarts * steps`` in total.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range, or the model does not return logits.
+    """
+    check_problem(images, labels)
+    check_integer("steps", steps, low=1)
+    check_integer("restarts", restarts, low=1)
+    objective = LOSSES[check_choice("loss", loss, LOSSES)]
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    ball = Ball(norm, eps, images)
+    best, best_margin = images.clone(), torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
+    rows = torch.arange(len(images), device=images.device)  # the samples under attack; ``current`` holds these only
+    for _ in range(restarts):
+        # Drawn for the whole batch: a start does not depend on which samples fell before.
+        current = ball.random(generator)[rows]
+        left = steps
+        for step in range(steps + 1):
+            if len(rows) == 0:
+                break
+            wants_gradient = step < steps
+            current = current.detach().requires_grad_(wants_gradient)
+            with torch.set_grad_enabled(wants_gradient):
+                logits = logits_of(model, current, labels[rows])
+                value = objective(logits, labels[rows])
+                if penalty is not None:
+                    value = value - penalty(current)
+                total = value.sum()  # rows do not influence one another, so its gradient is every row's own
+            found = margin(logits.detach(), labels[rows])
+            better = found < best_margin[rows]
+            best[rows[better]] = current.detach()[better]
+            best_margin[rows[better]] = found[better].to(best_margin.dtype)
+            keep = found >= 0 if stop_at_success else torch.ones_like(better)
+            if wants_gradient:
+                (gradient,) = torch.autograd.grad(total, current)
+                length = 0.25 * eps * (1 + math.cos(math.pi * step / steps))
+                current = ball.rows(rows).step(current.detach(), gradient, length)[keep]
+                left -= 1
+                progress(1)
+            rows = rows[keep]
+        progress(left)
+    return best
+
+
+def ere_penalty(purifier: Purifier, weight: float) -> Callable[[Tensor], Tensor]:
+    """Return the function: ``weight`` times the expected reconstruction error at an image, for :func:`pgd`.
+
+    An attack that also keeps it small looks for adversarial images that the purifier has little reason to move.
+
+    Args:
+        purifier: whose denoiser, sigma and noise are used.
+        weight: at least 0; the ERE is in squared pixel units.
+    """
+    scale = check_nonnegative("weight", weight)
+
+    def penalty(images: Tensor) -> Tensor:
+        size = purifier.micro_batch_on(images.device)
+        ere = expected_reconstruction_error(purifier.denoiser, images, purifier.sigma, purifier.noise, micro_batch=size)
+        return scale * ere
+
+    return penalty

@@ -1,0 +1,57 @@
+"""Random search: the weakest black-box attack, and so a check on the others, which must not find less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_integer
+
+from ._balls import Ball, check_problem, logits_of
+from .losses import margin
+
+
+def random_search(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    queries: int = 100,
+    norm: str = "linf",
+    seed: int = 0,
+) -> Tensor:
+    """Return, of each image and ``queries`` random ones around it, the one with the smallest margin, [B, C, H, W].
+
+    The random images lie on the ball's surface before the clip to [0, 1]: corners for "linf", uniform directions for
+    "l2". No gradient is taken.
+
+    Args:
+        model: images [N, C, H, W] to logits [N, classes].
+        images: [B, C, H, W] in [0, 1].
+        labels: [B], int64.
+        eps: radius of the ball in pixel units.
+        queries: random images for each sample, at least 1.
+        norm: "linf" or "l2".
+        seed: of the random images; the same on every device.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range, or the model does not return logits.
+    """
+    check_problem(images, labels)
+    check_integer("queries", queries, low=1)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    ball = Ball(norm, eps, images)
+    best = images.clone()
+    with torch.no_grad():
+        best_margin = margin(logits_of(model, images, labels), labels)
+        for _ in range(queries):
+            direction = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+            candidate = ball.step(images, direction, eps)
+            found = margin(logits_of(model, candidate, labels), labels)
+            better = found < best_margin
+            best[better], best_margin[better] = candidate[better], found[better]
+    return best
