@@ -248,3 +248,66 @@ def test_a_denoiser_without_a_derivative_is_refused_in_the_backward_pass():
     purified = model(x)
     with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
         purified.sum().backward()
+
+
+def test_the_backward_pass_runs_as_the_forward_pass_did():
+    """Under autocast, although the backward pass is called outside of it."""
+    net = conv_denoiser().net
+    model = make_purifier(lambda y, sigma: y - 0.3 * net(y), steps=3, radius=math.inf)
+    x = tensor(0, 2, 1, 6, 6, dtype=torch.float32)
+    gradients = []
+    for mode in ("exact", "unrolled"):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            purified = model(leaf, gradient=mode)
+        gradients.append(torch.autograd.grad(purified.sum(), leaf)[0])
+    # Both in bfloat16; in float32 the backward pass would be ten times further away.
+    assert float((gradients[0] - gradients[1]).norm()) <= 1e-3 * float(gradients[1].norm())
+
+
+def test_a_denoiser_that_changes_between_the_passes_is_refused():
+    denoiser = conv_denoiser()
+    model = make_purifier(denoiser, steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    purified = model(x)
+    with torch.no_grad():
+        next(denoiser.parameters()).mul_(1.1)
+    with pytest.raises(RuntimeError, match="changed between the forward and backward pass"):
+        purified.sum().backward()
+
+
+class DrawsWhenDifferentiatedTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y, what):
+        ctx.what = what
+        return 0.9 * y
+
+    @staticmethod
+    def backward(ctx, v):
+        return Spoiled.apply(v, ctx.what), None
+
+
+class Spoiled(torch.autograd.Function):
+    """The identity, whose derivative draws a random number or is NaN."""
+
+    @staticmethod
+    def forward(ctx, v, what):
+        ctx.what = what
+        return 0.9 * v
+
+    @staticmethod
+    def backward(ctx, v):
+        return (torch.rand_like(v) if ctx.what == "random" else v * math.nan), None
+
+
+@pytest.mark.parametrize(
+    ("what", "message"), [("random", "drew random numbers"), ("nan", "the gradient through the purifier is NaN")]
+)
+def test_what_goes_wrong_in_the_backward_pass_only_is_noticed(what, message):
+    model = make_purifier(lambda y, sigma: DrawsWhenDifferentiatedTwice.apply(y, what), steps=1, radius=math.inf)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    purified = model(x)
+    before = torch.is_grad_enabled()
+    with pytest.raises(RuntimeError, match=message):
+        purified.sum().backward()
+    assert torch.is_grad_enabled() == before

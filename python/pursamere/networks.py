@@ -43,6 +43,13 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
             raise ValueError(f"x must be on the device of {name}.{path}, {tensor.device}, got {x.device}")
 
 
+def versions(network: object) -> list[int]:
+    """Counters that change when a module's parameters or buffers are changed in place; empty for a function."""
+    if not isinstance(network, nn.Module):
+        return []
+    return [t._version for t in (*network.parameters(), *network.buffers()) if not t.is_inference()]
+
+
 @contextmanager
 def no_random_numbers(device: torch.device) -> Iterator[None]:
     """Raise if the block draws from PyTorch's random state, on the CPU or on ``device``."""

@@ -20,6 +20,12 @@ class PathGradient(torch.autograd.Function):
         """Keep the path; nothing of the network's graph is kept."""
         ctx.save_for_backward(path)
         ctx.pull_back = pull_back
+        kind = x.device.type
+        ctx.autocast = {
+            "device_type": kind,
+            "dtype": torch.get_autocast_dtype(kind),
+            "enabled": torch.is_autocast_enabled(kind),
+        }
         return path[:, -1].clone()
 
     @staticmethod
@@ -27,7 +33,8 @@ class PathGradient(torch.autograd.Function):
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
         """Go back along the path."""
         (path,) = ctx.saved_tensors
-        return ctx.pull_back(path, v), None, None
+        with torch.autocast(**ctx.autocast):  # the steps run again as they ran
+            return ctx.pull_back(path, v), None, None
 
 
 class GradientOf(torch.autograd.Function):

@@ -23,7 +23,13 @@ from ._validation import (
 from .denoisers.protocol import Denoiser, prediction_of
 from .invariance import MODES, RowCheck
 from .micro_batch import default_micro_batch, map_micro_batches
-from .networks import check_evaluation_mode, check_same_device, no_random_numbers, repeatable_algorithms
+from .networks import (
+    check_evaluation_mode,
+    check_same_device,
+    no_random_numbers,
+    repeatable_algorithms,
+    versions,
+)
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 from .path_gradient import GradientOf, PathGradient, pull_back_path, unprojected_step
@@ -131,6 +137,9 @@ class Purifier(nn.Module):
         - "unrolled": PyTorch's automatic differentiation through every step. Equal to "exact", but memory grows with
           the steps; it can be differentiated again, and leaves gradients in the denoiser's parameters too.
 
+        "exact" and "straight_through" run the steps again in the backward pass, so between the passes leave the
+        purifier's attributes and the denoiser as they are.
+
         Raises:
             TypeError: ``x`` is not a floating tensor.
             ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the
@@ -147,7 +156,8 @@ class Purifier(nn.Module):
         result: Tensor
         if gradient in ("exact", "straight_through"):
             path = self._purify(x, self._path)
-            result = PathGradient.apply(x, path, partial(self._pull_back, projected=gradient == "exact"))
+            pull_back = partial(self._pull_back, versions(self.denoiser), projected=gradient == "exact")
+            result = PathGradient.apply(x, path, pull_back)
         else:
             source = x if gradient == "identity" else self._purify(x, self._last, create_graph=True)
             result = GradientOf.apply(source, self._purify(x))
@@ -215,8 +225,13 @@ class Purifier(nn.Module):
             )
         return purified
 
-    def _pull_back(self, path: Tensor, v: Tensor, projected: bool) -> Tensor:
+    def _pull_back(self, versions_before: list[int], path: Tensor, v: Tensor, projected: bool) -> Tensor:
         """Return ``v``, the gradient with respect to x_T, as that with respect to the input; path [B, T + 1, *]."""
+        check_evaluation_mode("denoiser", self.denoiser)
+        if versions(self.denoiser) != versions_before:
+            raise RuntimeError(
+                "the denoiser's parameters or buffers were changed between the forward and backward pass"
+            )
 
         def rows(path: Tensor, v: Tensor) -> tuple[Tensor]:
             # A sign has no derivative, so the network needs none either.
@@ -225,6 +240,10 @@ class Purifier(nn.Module):
 
         with self._in_network(v.device, grad=True):
             (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), path, v)
+        if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
+            raise RuntimeError(
+                "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
+            )
         return gradient
 
     @contextmanager

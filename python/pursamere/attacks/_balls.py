@@ -67,9 +67,14 @@ def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model must return logits [{len(images)}, classes], got {got}")
     classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"model must tell at least 2 classes apart, got {classes}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
-    return logits
+    if not bool(torch.isfinite(logits.detach()).all()):
+        # A margin that is NaN is neither a success nor a failure, and would pass for a robust sample.
+        raise RuntimeError("model returned NaN or infinity")
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _length(offset: Tensor) -> Tensor:
@@ -81,5 +86,7 @@ def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def _unit(offset: Tensor) -> Tensor:
-    length = _columns(_length(offset), offset)
-    return torch.where(length > 0, offset / length, 0.0)
+    """Every sample divided by its L2 norm; 0 where it is 0. Scaled first, since squares of small numbers are lost."""
+    largest = _columns(offset.flatten(1).abs().amax(dim=1), offset) if offset.numel() else offset
+    scaled = torch.where(largest > 0, offset / largest, 0.0)
+    return torch.where(largest > 0, scaled / _columns(_length(scaled), scaled), 0.0)

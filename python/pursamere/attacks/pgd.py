@@ -18,6 +18,7 @@ from .losses import LOSSES, margin
 Model = Callable[[Tensor], Tensor]
 
 
+@torch.inference_mode(False)
 def pgd(
     model: Model,
     images: Tensor,
@@ -36,8 +37,10 @@ def pgd(
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
     Ascends the loss from a uniformly random start, by the sign of its gradient for "linf" and by the unit gradient for
-    "l2", with a step size that falls from ``eps / 2`` to 0 along a half cosine. Every iterate of every restart is a
-    legal adversarial image, so for each sample the one with the smallest margin is returned, whatever the loss.
+    "l2", with a step size that falls from ``eps / 2`` (more for less than 7 steps, so that the whole ball can be
+    reached) to 0 along a half cosine. Every iterate of every restart is a legal adversarial image, so for each sample
+    the one with the smallest margin is returned, whatever the loss, or with ``stop_at_success`` the first that is
+    misclassified. An image that is misclassified as it is counts as found.
 
     Args:
         model: images [N, C, H, W] to logits [N, classes]; rows must not influence one another.
@@ -50,22 +53,30 @@ def pgd(
         restarts: random starts, at least 1.
         seed: of the starts; the same on every device.
         penalty: subtracted from the loss, images [N, C, H, W] to [N]: :func:`ere_penalty`.
-        stop_at_success: leave a sample alone once it is misclassified, which saves time and changes no outcome; without
-            it the attack goes on to push the sample deep into a wrong class, so that it transfers better.
+        stop_at_success: leave a sample alone once it is misclassified, which saves time and, if rows do not influence
+            one another, changes no outcome; without it the attack goes on to push the sample deep into a wrong class,
+            so that it transfers better.
         progress: called with numbers of gradient steps done, ``restarts * steps`` in total.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range, or the model does not return logits.
+        ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
+        RuntimeError: logits or gradients are NaN or infinite: the attack would be blind, and the sample look robust.
     """
     check_problem(images, labels)
+    images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     objective = LOSSES[check_choice("loss", loss, LOSSES)]
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
-    best, best_margin = images.clone(), torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
+    first_length = 0.5 * eps * max(1.0, 8 / (steps + 1))
+    with torch.no_grad():
+        clean = margin(logits_of(model, images, labels), labels)
+    best, best_margin = images.clone(), torch.where(clean < 0, clean, math.inf)
     rows = torch.arange(len(images), device=images.device)  # the samples under attack; ``current`` holds these only
+    if stop_at_success:
+        rows = rows[clean >= 0]
     for _ in range(restarts):
         # Drawn for the whole batch: a start does not depend on which samples fell before.
         current = ball.random(generator)[rows]
@@ -79,7 +90,7 @@ def pgd(
                 logits = logits_of(model, current, labels[rows])
                 value = objective(logits, labels[rows])
                 if penalty is not None:
-                    value = value - penalty(current)
+                    value = value - _checked(penalty(current), value)
                 total = value.sum()  # rows do not influence one another, so its gradient is every row's own
             found = margin(logits.detach(), labels[rows])
             better = found < best_margin[rows]
@@ -87,14 +98,29 @@ def pgd(
             best_margin[rows[better]] = found[better].to(best_margin.dtype)
             keep = found >= 0 if stop_at_success else torch.ones_like(better)
             if wants_gradient:
-                (gradient,) = torch.autograd.grad(total, current)
-                length = 0.25 * eps * (1 + math.cos(math.pi * step / steps))
+                gradient = _gradient(total, current)
+                length = 0.5 * first_length * (1 + math.cos(math.pi * step / steps))
                 current = ball.rows(rows).step(current.detach(), gradient, length)[keep]
                 left -= 1
                 progress(1)
             rows = rows[keep]
         progress(left)
     return best
+
+
+def _checked(penalty: Tensor, value: Tensor) -> Tensor:
+    if penalty.shape != value.shape:
+        raise ValueError(f"penalty must return shape {tuple(value.shape)}, got {tuple(penalty.shape)}")
+    return penalty
+
+
+def _gradient(total: Tensor, images: Tensor) -> Tensor:
+    if not total.requires_grad:
+        raise ValueError("model must be differentiable in its input, but its result has no gradient")
+    (gradient,) = torch.autograd.grad(total, images)
+    if not bool(torch.isfinite(gradient).all()):
+        raise RuntimeError("the gradient of the model is NaN or infinite")
+    return gradient
 
 
 def ere_penalty(purifier: Purifier, weight: float) -> Callable[[Tensor], Tensor]:

@@ -40,12 +40,13 @@ def random_search(
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: an argument out of its range, or the model does not return logits.
+        RuntimeError: logits are NaN or infinite.
     """
     check_problem(images, labels)
     check_integer("queries", queries, low=1)
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
-    best = images.clone()
+    best = images.detach().clone()
     with torch.no_grad():
         best_margin = margin(logits_of(model, images, labels), labels)
         for _ in range(queries):
