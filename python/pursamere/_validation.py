@@ -23,6 +23,10 @@ REBUILD_WITH_CUDA = (
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class NotFiniteError(RuntimeError):
+    """Images, logits or gradients are NaN or infinite where a number was needed."""
+
+
 def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bool = True) -> Tensor:
     """Return ``value`` if it is a tensor of the given rank and, unless ``floating`` is False, of a floating dtype."""
     if not isinstance(value, Tensor):

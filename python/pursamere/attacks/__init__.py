@@ -6,16 +6,32 @@ is judged by running any model on them, also another than the one attacked (tran
 per sample over several.
 """
 
-from .losses import LOSSES, cross_entropy, difference_of_logits_ratio, margin
+from .apgd import apgd
+from .autoattack import autoattack, square
+from .losses import (
+    LOSSES,
+    TARGETED_DLR,
+    cross_entropy,
+    difference_of_logits_ratio,
+    margin,
+    targeted_difference_of_logits_ratio,
+)
 from .pgd import ere_penalty, pgd
 from .random_search import random_search
+from .transfer import transfer
 
 __all__ = [
     "LOSSES",
+    "TARGETED_DLR",
+    "apgd",
+    "autoattack",
     "cross_entropy",
     "difference_of_logits_ratio",
     "ere_penalty",
     "margin",
     "pgd",
     "random_search",
+    "square",
+    "targeted_difference_of_logits_ratio",
+    "transfer",
 ]

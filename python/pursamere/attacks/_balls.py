@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pursamere._validation import check_choice, check_images, check_positive
+from pursamere._validation import NotFiniteError, check_choice, check_images, check_positive
 
 NORMS = ("linf", "l2")
 
@@ -73,7 +73,7 @@ def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
     if not bool(torch.isfinite(logits.detach()).all()):
         # A margin that is NaN is neither a success nor a failure, and would pass for a robust sample.
-        raise RuntimeError("model returned NaN or infinity")
+        raise NotFiniteError("model returned NaN or infinity")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 

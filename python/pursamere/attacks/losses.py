@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,9 +38,42 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     return -margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
+def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The targeted DLR loss of Croce and Hein (ICML 2020), [B]: largest where the class ``targets`` [B] wins.
+
+    Minus the true class's logit less the target's, over the gap between the first and the mean of third and fourth.
+
+    Raises:
+        ValueError: there are fewer than four classes.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(f"the targeted DLR loss needs at least 4 classes, got {logits.shape[1]}")
+    largest = logits.topk(4, dim=1).values
+    true, target = (logits.gather(1, classes[:, None]).squeeze(1) for classes in (labels, targets))
+    return (target - true) / (largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + 1e-12)
+
+
+def likeliest_wrong_class(logits: Tensor, labels: Tensor, rank: int) -> Tensor:
+    """The class [B] with the largest logit but the true one for ``rank`` 0, the next for 1, and so on, cyclically."""
+    wrong = logits.scatter(1, labels[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)
+    return wrong[:, rank % (logits.shape[1] - 1)]
+
+
 def negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the margin, [B]."""
     return -margin(logits, labels)
 
 
 LOSSES = {"margin": negative_margin, "cross_entropy": cross_entropy, "dlr": difference_of_logits_ratio}
+TARGETED_DLR = "targeted_dlr"
+
+
+def loss_of_restart(name: str, clean_logits: Tensor, labels: Tensor, restart: int) -> Callable[..., Tensor]:
+    """The function of (logits, rows) that a restart ascends, ``rows`` being the samples that the logits are of.
+
+    For "targeted_dlr" every restart aims at the next likely wrong class of the images as they are.
+    """
+    if name != TARGETED_DLR:
+        return lambda logits, rows: LOSSES[name](logits, labels[rows])
+    targets = likeliest_wrong_class(clean_logits, labels, restart)
+    return lambda logits, rows: targeted_difference_of_logits_ratio(logits, labels[rows], targets[rows])

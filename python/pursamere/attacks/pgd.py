@@ -8,14 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pursamere._validation import check_choice, check_integer, check_nonnegative
+from pursamere._validation import NotFiniteError, check_choice, check_integer, check_nonnegative
 from pursamere.objective import expected_reconstruction_error
 from pursamere.purifier import Purifier
 
 from ._balls import Ball, check_problem, logits_of
-from .losses import LOSSES, margin
+from .losses import LOSSES, TARGETED_DLR, loss_of_restart, margin
 
 Model = Callable[[Tensor], Tensor]
+Observer = Callable[[Tensor, Tensor | None], None]
+"""Called after every evaluation of the model with the smallest margin so far of every sample, [B], infinite where the
+attack has not looked yet, and the gradients of the samples still under attack, [n, C, H, W], if they were taken."""
 
 
 @torch.inference_mode(False)
@@ -33,6 +36,7 @@ def pgd(
     penalty: Callable[[Tensor], Tensor] | None = None,
     stop_at_success: bool = True,
     progress: Callable[[int], None] = lambda _: None,
+    observe: Observer = lambda *_: None,
 ) -> Tensor:
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
@@ -49,7 +53,8 @@ def pgd(
         eps: radius of the ball in pixel units.
         steps: gradient steps of each restart, at least 1.
         norm: "linf" or "l2".
-        loss: "margin", "cross_entropy" or "dlr".
+        loss: "margin", "cross_entropy", "dlr", or "targeted_dlr", with which every restart aims at another class, the
+            likeliest wrong one first.
         restarts: random starts, at least 1.
         seed: of the starts; the same on every device.
         penalty: subtracted from the loss, images [N, C, H, W] to [N]: :func:`ere_penalty`.
@@ -57,6 +62,7 @@ def pgd(
             one another, changes no outcome; without it the attack goes on to push the sample deep into a wrong class,
             so that it transfers better.
         progress: called with numbers of gradient steps done, ``restarts * steps`` in total.
+        observe: sees what the attack has reached after every evaluation of the model, ``steps + 1`` in a restart.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -67,17 +73,19 @@ def pgd(
     images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
-    objective = LOSSES[check_choice("loss", loss, LOSSES)]
+    check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
     first_length = 0.5 * eps * max(1.0, 8 / (steps + 1))
     with torch.no_grad():
-        clean = margin(logits_of(model, images, labels), labels)
+        clean_logits = logits_of(model, images, labels)
+        clean = margin(clean_logits, labels)
     best, best_margin = images.clone(), torch.where(clean < 0, clean, math.inf)
     rows = torch.arange(len(images), device=images.device)  # the samples under attack; ``current`` holds these only
     if stop_at_success:
         rows = rows[clean >= 0]
-    for _ in range(restarts):
+    for restart in range(restarts):
+        objective = loss_of_restart(loss, clean_logits, labels, restart)
         # Drawn for the whole batch: a start does not depend on which samples fell before.
         current = ball.random(generator)[rows]
         left = steps
@@ -88,7 +96,7 @@ def pgd(
             current = current.detach().requires_grad_(wants_gradient)
             with torch.set_grad_enabled(wants_gradient):
                 logits = logits_of(model, current, labels[rows])
-                value = objective(logits, labels[rows])
+                value = objective(logits, rows)
                 if penalty is not None:
                     value = value - _checked(penalty(current), value)
                 total = value.sum()  # rows do not influence one another, so its gradient is every row's own
@@ -97,8 +105,9 @@ def pgd(
             best[rows[better]] = current.detach()[better]
             best_margin[rows[better]] = found[better].to(best_margin.dtype)
             keep = found >= 0 if stop_at_success else torch.ones_like(better)
-            if wants_gradient:
-                gradient = _gradient(total, current)
+            gradient = _gradient(total, current) if wants_gradient else None
+            observe(best_margin, gradient)
+            if gradient is not None:
                 length = 0.5 * first_length * (1 + math.cos(math.pi * step / steps))
                 current = ball.rows(rows).step(current.detach(), gradient, length)[keep]
                 left -= 1
@@ -119,7 +128,7 @@ def _gradient(total: Tensor, images: Tensor) -> Tensor:
         raise ValueError("model must be differentiable in its input, but its result has no gradient")
     (gradient,) = torch.autograd.grad(total, images)
     if not bool(torch.isfinite(gradient).all()):
-        raise RuntimeError("the gradient of the model is NaN or infinite")
+        raise NotFiniteError("the gradient of the model is NaN or infinite")
     return gradient
 
 

@@ -1,0 +1,138 @@
+"""Auto-PGD (Croce and Hein, ICML 2020), by the package pyautoattack."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import NotFiniteError, check_choice, check_integer
+
+from ._balls import Ball, check_problem, logits_of
+from ._pyautoattack import NORMS, as_float32, caller_undisturbed, package
+from .losses import LOSSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
+from .pgd import Model, Observer
+
+_NAMES = {"cross_entropy": "ce", "dlr": "dlr", "margin": "dlr", TARGETED_DLR: "dlr-targeted"}
+
+
+def apgd(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    norm: str = "linf",
+    loss: str = "cross_entropy",
+    restarts: int = 1,
+    seed: int = 0,
+    stop_at_success: bool = True,
+    progress: Callable[[int], None] = lambda _: None,
+    observe: Observer = lambda *_: None,
+) -> Tensor:
+    """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
+
+    PGD with momentum whose step size halves where the loss no longer rises. The steps are pyautoattack's (the extra
+    ``evaluation``), in float32; the random starts, what is kept and when a sample is left alone are as in :func:`pgd`,
+    as are the arguments, but for ``steps``: the model is differentiated ``steps + 1`` times in a restart.
+
+    Raises:
+        CommandError: pyautoattack is not installed.
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
+        RuntimeError: logits or gradients are NaN or infinite.
+    """
+    check_problem(images, labels)
+    check_integer("steps", steps, low=1)
+    check_integer("restarts", restarts, low=1)
+    check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
+    ball = Ball(norm, eps, images.detach())
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    module = package("autopgd_base")
+    with torch.no_grad():
+        clean_logits = logits_of(model, images, labels)
+    classes = clean_logits.shape[1]
+    if classes < (needed := {"dlr": 3, TARGETED_DLR: 4}.get(loss, 2)):
+        raise ValueError(f"loss={loss!r} needs at least {needed} classes, got {classes}")
+    seen = _Seen(model, ball, labels, margin(clean_logits, labels), stop_at_success, observe)
+    with caller_undisturbed(model):
+        for restart in range(restarts):
+            # Drawn for the whole batch: a start does not depend on which samples fell before.
+            start = ball.random(generator)
+            rows = seen.rows = seen.left()
+            seen.progress = progress
+            if len(rows) == 0:
+                progress(steps)
+                continue
+            kind = module.APGDAttack_targeted if loss == TARGETED_DLR else module.APGDAttack
+            attack = kind(seen, n_iter=steps, norm=NORMS[norm], eps=float(eps), device=images.device)
+            attack.loss = _NAMES[loss]
+            if loss == "margin":  # the package has no such loss; its DLR loss is one function of (logits, labels)
+                attack.dlr_loss = negative_margin
+            if loss == TARGETED_DLR:
+                attack.y_target = likeliest_wrong_class(clean_logits, labels, restart)[rows]
+            # It would tell of zero gradients, which are those of the samples that are left alone.
+            attack.logger = logging.Logger("pursamere.apgd", logging.CRITICAL)
+            attack.init_hyperparam(images)
+            seen.calls = 0
+            try:
+                attack.attack_single_run(as_float32(images[rows]), labels[rows].clone(), as_float32(start[rows]))
+            except _AllFound:
+                progress(steps + 1 - seen.calls)
+    return seen.best
+
+
+class _AllFound(Exception):  # noqa: N818 (it is no error)
+    """Ends a run of the package, which goes on when every sample is misclassified."""
+
+
+class _Seen:
+    """The model as the package sees it; of each sample it keeps the image of the smallest margin.
+
+    With ``stop_at_success`` the model no longer runs on samples that are misclassified. Their logits are zero then,
+    and so are the gradients, which moves no other sample.
+    """
+
+    def __init__(
+        self, model: Model, ball: Ball, labels: Tensor, clean: Tensor, stop_at_success: bool, observe: Observer
+    ) -> None:
+        self.model, self.ball, self.labels, self.observe = model, ball, labels, observe
+        self.stop_at_success = stop_at_success
+        self.best = ball.center.clone()
+        self.best_margin = torch.where(clean < 0, clean, math.inf)
+        self.rows = self.left()
+        self.calls = 0
+        self.progress: Callable[[int], None] = lambda _: None
+
+    def left(self) -> Tensor:
+        """The samples to attack."""
+        everything = torch.arange(len(self.labels), device=self.labels.device)
+        return everything[self.best_margin >= 0] if self.stop_at_success else everything
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of ``x``, images of the samples ``rows``."""
+        if not bool(torch.isfinite(x.detach()).all()):
+            raise NotFiniteError("the gradient of the model is NaN or infinite")
+        here = (self.best_margin[self.rows] >= 0).nonzero().squeeze(1) if self.stop_at_success else None
+        if here is not None and len(here) == 0:
+            raise _AllFound
+        rows = self.rows if here is None else self.rows[here]
+        # The package's last bits may leave the ball.
+        images = self.ball.rows(rows).project((x if here is None else x[here]).to(self.ball.center.dtype))
+        logits = logits_of(self.model, images, self.labels[rows])
+        found = margin(logits.detach(), self.labels[rows])
+        better = found < self.best_margin[rows]
+        self.best[rows[better]] = images.detach()[better]
+        self.best_margin[rows[better]] = found[better].to(self.best_margin.dtype)
+        self.observe(self.best_margin, None)
+        if self.calls:  # the first call is the start, from which no step has been taken
+            self.progress(1)
+        self.calls += 1
+        logits = logits.to(x.dtype)
+        if here is None:
+            return logits
+        return torch.zeros(len(x), logits.shape[1], dtype=x.dtype, device=x.device).index_put((here,), logits)

@@ -1,0 +1,41 @@
+"""Refuse to evaluate a model whose logits change from call to call, or with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_SAMPLES = 16
+
+
+@torch.no_grad()
+def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    """Require that logits are the same bits over reruns, batch sizes and permutations of (up to 16) images.
+
+    Raises:
+        RuntimeError: they are not; the message shows the first two logits that differ.
+    """
+    images = images[:_SAMPLES]
+    count = len(images)
+    expected = model(images)
+    _require_equal("in a second call", expected, model(images))
+    _require_equal("one by one", expected, torch.cat([model(image[None]) for image in images]))
+    back = torch.arange(count - 1, -1, -1, device=images.device)
+    _require_equal("in reversed order", expected, model(images[back])[back])
+    half = max(1, count // 3)
+    _require_equal("in batches of another size", expected, torch.cat([model(part) for part in images.split(half)]))
+
+
+def _require_equal(how: str, expected: Tensor, got: Tensor) -> None:
+    different = (expected != got) & ~(expected.isnan() & got.isnan())
+    if not bool(different.any()):
+        return
+    sample, logit = (int(i) for i in different.nonzero()[0])
+    first, second = float(expected[sample, logit]), float(got[sample, logit])
+    raise RuntimeError(
+        f"model must be deterministic: logit {logit} of sample {sample} was {first!r}, and {second!r} {how}; "
+        "an evaluation needs the same logits in every call and in every batch (call .eval(); where rounding depends on "
+        "the batch, micro_batch=1)"
+    )

@@ -1,0 +1,25 @@
+"""What a result may depend on beside its configuration."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from pursamere._validation import check_integer
+from pursamere.cli.info import package_version, versions
+
+_PACKAGES = ("pyautoattack", "safetensors", "scikit-learn")
+
+
+def describe_environment(device: torch.device, threads: int | None) -> dict[str, Any]:
+    """Versions, machine and the number of CPU threads, as values for JSON."""
+    count = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
+    return {
+        "versions": {**versions(), **{name: package_version(name) for name in _PACKAGES}},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": count,
+    }

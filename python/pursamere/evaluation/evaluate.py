@@ -1,0 +1,240 @@
+"""Run the protocol on a model and a dataset, into a folder that a killed run goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_choice, check_images, check_integer, check_positive
+from pursamere.attacks._balls import check_problem, logits_of
+from pursamere.evaluation.determinism import check_deterministic
+from pursamere.evaluation.environment import describe_environment
+from pursamere.evaluation.folder import RunFolder
+from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack, Protocol, sweep_radii
+from pursamere.evaluation.summary import Result, summarize, write_summary
+from pursamere.evaluation.target import Model, Target
+from pursamere.evaluation.units import Unit, run_unit
+
+_FORMAT = 1
+# What a step of an attack costs beside one of the exact gradient, for the estimate of the time left.
+_COST = {"identity": 0.3, "square": 0.25, "random_search": 0.25, "none": 0.25}
+
+Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All units of a run, chunk by chunk, and what is not run and why."""
+
+    chunks: list[list[Unit]]
+    skipped: dict[str, str]
+
+
+def evaluate(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    folder: str | Path,
+    eps: float | Iterable[float],
+    norm: str = "linf",
+    preset: str | Protocol = "standard",
+    seed: int = 0,
+    chunk: int = 128,
+    micro_batch: int = 32,
+    threads: int | None = None,
+    shard: tuple[int, int] | None = None,
+    data: str = "",
+    keep_adversarial: bool = True,
+    bar: Bar = lambda total, description: nullcontext(lambda _: None),
+) -> Result | None:
+    """Attack a model with everything a protocol has, and return per-sample outcomes, worst case and masking checks.
+
+    Whatever was finished is in ``folder``: the same call goes on where a killed one was, and ends with the same bytes
+    of ``outcomes.csv``. Several processes may share a run, each with a ``shard``; under ``torchrun`` it is taken from
+    the environment (``RANK`` and ``WORLD_SIZE``). The process that finds all units done writes the results.
+
+    Args:
+        model: a :class:`pursamere.PurifiedClassifier` in evaluation mode, attacked through every gradient it has; or
+            any callable from images [N, C, H, W] to logits [N, classes], attacked through its own.
+        images: [B, C, H, W] in [0, 1], at least one, on the device to work on.
+        labels: [B], int64.
+        folder: made if it is not there; one that holds a run of another configuration is refused.
+        eps: radius or radii of the attacks, in pixel units.
+        norm: "linf" or "l2".
+        preset: "quick", "standard", "full", or a :class:`Protocol`.
+        seed: of the attacks' random starts.
+        chunk: samples attacked together; part of what defines a run.
+        micro_batch: batch size of models that are no ``PurifiedClassifier``.
+        threads: CPU threads while it runs, by default what PyTorch has; a run that is gone on with, or shared, keeps
+            those it began with, since last bits may depend on them.
+        shard: (i, n): run the chunks whose number is i modulo n, i in [0, n).
+        data: what the images are, for the report.
+        keep_adversarial: keep the adversarial images as safetensors files.
+        bar: ``bar(total, description)`` shows a progress bar, and its block gets a function that advances it.
+
+    Returns:
+        The result, or ``None`` where other processes' units are still missing.
+
+    Raises:
+        CommandError: a package of the extra ``evaluation`` is not installed.
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range, or ``folder`` holds another run.
+        RuntimeError: the model is not deterministic; the message shows two logits that differ.
+    """
+    target = Target(model, check_integer("micro_batch", micro_batch, low=1))
+    check_problem(check_images("images", images), labels)
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image, got none")
+    images, labels = images.detach(), labels.detach()
+    radii = tuple(check_positive("eps", e) for e in ([eps] if isinstance(eps, int | float) else eps))
+    if not radii or len(set(radii)) < len(radii):
+        raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
+    check_choice("norm", norm, ("linf", "l2"))
+    protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
+    check_integer("seed", seed, low=0)
+    check_integer("chunk", chunk, low=1)
+    number, count = _shard(shard)
+    with torch.no_grad():
+        target.reset(seed)
+        classes = logits_of(target.model, images[:1], labels[:1]).shape[1]
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    config = {
+        "format": _FORMAT,
+        "data": {"name": data, "sha256": _sha256(images, labels), "samples": len(images)},
+        "model": {"description": repr(model) if isinstance(model, torch.nn.Module) else type(model).__qualname__,
+                  "sha256": target.sha256(), "random": target.is_random},
+        "norm": norm, "eps": list(radii), "seed": seed, "chunk": chunk, "micro_batch": micro_batch,
+        "protocol": {"name": protocol.name, "left_out": protocol.left_out,
+                     "attacks": [asdict(attack) for attack in protocol.attacks]},
+    }  # fmt: skip
+    run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
+    with _threads(run.environment["threads"]):
+        if not target.is_random:
+            check_deterministic(target.model, images)
+        plan = _plan(protocol, target, radii, norm, len(images), chunk, classes)
+        mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
+        total = sum(_cost(unit) for units in mine for unit in units)
+        with bar(total, f"{protocol.name} evaluation") as advance:
+            for units in mine:
+                _run_chunk(run, target, units, images, labels, norm, seed, keep_adversarial, advance)
+        missing = sum(not run.is_done(unit) for units in plan.chunks for unit in units)
+        if missing:
+            return None
+        units = [unit for units in plan.chunks for unit in units]
+        result = summarize(run, units, labels, radii, norm, plan.skipped, target, images)
+    write_summary(run, result)
+    return result
+
+
+def _run_chunk(
+    run: RunFolder,
+    target: Target,
+    units: list[Unit],
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    seed: int,
+    keep_adversarial: bool,
+    advance: Callable[[int], None],
+) -> None:
+    """Run what is missing of a chunk, in order: who survives decides whom later attacks look at."""
+    rows = slice(units[0].rows.start, units[0].rows.stop)
+    part, answers = images[rows], labels[rows]
+    survivors: dict[float, Tensor] = {}
+    clean = torch.ones(len(answers), dtype=torch.bool, device=images.device)
+    for unit in units:
+        alive = survivors.setdefault(unit.eps, clean.clone())
+        if run.is_done(unit):
+            outcome = run.load(unit)
+            advance(_cost(unit))
+        else:
+            scale = _cost(unit) / (unit.attack.steps * unit.attack.restarts)
+            done = 0.0
+
+            def progress(steps: int, scale: float = scale) -> None:
+                nonlocal done
+                before, done = int(done), done + steps * scale
+                advance(int(done) - before)
+
+            outcome, adversarial = run_unit(target, unit, part, answers, alive, norm=norm, seed=seed, progress=progress)
+            run.save(unit, outcome, adversarial if keep_adversarial and unit.attack.name != CLEAN else None)
+        correct = torch.tensor(outcome.correct, device=images.device)
+        if unit.attack.name == CLEAN:
+            clean &= correct
+        elif not unit.attack.sweep:
+            alive &= correct
+
+
+def _plan(
+    protocol: Protocol, target: Target, radii: tuple[float, ...], norm: str, samples: int, chunk: int, classes: int
+) -> _Plan:
+    skipped: dict[str, str] = {}
+    attacks: list[Attack] = []
+    for attack in protocol.attacks:
+        reason = target.reason_against(attack, classes)
+        if reason is None:
+            attacks.append(attack)
+        else:
+            skipped[attack.name] = reason
+    main = [(attack, radius) for radius in radii for attack in attacks if attack.name != CLEAN and not attack.sweep]
+    sweep = [(attack, radius) for attack in attacks if attack.sweep for radius in sweep_radii(norm, radii)]
+    clean = [(attack, 0.0) for attack in attacks if attack.name == CLEAN]
+    chunks = []
+    for number, first in enumerate(range(0, samples, chunk)):
+        rows = range(first, min(first + chunk, samples))
+        chunks.append(
+            [
+                Unit(attack, radius, number, rows)
+                for attack, radius in (*clean, *main, *sweep)
+                if attack.samples is None or first < attack.samples
+            ]
+        )
+    return _Plan(chunks, skipped)
+
+
+def _cost(unit: Unit) -> int:
+    """For the progress bar: roughly evaluations of the exact gradient."""
+    attack = unit.attack
+    samples = len(unit.rows) if attack.samples is None else min(len(unit.rows), attack.samples)
+    share = _COST.get(attack.kind, _COST.get(attack.gradient, 1.0)) * (0.6 if attack.survivors_only else 1.0)
+    return max(1, round(samples * attack.steps * attack.restarts * share))
+
+
+def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
+    if shard is None:
+        shard = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    number, count = shard
+    check_integer("shard's count", count, low=1)
+    check_integer("shard's number", number, low=0, high=count - 1)
+    return number, count
+
+
+@contextmanager
+def _threads(count: int) -> Any:
+    before = torch.get_num_threads()
+    if count != before:
+        warnings.warn(f"evaluating with {count} CPU threads, as the run began (PyTorch has {before})", stacklevel=3)
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _sha256(images: Tensor, labels: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in (images, labels):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

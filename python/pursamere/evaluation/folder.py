@@ -1,0 +1,129 @@
+"""A run's folder: what was asked for, what every unit found, and how a run that was killed goes on.
+
+config.json          what defines the run; another configuration is refused
+environment.json     versions and machine of the process that began it
+units/*.json         the outcomes of a unit; a unit is done when its file is there
+adversarial/*.safetensors   its adversarial images, by position among the samples
+outcomes.csv, summary.json, report.md, report.html, *.png   written when all units are done
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pursamere._files import write_bytes
+from pursamere.cli.extras import require
+from pursamere.evaluation.units import Outcome, Unit
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder, made if it is not there.
+        config: what defines the run, values for JSON.
+        environment: versions and machine, for the record.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration, or something else.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self._safetensors = require("safetensors.torch", extra="evaluation")
+        config = json.loads(json.dumps(config))
+        file = self.path / "config.json"
+        if not file.exists():
+            if self.path.exists() and any(p for p in self.path.iterdir() if p.suffix != ".tmp"):
+                raise ValueError(
+                    f"folder {self.path} is not empty and holds no run (no config.json): choose another one"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_new(file, config)
+        found = _read_json(file)
+        difference = _first_difference(config, found)
+        if difference is not None:
+            key, asked, there = difference
+            raise ValueError(
+                f"folder {self.path} holds a run of another configuration: {key} is {_short(there)} there, and "
+                f"{_short(asked)} was asked for; choose another folder"
+            )
+        self.config = config
+        for name in ("units", "adversarial"):
+            (self.path / name).mkdir(exist_ok=True)
+        if not (self.path / "environment.json").exists():
+            _write_new(self.path / "environment.json", environment)
+        self.environment = _read_json(self.path / "environment.json")
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether a unit has been run."""
+        return self._unit_file(unit).exists()
+
+    def save(self, unit: Unit, outcome: Outcome, adversarial: Tensor | None) -> None:
+        """Keep a unit; its JSON file comes last, and is there whole or not at all."""
+        if adversarial is not None:
+            content = self._safetensors.save({"images": adversarial.detach().cpu().contiguous()})
+            write_bytes(self.path / "adversarial" / f"{unit.name}.safetensors", content, overwrite=True)
+        write_bytes(self._unit_file(unit), _json(outcome.to_json()), overwrite=True)
+
+    def load(self, unit: Unit) -> Outcome:
+        """The outcome of a unit that is done."""
+        return Outcome(**_read_json(self._unit_file(unit)))
+
+    def adversarial(self, unit: Unit) -> Tensor:
+        """The adversarial images of a unit that is done, [n, C, H, W]."""
+        images: Tensor = self._safetensors.load_file(self.path / "adversarial" / f"{unit.name}.safetensors")["images"]
+        return images
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one of the files that tell the result."""
+        write_bytes(self.path / name, content, overwrite=True)
+
+    def _unit_file(self, unit: Unit) -> Path:
+        return self.path / "units" / f"{unit.name}.json"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _write_new(file: Path, value: Any) -> None:
+    """Write a file unless another process of the same run has just done so."""
+    try:
+        write_bytes(file, _json(value), overwrite=False)
+    except FileExistsError:
+        return
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The path of the first value that differs, and both values."""
+    if isinstance(asked, dict) and isinstance(there, dict):
+        for name in sorted({*asked, *there}):
+            path = f"{key}.{name}" if key else name
+            difference = _first_difference(asked.get(name), there.get(name), path)
+            if difference is not None:
+                return difference
+        return None
+    if isinstance(asked, list) and isinstance(there, list) and len(asked) == len(there):
+        for number, (one, other) in enumerate(zip(asked, there, strict=True)):
+            difference = _first_difference(one, other, f"{key}[{number}]")
+            if difference is not None:
+                return difference
+        return None
+    return None if asked == there else (key or "it", asked, there)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,146 @@
+"""What is under attack: the model as it is judged, and the forms in which attacks see it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pursamere.attacks import TARGETED_DLR
+from pursamere.classifier import PurifiedClassifier
+from pursamere.evaluation.protocol import Attack
+from pursamere.micro_batch import map_micro_batches
+from pursamere.noise import GaussianNoise
+from pursamere.purifier import Purifier as IterativePurifier
+
+Model = Callable[[Tensor], Tensor]
+
+# Logits are averaged over so many draws of a random defence's noise when it is attacked.
+EOT_SAMPLES = 4
+
+
+class FixedBatches(nn.Module):
+    """A model that always runs on batches of one size, the last one padded, so that a sample's logits are its own."""
+
+    def __init__(self, model: Model, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, [B, classes]."""
+        (logits,) = map_micro_batches(lambda part: (self.model(part),), self.size, x)
+        return logits
+
+
+class _Averaged(nn.Module):
+    """The mean logits of several calls of a random model (expectation over its noise)."""
+
+    def __init__(self, model: Model, calls: int) -> None:
+        super().__init__()
+        self.model, self.calls = model, calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, [B, classes]."""
+        return torch.stack([self.model(x) for _ in range(self.calls)]).mean(0)
+
+
+class Target:
+    """A model to evaluate.
+
+    Args:
+        model: a :class:`pursamere.PurifiedClassifier`, which is attacked in every way, or any callable from images to
+            logits, attacked through its own gradient.
+        micro_batch: for a model that is no ``PurifiedClassifier``: it runs on batches of this size.
+    """
+
+    def __init__(self, model: Model, micro_batch: int) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be callable, got {type(model).__name__}")
+        self.original = model
+        self.purifier: IterativePurifier | None = None
+        self.bare: Model | None = None
+        if isinstance(model, PurifiedClassifier):
+            self.purifier = model.purifier
+            self.model: Model = PurifiedClassifier(model.purifier, model.classifier, gradient="identity")
+            self.bare = FixedBatches(model.classifier, micro_batch)
+        else:
+            self.model = FixedBatches(model, micro_batch)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the defence says that it draws fresh noise in every call."""
+        return self.purifier is not None and getattr(self.purifier, "random", False)
+
+    def reset(self, seed: int) -> None:
+        """Make what a random defence draws from now on a function of ``seed``; nothing for others."""
+        if self.is_random:
+            self.purifier.reset(seed)  # type: ignore[union-attr, operator]
+
+    def attacked(self, gradient: str) -> Model:
+        """The model with gradients of that kind."""
+        if self.purifier is None:
+            return self.model
+        model = self._purified(self.purifier, gradient)
+        return _Averaged(model, EOT_SAMPLES) if self.is_random else model
+
+    def sources(self, names: tuple[str, ...]) -> list[Model]:
+        """The models to transfer from."""
+        found: list[Model] = []
+        for name in names:
+            if name == "bare" and self.bare is not None:
+                found.append(self.bare)
+            elif name != "bare" and (variant := self._variant(name)) is not None:
+                found.append(self._purified(variant, "exact"))
+        return found
+
+    def reason_against(self, attack: Attack, classes: int) -> str | None:
+        """Why an attack has nothing to attack here, or ``None``; ``classes`` is the number of logits."""
+        if classes < (needed := {"dlr": 3, TARGETED_DLR: 4}.get(attack.loss, 2)):
+            return f"its loss needs at least {needed} classes, and there are {classes}"
+        if attack.gradient != "exact" and self.purifier is None:
+            return "the model is no PurifiedClassifier, so its gradient has one form only"
+        if attack.kind == "transfer" and not self.sources(attack.sources):
+            return "there is no such model to transfer from"
+        if attack.ere_weight and not self._has_ere():
+            return "the defence has no expected reconstruction error of its own"
+        if attack.kind == "autoattack" and self.is_random:
+            return "its standard version is for deterministic defences"
+        return None
+
+    def sha256(self) -> str:
+        """A fingerprint of the parameters, the buffers and what ``repr`` tells."""
+        digest = hashlib.sha256()
+        for part in (self.original, self.purifier and self.purifier.denoiser):
+            digest.update(f"{type(part).__qualname__} {part if isinstance(part, nn.Module) else ''}\n".encode())
+            if isinstance(part, nn.Module):
+                for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+                    values = tensor.detach().cpu().contiguous()
+                    digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+                    digest.update(values.view(torch.uint8).numpy().tobytes() if values.dim() else repr(values).encode())
+        return digest.hexdigest()
+
+    def _has_ere(self) -> bool:
+        return isinstance(getattr(self.purifier, "sigma", None), float) and self._noise() is not None
+
+    def _noise(self) -> GaussianNoise | None:
+        noise = getattr(self.purifier, "noise", None)
+        return noise if isinstance(noise, GaussianNoise) else None
+
+    def _purified(self, purifier: IterativePurifier, gradient: str) -> Model:
+        return PurifiedClassifier(purifier, self.original.classifier, gradient=gradient)  # type: ignore[attr-defined]
+
+    def _variant(self, name: str) -> IterativePurifier | None:
+        """The purifier with another noise seed, or with half as many steps."""
+        variant = copy.copy(self.purifier)
+        noise, steps = self._noise(), getattr(variant, "steps", 0)
+        if name == "other_noise" and noise is not None:
+            variant.noise = replace(noise, seed=noise.seed + 1)  # type: ignore[union-attr]
+        elif name == "fewer_steps" and steps > 1:
+            variant.steps = steps // 2  # type: ignore[union-attr]
+        else:
+            return None
+        return variant

@@ -1,0 +1,227 @@
+"""The smallest piece of an evaluation: one attack at one radius on one chunk of the samples."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pursamere import attacks
+from pursamere._validation import NotFiniteError
+from pursamere.attacks._balls import logits_of
+from pursamere.evaluation.protocol import Attack
+from pursamere.evaluation.target import Target
+from pursamere.purifier import Purifier
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Which piece.
+
+    Attributes:
+        attack: what is done.
+        eps: radius in pixel units, 0 for the images as they are.
+        chunk: number of the chunk.
+        rows: positions of its samples among all that are evaluated, as ``range(first, end)``.
+    """
+
+    attack: Attack
+    eps: float
+    chunk: int
+    rows: range
+
+    @property
+    def name(self) -> str:
+        """Unique in a run, and a file's name."""
+        return f"{self.attack.name}-eps{self.eps:.6g}-{self.chunk:05d}"
+
+    def seed(self, seed: int) -> int:
+        """A seed of its own, so that units neither share random starts nor depend on their order."""
+        digest = hashlib.sha256(f"{seed} {self.name}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+
+@dataclass
+class Outcome:
+    """What a unit found; a list has an entry for every sample.
+
+    Attributes:
+        attacked: whether the attack was run on the sample (not on one that had fallen, for attacks on survivors).
+        prediction: the class predicted for the adversarial image, the image as it is where not attacked.
+        correct: whether that is the label.
+        margin: the label's logit minus the largest other.
+        linf: distance from the image as it is, in pixel units.
+        l2: the same in the L2 norm.
+        curve: mean over the attacked samples of the smallest margin reached after 1, 2, ... evaluations.
+        gradients: norms of the gradients seen: how many, how many zero, and quantiles.
+        flags: warnings of the attack itself.
+        blind: why the attack saw nothing (NaN logits or gradients); the images are unchanged then.
+        seconds: it took; not part of what is compared between runs.
+    """
+
+    attacked: list[bool]
+    prediction: list[int] = field(default_factory=list)
+    correct: list[bool] = field(default_factory=list)
+    margin: list[float] = field(default_factory=list)
+    linf: list[float] = field(default_factory=list)
+    l2: list[float] = field(default_factory=list)
+    curve: list[float] = field(default_factory=list)
+    gradients: dict[str, float] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+    blind: str | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as values for JSON."""
+        return asdict(self)
+
+
+def run_unit(
+    target: Target,
+    unit: Unit,
+    images: Tensor,
+    labels: Tensor,
+    survivors: Tensor,
+    *,
+    norm: str,
+    seed: int,
+    progress: Progress,
+) -> tuple[Outcome, Tensor]:
+    """Attack a chunk and judge what was found by the model as it is deployed.
+
+    Args:
+        target: what is attacked.
+        unit: which piece; its rows are those of ``images``.
+        images: [n, C, H, W] in [0, 1].
+        labels: [n], int64.
+        survivors: bool [n], the samples that withstood everything before.
+        norm: "linf" or "l2".
+        seed: of the evaluation.
+        progress: called with numbers of steps done, ``restarts * steps`` in total.
+
+    Returns:
+        The outcome and the adversarial images [n, C, H, W].
+    """
+    start = time.perf_counter()
+    attack = unit.attack
+    chosen = torch.ones_like(survivors) if attack.samples is None else survivors.new_tensor(
+        [row < attack.samples for row in unit.rows]
+    )  # fmt: skip
+    if attack.survivors_only:
+        chosen = chosen & survivors
+    outcome = Outcome(chosen.tolist())
+    adversarial = images.clone()
+    record = _Record(outcome)
+    target.reset(unit.seed(seed))
+    if bool(chosen.any()) and attack.kind != "none":
+        try:
+            found = _attack(target, unit, images[chosen], labels[chosen], norm, unit.seed(seed), progress, record)
+            adversarial[chosen] = found
+        except NotFiniteError as error:
+            outcome.blind = str(error)
+            progress(attack.steps * attack.restarts)
+    else:
+        progress(attack.steps * attack.restarts)
+    _check_legal(attack.name, images, adversarial, norm, unit.eps)
+    target.reset(unit.seed(seed) ^ 1)  # noise that the attack has not seen
+    _judge(target, images, adversarial, labels, outcome)
+    record.finish(int(chosen.sum()))
+    outcome.seconds = time.perf_counter() - start
+    return outcome, adversarial
+
+
+def _attack(
+    target: Target,
+    unit: Unit,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    seed: int,
+    progress: Progress,
+    record: _Record,
+) -> Tensor:
+    attack, model = unit.attack, target.attacked(unit.attack.gradient)
+    common: dict[str, Any] = {"eps": unit.eps, "norm": norm, "seed": seed}
+    if attack.kind == "random_search":
+        found = attacks.random_search(model, images, labels, queries=attack.steps, **common)
+        progress(attack.steps * attack.restarts)
+        return found
+    if attack.kind == "autoattack":
+        found = attacks.autoattack(
+            model, images, labels, queries=attack.steps, on_warning=record.outcome.flags.append, **common
+        )
+        progress(attack.steps * attack.restarts)
+        return found
+    common["progress"] = progress
+    if attack.kind == "square":
+        return attacks.square(model, images, labels, queries=attack.steps, **common)
+    common["steps"] = attack.steps
+    if attack.kind == "transfer":
+        return attacks.transfer(model, images, labels, sources=target.sources(attack.sources), **common)
+    # What misleads a random defence once may not do so again, so the attack goes on.
+    common |= {
+        "loss": attack.loss,
+        "restarts": attack.restarts,
+        "stop_at_success": not target.is_random,
+        "observe": record.observe,
+    }
+    if attack.kind == "apgd":
+        return attacks.apgd(model, images, labels, **common)
+    if attack.ere_weight and isinstance(target.purifier, Purifier):
+        common["penalty"] = attacks.ere_penalty(target.purifier, attack.ere_weight)
+    return attacks.pgd(model, images, labels, **common)
+
+
+@torch.no_grad()
+def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, outcome: Outcome) -> None:
+    logits = logits_of(target.model, adversarial, labels)
+    prediction = logits.argmax(dim=1)
+    offset = (adversarial - images).flatten(1)
+    outcome.prediction = prediction.tolist()
+    # As the margin has it: where the label's logit is the largest but shared, argmax would depend on the order.
+    outcome.correct = (prediction == labels).tolist()
+    outcome.margin = attacks.margin(logits, labels).tolist()
+    outcome.linf = offset.abs().amax(dim=1).tolist()
+    outcome.l2 = torch.linalg.vector_norm(offset, dim=1).tolist()
+
+
+def _check_legal(name: str, images: Tensor, adversarial: Tensor, norm: str, eps: float) -> None:
+    """A backstop: an attack that cheats would make a defence look worse than it is."""
+    offset = (adversarial - images).flatten(1)
+    length = offset.abs().amax() if norm == "linf" else torch.linalg.vector_norm(offset, dim=1).amax()
+    if float(length) > eps * (1 + 1e-5) + 1e-6 or float(adversarial.min()) < 0 or float(adversarial.max()) > 1:
+        raise RuntimeError(f"attack {name} returned images outside the ball of radius {eps:g} or outside [0, 1]")
+
+
+class _Record:
+    """What the masking checks need of an attack's course."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.norms: list[Tensor] = []
+
+    def observe(self, best_margin: Tensor, gradient: Tensor | None) -> None:
+        seen = best_margin[torch.isfinite(best_margin)]
+        if len(seen):
+            self.outcome.curve.append(float(seen.double().mean()))
+        if gradient is not None:
+            self.norms.append(torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1).double().cpu())
+
+    def finish(self, attacked: int) -> None:
+        if not self.norms:
+            return
+        norms = torch.cat(self.norms)
+        quantiles = torch.quantile(norms[: 10**6], torch.tensor([0.5, 1.0], dtype=torch.float64))
+        self.outcome.gradients = {
+            "count": len(norms),
+            "zero": int((norms == 0).sum()),
+            "median": float(quantiles[0]),
+            "largest": float(norms.max()),
+        }
