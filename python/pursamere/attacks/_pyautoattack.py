@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pursamere._validation import NotFiniteError
 from pursamere.cli.extras import require
 
 NORMS = {"linf": "Linf", "l2": "L2"}
@@ -40,6 +41,12 @@ def caller_undisturbed(model: object) -> Iterator[None]:
         sys.settrace(trace)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+
+
+def check_gradient(gradient: Tensor) -> None:
+    """The package takes NaN for a zero, so that the attack would stand still and the sample look robust."""
+    if not bool(torch.isfinite(gradient).all()):
+        raise NotFiniteError("the gradient of the model is NaN or infinite")
 
 
 def as_float32(images: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pursamere._validation import NotFiniteError, check_choice, check_integer
+from pursamere._validation import check_choice, check_integer
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, as_float32, caller_undisturbed, package
+from ._pyautoattack import NORMS, as_float32, caller_undisturbed, check_gradient, package
 from .losses import LOSSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
 from .pgd import Model, Observer
 
@@ -115,8 +115,6 @@ class _Seen:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of ``x``, images of the samples ``rows``."""
-        if not bool(torch.isfinite(x.detach()).all()):
-            raise NotFiniteError("the gradient of the model is NaN or infinite")
         here = (self.best_margin[self.rows] >= 0).nonzero().squeeze(1) if self.stop_at_success else None
         if here is not None and len(here) == 0:
             raise _AllFound
@@ -128,7 +126,8 @@ class _Seen:
         better = found < self.best_margin[rows]
         self.best[rows[better]] = images.detach()[better]
         self.best_margin[rows[better]] = found[better].to(self.best_margin.dtype)
-        self.observe(self.best_margin, None)
+        if x.requires_grad:
+            x.register_hook(lambda gradient: self._saw(gradient if here is None else gradient[here]))
         if self.calls:  # the first call is the start, from which no step has been taken
             self.progress(1)
         self.calls += 1
@@ -136,3 +135,7 @@ class _Seen:
         if here is None:
             return logits
         return torch.zeros(len(x), logits.shape[1], dtype=x.dtype, device=x.device).index_put((here,), logits)
+
+    def _saw(self, gradient: Tensor) -> None:
+        check_gradient(gradient)
+        self.observe(self.best_margin, gradient)

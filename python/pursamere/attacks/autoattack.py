@@ -13,7 +13,7 @@ from pursamere._validation import check_integer
 from pursamere.classifier import PurifiedClassifier
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, as_float32, caller_undisturbed, package
+from ._pyautoattack import NORMS, as_float32, caller_undisturbed, check_gradient, package
 from .pgd import Model
 
 
@@ -140,6 +140,8 @@ class _Inside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
         self.called()
+        if x.requires_grad:
+            x.register_hook(check_gradient)
         labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return logits_of(self.model, x.to(self.dtype).clamp(0, 1), labels).float().clone()
 
@@ -152,7 +154,8 @@ class _Flags(logging.Logger):
         self.on_warning, self.purifies = on_warning, purifies
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Pass the message on, unless it tells of a purifier that it differentiates."""
+        """Pass the message on, but for what has been seen to: a purifier's own gradient, and too few classes."""
         message = record.getMessage()
-        if not (self.purifies and "dynamic defense" in message):
+        answered = "with only" in message or (self.purifies and "dynamic defense" in message)
+        if not answered:
             self.on_warning(f"AutoAttack: {message}")
