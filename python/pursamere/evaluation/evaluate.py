@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def evaluate(
                      "attacks": [asdict(attack) for attack in protocol.attacks]},
     }  # fmt: skip
     run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
-    with _threads(run.environment["threads"]):
+    with _threads(run.environment["threads"], asked=threads or torch.get_num_threads()):
         if not target.is_random:
             check_deterministic(target.model, images)
         plan = _plan(protocol, target, radii, norm, len(images), chunk, classes)
@@ -221,11 +221,11 @@ def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
 
 
 @contextmanager
-def _threads(count: int) -> Any:
+def _threads(count: int, asked: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    if count != before:
-        warnings.warn(f"evaluating with {count} CPU threads, as the run began (PyTorch has {before})", stacklevel=3)
-        torch.set_num_threads(count)
+    if count != asked:
+        warnings.warn(f"evaluating with {count} CPU threads, as the run began, not {asked}", stacklevel=4)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pursamere._validation import check_choice, check_integer
+from pursamere.attacks import LOSSES, TARGETED_DLR
+
+KINDS = ("none", "pgd", "apgd", "autoattack", "transfer", "random_search", "square")
+GRADIENTS = ("exact", "identity", "straight_through")
 GRADIENT_FREE = ("none", "random_search", "square", "transfer")
 CLEAN = "clean"
 
@@ -40,6 +45,13 @@ class Attack:
     samples: int | None = None
     sweep: bool = False
 
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        check_choice("gradient", self.gradient, GRADIENTS)
+        check_choice("loss", self.loss, (*LOSSES, TARGETED_DLR))
+        check_integer("steps", self.steps, low=1)
+        check_integer("restarts", self.restarts, low=1)
+
     @property
     def is_black_box(self) -> bool:
         """Whether no gradient of the model itself is taken."""
@@ -59,6 +71,13 @@ class Protocol:
     name: str
     attacks: tuple[Attack, ...]
     left_out: str = ""
+
+    def __post_init__(self) -> None:
+        names = [attack.name for attack in self.attacks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"attack names must differ, got {names}")
+        if names[:1] != [CLEAN]:
+            raise ValueError(f"the first attack must be {CLEAN!r}, the images as they are, got {names[:1]}")
 
 
 # The step counts that the masking check "more steps" compares.
