@@ -8,8 +8,7 @@ from cases import tensor
 from closed_forms import gaussian_denoiser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import conv_denoiser, fixed_weights
-from torch import nn
+from nets import AttentionDenoiser, conv_denoiser, fixed_weights
 
 import pursamere as ps
 
@@ -179,7 +178,8 @@ def test_only_the_step_points_are_kept():
     x = tensor(0, 3, 1, 6, 6, dtype=torch.float32).requires_grad_()
     for steps in (1, 5):
         node = make_purifier(conv_denoiser(), steps=steps)(x).grad_fn
-        assert [saved.shape for saved in node.saved_tensors] == [(3, steps + 1, 1, 6, 6)]
+        assert [saved.shape for saved in node.saved_tensors] == [(3, 1, 6, 6), (3, steps + 1, 1, 6, 6)]
+        assert node.saved_tensors[0] is x  # the caller's, not a copy
         assert [type(function).__name__ for function, _ in node.next_functions if function] == ["AccumulateGrad"]
 
 
@@ -205,20 +205,6 @@ def test_a_second_derivative_of_the_exact_gradient_is_refused():
     (first,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
-
-
-class AttentionDenoiser(nn.Module):
-    """Pixels attend to one another by PyTorch's fused attention, which has no second derivative."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(1, 3 * 8), nn.Linear(8, 1)
-
-    def forward(self, y, sigma):
-        tokens = y.flatten(1).unsqueeze(-1)
-        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1)
-        return y + 0.3 * self.out(mixed).squeeze(-1).view_as(y)
 
 
 @pytest.mark.parametrize("mode", ["exact", "straight_through", "unrolled"])

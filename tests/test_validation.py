@@ -102,7 +102,7 @@ def test_gradient_names():
 
 
 def test_purified_classifier_arguments():
-    with pytest.raises(TypeError, match=r"purifier must be a pursamere.Purifier, got function"):
+    with pytest.raises(TypeError, match=r"purifier must be a pursamere.IterativePurifier, got function"):
         ps.PurifiedClassifier(identity, conv_classifier())
     with pytest.raises(TypeError, match="classifier must be callable, got int"):
         ps.PurifiedClassifier(ps.Purifier(identity), 3)

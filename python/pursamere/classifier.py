@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ._validation import check_choice
 from .invariance import RowCheck
+from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
 from .networks import check_evaluation_mode, repeatable_algorithms
-from .purifier import GRADIENTS, Purifier
 
 
 class PurifiedClassifier(nn.Module):
@@ -20,21 +20,23 @@ class PurifiedClassifier(nn.Module):
     The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
 
     Args:
-        purifier: a :class:`pursamere.Purifier`.
+        purifier: a :class:`pursamere.Purifier`, or another :class:`pursamere.IterativePurifier`.
         classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on it first.
         gradient: how gradients with respect to the images pass through the purifier: "exact", "straight_through",
-            "identity" (BPDA) or "unrolled", see :meth:`pursamere.Purifier.forward`. A claim of robustness must hold
-            under the exact gradient *and* the others.
+            "identity" (BPDA) or "unrolled", see :meth:`pursamere.IterativePurifier.forward`. A claim of robustness must
+            hold under the exact gradient *and* the others.
 
     Raises:
         TypeError: ``purifier`` or ``classifier`` is of the wrong type.
         ValueError: ``gradient`` is unknown.
     """
 
-    def __init__(self, purifier: Purifier, classifier: Callable[[Tensor], Tensor], gradient: str = "exact") -> None:
+    def __init__(
+        self, purifier: IterativePurifier, classifier: Callable[[Tensor], Tensor], gradient: str = "exact"
+    ) -> None:
         super().__init__()
-        if not isinstance(purifier, Purifier):
-            raise TypeError(f"purifier must be a pursamere.Purifier, got {type(purifier).__name__}")
+        if not isinstance(purifier, IterativePurifier):
+            raise TypeError(f"purifier must be a pursamere.IterativePurifier, got {type(purifier).__name__}")
         if not callable(classifier):
             raise TypeError(f"classifier must be callable, got {type(classifier).__name__}")
         self.purifier = purifier

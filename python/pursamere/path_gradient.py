@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from .objective import GradientTerms
 
 
 class PathGradient(torch.autograd.Function):
-    """The last point of a path [B, T + 1, *] from ``x``, with the gradient that ``pull_back(path, v)`` gives."""
+    """``value``, what a path [B, T + 1, *] from ``x`` leads to, with the gradient ``pull_back(x, path, v)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, path: Tensor, pull_back: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Keep the path; nothing of the network's graph is kept."""
-        ctx.save_for_backward(path)
+    def forward(
+        ctx: Any, x: Tensor, path: Tensor, value: Tensor, pull_back: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Keep the input and the path; nothing of the network's graph is kept."""
+        ctx.save_for_backward(x, path)
         ctx.pull_back = pull_back
         kind = x.device.type
         ctx.autocast = {
@@ -26,15 +29,15 @@ class PathGradient(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(kind),
             "enabled": torch.is_autocast_enabled(kind),
         }
-        return path[:, -1].clone()
+        return value.view_as(value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
         """Go back along the path."""
-        (path,) = ctx.saved_tensors
+        x, path = ctx.saved_tensors
         with torch.autocast(**ctx.autocast):  # the steps run again as they ran
-            return ctx.pull_back(path, v), None, None
+            return ctx.pull_back(x.detach(), path, v), None, None, None
 
 
 class GradientOf(torch.autograd.Function):
@@ -51,25 +54,38 @@ class GradientOf(torch.autograd.Function):
         return grads[0], None
 
 
-def pull_back_path(step: Callable[[Tensor, Tensor], Tensor], path: Tensor, v: Tensor) -> Tensor:
-    """Return the gradient with respect to x_0 of <v, x_T>, for x_{t+1} = step(x_t, x_0).
+def pull_back_path(
+    initial: Callable[[Tensor], Tensor],
+    step: Callable[[int, Tensor, Tensor], Tensor],
+    result: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    path: Tensor,
+    v: Tensor,
+) -> Tensor:
+    """Return the gradient with respect to x of <v, result(s_T, x)>, where s_{t+1} = step(t, s_t, x), s_0 = initial(x).
 
-    Every step runs again from the x_t that is kept, with its graph, and is differentiated by itself, so there is never
+    Every step runs again from the s_t that is kept, with its graph, and is differentiated by itself, so there is never
     more than one step's graph. With a step of M8 its two backward passes through the network are the Hessian-vector
     products of M9.
 
     Args:
-        step: differentiable in both arguments, or independent of the second.
-        path: x_0, ..., x_T, [B, T + 1, *].
+        initial: differentiable.
+        step: differentiable in the two tensors, or independent of the second.
+        result: likewise.
+        x: [B, *].
+        path: s_0, ..., s_T, [B, T + 1, *].
         v: [B, *].
     """
-    start = path[:, 0].clone().requires_grad_()
+    start = x.clone().requires_grad_()
     to_start = torch.zeros_like(v)
-    for kept in reversed(path[:, :-1].unbind(dim=1)):
-        x = kept.clone().requires_grad_()
-        v, through_start = torch.autograd.grad(step(x, start), (x, start), v, materialize_grads=True)
+    functions: list[Callable[[Tensor, Tensor], Tensor]]
+    functions = [*(partial(step, t) for t in range(path.shape[1] - 1)), result]
+    for function, kept in zip(reversed(functions), reversed(path.unbind(dim=1)), strict=True):
+        state = kept.clone().requires_grad_()
+        v, through_start = torch.autograd.grad(function(state, start), (state, start), v, materialize_grads=True)
         to_start = to_start + through_start
-    return v + to_start
+    (through_initial,) = torch.autograd.grad(initial(start), start, v)
+    return through_initial + to_start
 
 
 def unprojected_step(x: Tensor, terms: GradientTerms, step: str, step_size: float) -> Tensor:

@@ -1,0 +1,260 @@
+"""What purifiers that go step by step have in common: checks, micro-batches, and gradients through the steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._validation import check_choice, check_images, check_integer, check_supported_device
+from .denoisers.protocol import Denoiser, prediction_of
+from .invariance import MODES, RowCheck
+from .micro_batch import default_micro_batch, map_micro_batches
+from .networks import (
+    check_evaluation_mode,
+    check_same_device,
+    no_random_numbers,
+    repeatable_algorithms,
+    versions,
+)
+from .noise import GaussianNoise
+from .path_gradient import GradientOf, PathGradient, pull_back_path
+
+GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
+
+
+class Evaluations(NamedTuple):
+    """Passes through the denoiser's network for one image, draws counted one by one."""
+
+    forward: int
+    backward: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.forward + self.backward
+
+
+class Run(NamedTuple):
+    """How steps are run.
+
+    Attributes:
+        noise: the noise of this call.
+        create_graph: whether the steps are to be differentiated; autograd is then on, and else off.
+        projected: whether projections and the pixel range apply; without them a step has the derivative that the
+            "straight_through" gradient takes.
+    """
+
+    noise: GaussianNoise
+    create_graph: bool = False
+    projected: bool = True
+
+
+class IterativePurifier(nn.Module, ABC):
+    """Images, float [B, C, H, W] in [0, 1], to purified images of the same shape, dtype and device, in steps.
+
+    A sample's result has the same bits in every run and in every batch. Put networks in evaluation mode first, also
+    those that a function wraps. A subclass says what a step is: :meth:`_step`, from a state to the next, and where the
+    state is more than the image, :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be
+    differentiable functions of their tensors, and take what is random from ``run.noise``.
+
+    Args:
+        denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
+        steps: number of steps, at least 0.
+        noise: the fixed draws.
+        micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, the last call padded, since
+            results of networks may depend on the batch size. By default 1 on a CPU and 64 on an accelerator. The bits
+            of a result depend on it, but never on the batch.
+        invariance: what to do when the denoiser's rows turn out to influence one another in a micro-batch larger than
+            1, which is checked once per shape, dtype and device: "warn", "strict" (an error), or "off" (no check).
+
+    Attributes:
+        random: whether calls differ from one another; False for all that are deterministic.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range.
+    """
+
+    random: bool = False
+    _parameters_shown: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        noise: GaussianNoise,
+        micro_batch: int | None,
+        invariance: str,
+    ) -> None:
+        super().__init__()
+        prediction_of(denoiser)
+        if not isinstance(noise, GaussianNoise):
+            raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+        self.denoiser = denoiser
+        self.steps = check_integer("steps", steps, low=0)
+        self.noise = noise
+        self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
+        self.invariance = check_choice("invariance", invariance, MODES)
+        self._row_check = RowCheck("denoiser", invariance)
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> Evaluations:
+        """The network passes that purifying one image takes, without those for its gradient."""
+
+    @abstractmethod
+    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+        """Return the state after step ``t`` from the one before, [m, *], and the input [m, C, H, W]."""
+
+    def _initial(self, x0: Tensor, run: Run) -> Tensor:
+        """Return the state before the first step."""
+        return x0
+
+    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+        """Return the purified images of the state after the last step."""
+        return state
+
+    def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
+        """Return the purified images, [B, C, H, W] in [0, 1].
+
+        When gradients are enabled and ``x`` requires them the result is differentiable with respect to ``x``, in the
+        way that ``gradient`` names:
+
+        - "exact": vector-Jacobian products step by step (M9). Only the states between the steps are kept, so memory
+          hardly grows with the steps. The exact derivative of a sign is zero.
+        - "straight_through": the same with projections and the pixel range treated as the identity.
+        - "identity": the whole purifier treated as the identity (BPDA).
+        - "unrolled": PyTorch's automatic differentiation through every step. Equal to "exact", but memory grows with
+          the steps; it can be differentiated again, and leaves gradients in the denoiser's parameters too.
+
+        "exact" and "straight_through" run the steps again in the backward pass, so between the passes leave the
+        purifier's attributes and the denoiser as they are.
+
+        Raises:
+            TypeError: ``x`` is not a floating tensor.
+            ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the
+                denoiser is in training mode, or ``gradient`` is unknown.
+            RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; it drew random numbers; or,
+                with ``invariance="strict"``, it fails the check.
+        """
+        check_choice("gradient", gradient, GRADIENTS)
+        self._check_input(x)
+        run = Run(self._noise_of_call())
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._purify(self._last, x, run)[0]
+        # With create_graph PyTorch takes other kernels, whose last bits differ. Gradients come from such passes, the
+        # value from a plain one, so that it does not depend on whether x requires a gradient.
+        tracked = run._replace(create_graph=True, projected=gradient != "straight_through")
+        result: Tensor
+        if gradient in ("exact", "straight_through"):
+            value, path = self._purify(self._path, x, run)
+            result = PathGradient.apply(x, path, value, partial(self._pull_back, versions(self.denoiser), tracked))
+        else:
+            source = x if gradient == "identity" else self._purify(self._last, x, tracked)[0]
+            result = GradientOf.apply(source, self._purify(self._last, x, run)[0])
+        return result
+
+    def micro_batch_on(self, device: torch.device) -> int:
+        """Return the number of images per call of the denoiser on a device."""
+        return self.micro_batch or default_micro_batch(device)
+
+    def _noise_of_call(self) -> GaussianNoise:
+        return self.noise
+
+    def _states(self, x0: Tensor, run: Run) -> Iterator[Tensor]:
+        """Yield the steps + 1 states for one micro-batch."""
+        state = self._initial(x0, run)
+        yield state
+        for t in range(self.steps):
+            state = self._step(t, state, x0, run)
+            yield state
+
+    def _last(self, x0: Tensor, run: Run) -> tuple[Tensor]:
+        *_, state = self._states(x0, run)
+        return (self._result(state, x0, run),)
+
+    def _path(self, x0: Tensor, run: Run) -> tuple[Tensor, Tensor]:
+        states = list(self._states(x0, run))
+        return self._result(states[-1], x0, run), torch.stack(states, dim=1)
+
+    def _purify(self, of: Callable[..., tuple[Tensor, ...]], x: Tensor, run: Run) -> tuple[Tensor, ...]:
+        """Return what ``of`` makes of the micro-batches."""
+        with self._in_network(x.device, grad=run.create_graph):
+            self._check_rows(x)
+            results = map_micro_batches(partial(of, run=run), self.micro_batch_on(x.device), ordinary(x))
+        if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
+            raise RuntimeError(
+                "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
+            )
+        return results
+
+    def _pull_back(self, versions_before: list[int], run: Run, x: Tensor, path: Tensor, v: Tensor) -> Tensor:
+        """Return ``v``, the gradient with respect to the result, as that with respect to x; path [B, steps + 1, *]."""
+        check_evaluation_mode("denoiser", self.denoiser)
+        if versions(self.denoiser) != versions_before:
+            raise RuntimeError(
+                "the denoiser's parameters or buffers were changed between the forward and backward pass"
+            )
+
+        def rows(x0: Tensor, path: Tensor, v: Tensor) -> tuple[Tensor]:
+            initial, step, result = (partial(part, run=run) for part in (self._initial, self._step, self._result))
+            return (pull_back_path(initial, step, result, x0, path, v),)
+
+        with self._in_network(v.device, grad=True):
+            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v)
+        if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
+            raise RuntimeError(
+                "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
+            )
+        return gradient
+
+    @contextmanager
+    def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
+        # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+            no_random_numbers(device),
+            repeatable_algorithms(device),
+        ):
+            yield
+
+    def _check_input(self, x: Tensor) -> None:
+        check_images("x", x)
+        check_supported_device("x", x.device)
+        check_evaluation_mode("denoiser", self.denoiser)
+        check_same_device("denoiser", self.denoiser, x)
+
+    def _check_rows(self, x: Tensor) -> None:
+        self._row_check(self.denoiser, self._rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+
+    def _rows(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return results, rows first, that show whether the denoiser treats its rows alike and apart."""
+        run = Run(self.noise, projected=False)
+        with torch.no_grad():
+            return (self._step(0, self._initial(images, run), images, run),)
+
+    def extra_repr(self) -> str:
+        """Return the parameters and the network evaluations, for ``print``."""
+        names = (*self._parameters_shown, "noise", "micro_batch")
+        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        return ", ".join([*shown, f"evaluations={self.evaluations.total}"])
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """``x``, or a copy that autograd accepts if it was made in inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
+def in_pixel_range(x: Tensor, run: Run) -> Tensor:
+    """Return ``x`` clipped to [0, 1], unless the run ignores projections."""
+    if not run.projected:
+        return x
+    return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # not to make an infinity pass for an image
