@@ -326,9 +326,12 @@ def test_mnist_comes_from_the_data_folder(monkeypatch, capsys):
     assert "PURSAMERE_DATA" in capsys.readouterr().err
     monkeypatch.setenv("PURSAMERE_DATA", "data")
     assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
-    assert "data/mnist.npz does not exist" in capsys.readouterr().err
+    assert "PURSAMERE_DATA must be a folder, and data is not" in capsys.readouterr().err
     os.makedirs("data")
-    np.savez("data/mnist.npz", train_images=pixels(0, 40, 6, 5), test_images=pixels(1, 3, 6, 5))
+    assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
+    assert "found neither mnist.npz nor train-images-idx3-ubyte" in capsys.readouterr().err
+    labels = np.zeros(40, np.uint8)
+    np.savez("data/mnist.npz", train_images=pixels(0, 40, 6, 5), train_labels=labels, test_images=pixels(1, 3, 6, 5))
     assert load_reference("mnist").shape == (40, 1, 6, 5)
 
 

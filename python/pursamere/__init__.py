@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
-from . import attacks, denoisers, functional
+from . import attacks, datasets, denoisers, functional
 from .classifier import PurifiedClassifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
@@ -19,6 +19,7 @@ __all__ = [
     "Purifier",
     "__version__",
     "attacks",
+    "datasets",
     "denoisers",
     "expected_reconstruction_error",
     "functional",

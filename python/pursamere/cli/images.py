@@ -1,34 +1,21 @@
-"""Reading and writing image files, and finding them in a folder."""
+"""Image files that go in and out: finding them in a folder, reading one of a known size, writing one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from pursamere._files import atomic_writer
+from pursamere._images import FORMATS, ImageError, decode, is_image_name, open_image
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.extras import require
 from pursamere.cli.progress import say
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-
 Size = tuple[int, int, int]  # channels, height, width
-
-
-class ImageError(Exception):
-    """What is wrong with one file; the others can still be done."""
-
-
-def is_image_name(path: Path) -> bool:
-    """Whether the name ends like a PNG or JPEG file's."""
-    return path.suffix.lower() in FORMATS
 
 
 def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
@@ -72,46 +59,6 @@ def read_image(path: Path, size: Size) -> Tensor:
         raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height} as in the reference")
 
 
-@contextmanager
-def open_image(path: Path) -> Iterator[Any]:
-    """A Pillow image whose pixels are not decoded yet."""
-    module = require("PIL.Image", extra="cli")
-    if not path.is_file():  # a pipe with such a name would block for ever
-        raise ImageError("is not a regular file")
-    try:
-        image = module.open(path, formats=("PNG", "JPEG"))
-    except Exception as error:  # Pillow raises nearly every built-in error on a corrupt file
-        raise ImageError(f"cannot be read as PNG or JPEG ({_reason(error)})") from error
-    with image:
-        yield image
-
-
-def is_gray(image: Any) -> bool:
-    """Whether a Pillow image has no colours."""
-    return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-
-
-def decode(image: Any, channels: int) -> Tensor:
-    """The pixels of a Pillow image, turned upright, as float32 [C, H, W] in [0, 1]."""
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError("is animated")
-    try:
-        upright = require("PIL.ImageOps", extra="cli").exif_transpose(image)
-        transparent = upright.has_transparency_data and upright.convert("RGBA").getextrema()[3][0] < 255
-        if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 instead of scaling
-            gray = (numpy.asarray(upright).astype(numpy.float32) / 65535.0).clip(0.0, 1.0)
-            pixels = numpy.repeat(gray[:, :, None], channels, axis=2)
-        else:
-            converted = numpy.asarray(upright.convert("L" if channels == 1 else "RGB")).astype(numpy.float32) / 255.0
-            pixels = converted.reshape(*converted.shape[:2], channels)
-    except Exception as error:
-        raise ImageError(f"cannot be decoded ({_reason(error)})") from error
-    if transparent:
-        # What is behind a transparent pixel is not in the file, so there is no image to purify.
-        raise ImageError("has transparent pixels")
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:
     """Write float [C, H, W] in [0, 1], rounded to 8 bits, in the format that the name asks for.
 
@@ -123,7 +70,3 @@ def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     with atomic_writer(path, overwrite=overwrite) as stream:
         picture.save(stream, format=kind, **options)
-
-
-def _reason(error: Exception) -> str:
-    return printable(str(error) or type(error).__name__)

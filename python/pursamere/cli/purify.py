@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pursamere._images import FORMATS, ImageError, is_image_name
 from pursamere._validation import check_supported_device
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.images import FORMATS, ImageError, Size, find_images, is_image_name, read_image, write_image
+from pursamere.cli.images import Size, find_images, read_image, write_image
 from pursamere.cli.progress import Advance, progress_bar, say
-from pursamere.cli.reference import DATA_VARIABLE, load_reference
+from pursamere.cli.reference import load_reference
+from pursamere.datasets import DATA_VARIABLE
 
 if TYPE_CHECKING:
     from pursamere import Purifier
@@ -35,7 +37,7 @@ size that the inputs must have. Colours are kept if the reference has colours. P
 _OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
 _REFERENCE = (
     "digits (8x8, from scikit-learn), a folder of images, an .npz file with an array images or train_images, or mnist "
-    f"(mnist.npz in the folder that {DATA_VARIABLE} names)"
+    f"or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
 _MICRO_BATCH = "images that pass through the denoiser together: 1 on a CPU and 64 on a GPU if not given"
 

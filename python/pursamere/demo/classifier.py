@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from pursamere.demo.data import Split
+from pursamere.datasets import Dataset
 
 
 def build_classifier(generator: torch.Generator) -> nn.Sequential:
@@ -40,7 +40,12 @@ def build_classifier(generator: torch.Generator) -> nn.Sequential:
 
 
 def train_classifier(
-    data: Split, *, seed: int, epochs: int = 20, batch_size: int = 64, progress: Callable[[int], None] = lambda _: None
+    data: Dataset,
+    *,
+    seed: int,
+    epochs: int = 20,
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> nn.Sequential:
     """Train on ``data`` without augmentation; the network is returned in eval mode with frozen weights.
 

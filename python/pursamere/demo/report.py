@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from pursamere.cli.info import package_version, versions
+from pursamere.datasets.digits import SPLIT_SEED
 from pursamere.demo import results as names
-from pursamere.demo.data import SPLIT_SEED
 from pursamere.demo.results import find, format_table
 from pursamere.demo.run import Demo
 

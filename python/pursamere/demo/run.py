@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 import pursamere as ps
+from pursamere._validation import check_integer
 from pursamere.attacks.pgd import Model, pgd
+from pursamere.datasets import Dataset
 from pursamere.demo import results as names
 from pursamere.demo.classifier import predict, train_classifier
-from pursamere.demo.data import Digits, Split, load_digits
+from pursamere.demo.data import Digits, load_digits
 from pursamere.demo.results import Result, outcome, worst_case
 from pursamere.demo.settings import Settings
 
@@ -40,7 +42,7 @@ class Demo:
 
     settings: Settings
     data: Digits
-    attacked: Split
+    attacked: Dataset
     classifier: nn.Sequential
     purifier: ps.Purifier
     adversarial: dict[float, Tensor] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class Demo:
 def run_demo(settings: Settings, bar: Bar) -> Demo:
     """Train, purify and attack; deterministic but for the timings."""
     data = load_digits()
-    attacked = data.test.head(settings.samples)
+    attacked = data.test.head(check_integer("samples", settings.samples, low=1, high=len(data.test)))
     start = time.perf_counter()
     with bar(settings.epochs, "train the classifier", "epoch") as advance:
         classifier = train_classifier(data.train, seed=settings.seed, epochs=settings.epochs, progress=advance)

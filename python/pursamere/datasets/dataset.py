@@ -1,0 +1,79 @@
+"""What every loader returns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_images, check_integer, check_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with labels, one split of a data set.
+
+    Attributes:
+        name: ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"cifar10_jpeg"``, or the stem of the path it came from.
+        images: float32 [N, C, H, W] in [0, 1].
+        labels: int64 [N] in [0, len(classes)), on the device of the images.
+        classes: the names of the labels; the index is the label.
+
+    Raises:
+        TypeError, ValueError: an attribute is not as described.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images = check_images("images", self.images)
+        labels = check_tensor("labels", self.labels, rank=1, floating=False)
+        for name, tensor, dtype in (("images", images, torch.float32), ("labels", labels, torch.int64)):
+            if tensor.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+        if len(labels) != len(images):
+            raise ValueError(f"labels must be as many as images, {len(images)}, got {len(labels)}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+            expected, got = len(self.classes) - 1, f"[{int(labels.min())}, {int(labels.max())}]"
+            raise ValueError(f"labels must be in [0, {expected}], the number of the last class, got a range of {got}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: Sequence[int] | Tensor) -> Dataset:
+        """The images of ``rows`` (whole numbers in [0, N), in any order) as a data set, copied."""
+        index = torch.as_tensor(rows, device=self.labels.device)
+        if index.numel() == 0:
+            index = index.reshape(0).to(torch.int64)  # an empty list has no dtype of its own
+        if index.dim() != 1 or index.dtype.is_floating_point or index.dtype == torch.bool:
+            raise ValueError(f"rows must be whole numbers [M], got {index.dtype} {list(index.shape)}")
+        index = index.to(torch.int64)
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            got = f"[{int(index.min())}, {int(index.max())}]"
+            raise ValueError(f"rows must be in [0, {len(self) - 1}], got a range of {got}")
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def head(self, count: int) -> Dataset:
+        """The first ``count`` images (1 to N), sharing memory with this data set."""
+        count = check_integer("count", count, low=1, high=len(self))
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    @property
+    def sha256(self) -> str:
+        """A fingerprint of the content: SHA-256 of both shapes and of all values as little-endian bytes.
+
+        The name and the classes are not in it. Computed at every use, in about a second per gigabyte.
+        """
+        digest = hashlib.sha256(f"images {list(self.images.shape)} labels {list(self.labels.shape)}\n".encode())
+        for tensor, form in ((self.images, "<f4"), (self.labels, "<i8")):
+            array = numpy.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=form)
+            if array.size:  # a memoryview with a zero in its shape cannot be cast to bytes
+                digest.update(array.data.cast("B"))
+        return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""Folders of PNG and JPEG files, one subfolder per class."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy
+
+from pursamere._images import common_channels, is_image_name, read_images
+
+from .source import Part, Source
+
+SPLITS = ("train", "validation", "test")
+
+Files = list[tuple[Path, str]]  # each with its class
+
+
+def open_folder(folder: Path) -> Source:
+    """The class folders in ``folder``, or in its subfolders ``train``, ``validation`` and ``test``.
+
+    Names in order are the labels, over all splits; hidden folders do not count. Colour if any file is in colour.
+    """
+    subfolders = _subfolders(folder)
+    splits = [path.name for path in subfolders if path.name in SPLITS]
+    others = [path.name for path in subfolders if path.name not in SPLITS]
+    if splits and others:
+        raise ValueError(
+            f"{folder}: expected one folder per class, or only {', '.join(SPLITS)} with those inside, "
+            f"found {', '.join(splits)} beside {', '.join(others)}"
+        )
+    files = {split: _files(folder / split) for split in splits} or {"test": _files(folder)}
+    classes = tuple(sorted({name for part in files.values() for _, name in part}))
+    channels = common_channels([path for path, _ in chain.from_iterable(files.values())])
+    parts = {split: partial(_read, part, classes, channels) for split, part in files.items()}
+    if not splits:
+        parts["all"] = parts["test"]
+    return Source(folder.resolve().name, classes, parts)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> Files:
+    """The images of every class folder. What would be left out silently is an error."""
+    stray = next((path for path in sorted(folder.iterdir()) if is_image_name(path) and not path.is_dir()), None)
+    if stray is not None:
+        raise ValueError(f"{stray}: expected images inside one folder per class, found one beside them")
+    files: Files = []
+    for label in _subfolders(folder):
+        nested = _subfolders(label)
+        if nested:
+            raise ValueError(f"{label}: expected the images of one class, found a folder {nested[0].name}")
+        images = sorted(path for path in label.iterdir() if is_image_name(path))
+        if not images:
+            raise ValueError(f"{label}: expected PNG or JPEG files, found none")
+        files += [(path, label.name) for path in images]
+    if not files:
+        raise ValueError(f"{folder}: expected one folder of PNG or JPEG files per class, found no folder")
+    return files
+
+
+def _read(files: Files, classes: tuple[str, ...], channels: int) -> Part:
+    numbers = {name: number for number, name in enumerate(classes)}
+    images = read_images([path for path, _ in files], channels)
+    return Part(images.numpy(), numpy.array([numbers[name] for _, name in files]))

@@ -1,0 +1,74 @@
+"""One function that loads them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .dataset import Dataset
+from .digits import open_digits
+from .folder import open_folder
+from .npz import open_npz
+from .source import Source, to_images, to_labels
+from .standard import open_cifar10, open_cifar10_jpeg, open_mnist
+
+NAMED: dict[str, Callable[[], Source]] = {
+    "digits": open_digits,
+    "mnist": open_mnist,
+    "cifar10": open_cifar10,
+    "cifar10_jpeg": open_cifar10_jpeg,
+}
+
+
+def load(source: str | Path, split: str = "test") -> Dataset:
+    """Load one split of a data set.
+
+    The files are not trusted: nothing in them is executed, and sizes are checked before memory is taken.
+
+    Args:
+        source: one of these, a word coming before a path of that name (which is ``./digits``, or a ``Path``):
+
+            - ``"digits"``: the 1,797 digits [1, 8, 8] of scikit-learn; 1,029, 256 and 512 for the three splits;
+            - ``"mnist"`` [1, 28, 28]: ``mnist.npz`` or the IDX files, as they are or in ``.gz``, in the folder that
+              the environment variable ``PURSAMERE_DATA`` names;
+            - ``"cifar10"`` [3, 32, 32]: in the same folder ``cifar10_jpeg.npz``, whose images are slightly lossy (the
+              result is then named "cifar10_jpeg"), or the binary version; ``"cifar10_jpeg"``: only the former;
+            - a folder with one subfolder of PNG and JPEG files per class, or with such folders in subfolders called
+              ``train``, ``validation`` and ``test``;
+            - an ``.npz`` file with arrays ``images`` and ``labels``, or ``train_images``, ``train_labels`` and so on;
+              images are uint8 [N, H, W] or [N, H, W, C], or float [N, C, H, W] in [0, 1].
+        split: ``"train"``, ``"validation"`` or ``"test"``, as far as there is one. The built-in sets have
+            ``"train+validation"`` too; "mnist" and "cifar10" keep a fixed random 5,000 of the training images for
+            validation. A folder or file that is not split is ``"test"``, and ``"all"``.
+
+    Returns:
+        The images and labels, in the order of the files.
+
+    Raises:
+        TypeError: ``source`` is neither text nor a path.
+        ValueError: something is missing, damaged or not as described; the message names the file or the array.
+    """
+    if not isinstance(source, str | Path):
+        raise TypeError(f"source must be a str or a Path, got {type(source).__name__}")
+    try:
+        opened = _open(source)
+        if split not in opened.parts:
+            expected = ", ".join(map(repr, opened.parts))
+            raise ValueError(f"split must be one of those it has, {expected}, got {split!r}")
+        part = opened.parts[split]()
+        return Dataset(opened.name, to_images(part.pixels), to_labels(part.labels), opened.classes)
+    except (ValueError, OSError, MemoryError) as error:
+        raise ValueError(f"data set {str(source)!r}: {str(error) or type(error).__name__}") from error
+
+
+def _open(source: str | Path) -> Source:
+    if isinstance(source, str) and source in NAMED:
+        return NAMED[source]()
+    path = Path(source)
+    if path.is_dir():
+        return open_folder(path)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return open_npz(path)
+    names = ", ".join(map(repr, NAMED))
+    found = "is neither" if path.exists() else "does not exist"
+    raise ValueError(f"expected {names}, a folder of images or an .npz file, and {path} {found}")

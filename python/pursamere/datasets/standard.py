@@ -1,0 +1,108 @@
+"""MNIST and CIFAR-10, from files in the folder that an environment variable names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy
+import torch
+
+from . import cifar10
+from .idx import read_idx
+from .npz import open_npz
+from .source import Part, Source
+
+DATA_VARIABLE = "PURSAMERE_DATA"
+VALIDATION_SIZE = 5_000
+# Not a setting: what was chosen on the validation images must never be trained on.
+SPLIT_SEED = 20260
+
+_MNIST_CLASSES = tuple("0123456789")
+_MNIST_FOLDERS = ("", "MNIST/raw/")
+_CIFAR10_FOLDERS = ("", "cifar-10-batches-bin/")
+
+
+def open_mnist() -> Source:
+    """``mnist.npz``, else the four IDX files."""
+    folder = data_folder()
+    path = folder / "mnist.npz"
+    if path.is_file():
+        return _hold_out(open_npz(path, name="mnist", classes=_MNIST_CLASSES))
+
+    def read(split: str) -> Part:
+        images, labels = (
+            _find(folder, [f"{where}{split}-{kind}{end}" for where in _MNIST_FOLDERS for end in ("", ".gz")], path.name)
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        )
+        return Part(read_idx(images, 3), read_idx(labels, 1))
+
+    parts = {"train": partial(read, "train"), "test": partial(read, "t10k")}
+    return _hold_out(Source("mnist", _MNIST_CLASSES, parts))
+
+
+def open_cifar10() -> Source:
+    """``cifar10_jpeg.npz``, which gives the data set the name "cifar10_jpeg", else the binary version."""
+    folder = data_folder()
+    path = folder / "cifar10_jpeg.npz"
+    if path.is_file():
+        return open_cifar10_jpeg()
+
+    def read(names: list[str]) -> Part:
+        return cifar10.read_batches(
+            [_find(folder, [f"{where}{name}" for where in _CIFAR10_FOLDERS], path.name) for name in names]
+        )
+
+    train = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    parts = {"train": partial(read, train), "test": partial(read, ["test_batch.bin"])}
+    return _hold_out(Source("cifar10", cifar10.CLASSES, parts))
+
+
+def open_cifar10_jpeg() -> Source:
+    """``cifar10_jpeg.npz``: slightly lossy."""
+    path = data_folder() / "cifar10_jpeg.npz"
+    return _hold_out(open_npz(path, name="cifar10_jpeg", classes=cifar10.CLASSES))
+
+
+def data_folder() -> Path:
+    """The folder that the environment variable names."""
+    name = os.environ.get(DATA_VARIABLE)
+    if not name:
+        raise ValueError(f"{DATA_VARIABLE} must be set to the folder that holds the files of the data set")
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ValueError(f"{DATA_VARIABLE} must be a folder, and {folder} is not")
+    return folder
+
+
+def _find(folder: Path, names: list[str], preferred: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"{folder} ({DATA_VARIABLE}): found neither {preferred} nor {' nor '.join(names)}")
+
+
+def _hold_out(source: Source) -> Source:
+    """Part the training set in two: a fixed random choice of images for validation, and the others, both in order."""
+    if "train" not in source.parts:
+        return source
+    whole = source.parts["train"]
+    parts: dict[str, Callable[[], Part]] = {
+        "train": lambda: _split(whole(), validation=False),
+        "validation": lambda: _split(whole(), validation=True),
+        "train+validation": whole,
+    }
+    return Source(source.name, source.classes, {**source.parts, **parts})
+
+
+def _split(part: Part, *, validation: bool) -> Part:
+    count = len(part.labels)
+    if count <= VALIDATION_SIZE or len(part.pixels) != count:
+        got = f"{len(part.pixels)} images and {count} labels"
+        raise ValueError(f"the training set must be more than {VALIDATION_SIZE} images with a label each, got {got}")
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))[:VALIDATION_SIZE].numpy()
+    mask = numpy.zeros(count, numpy.bool_)
+    mask[chosen] = True
+    return part.take(mask if validation else ~mask)
