@@ -1,4 +1,4 @@
-"""A small evaluation that tests run in processes of their own: ``python evaluation_case.py FOLDER [SHARD] [KILL_AFTER]``."""
+"""A small evaluation for processes of their own: ``python evaluation_case.py FOLDER [SHARD] [KILL_AFTER]``."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def test_a_model_that_looks_at_the_batch_is_refused(tmp_path):
         def forward(self, x):
             return self.logits(x - 0.01 * x.mean(0, keepdim=True))
 
-    with pytest.raises(RuntimeError, match="model must be deterministic: logit .* one by one"):
+    with pytest.raises(RuntimeError, match=r"model must be deterministic: logit .* one by one"):
         planted(Batch(), tmp_path)
 
 
@@ -343,7 +343,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
             evaluate(*arguments, **{**good, **options})
     with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), got \[0, 9\]"):
         evaluate(model, images, labels.clone().index_fill_(0, torch.tensor([3]), 9), **good)
-    with pytest.raises(ValueError, match="kind must be one of 'none', 'pgd'.*, got 'guess'"):
+    with pytest.raises(ValueError, match=r"kind must be one of 'none', 'pgd'.*, got 'guess'"):
         Attack("a", "guess")
     with pytest.raises(ValueError, match="attack names must differ"):
         Protocol("p", (Attack("clean", "none"), Attack("a", "pgd"), Attack("a", "apgd")))

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._validation import check_choice, check_images, check_integer, check_supported_device
+from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
 from .invariance import MODES, RowCheck
 from .micro_batch import default_micro_batch, map_micro_batches
@@ -190,7 +190,7 @@ class IterativePurifier(nn.Module, ABC):
             self._check_rows(x)
             results = map_micro_batches(partial(of, run=run), self.micro_batch_on(x.device), ordinary(x))
         if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
-            raise RuntimeError(
+            raise NotFiniteError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
             )
         return results
@@ -210,7 +210,7 @@ class IterativePurifier(nn.Module, ABC):
         with self._in_network(v.device, grad=True):
             (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v)
         if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
-            raise RuntimeError(
+            raise NotFiniteError(
                 "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
             )
         return gradient

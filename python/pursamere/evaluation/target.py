@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pursamere.attacks import TARGETED_DLR
 from pursamere.classifier import PurifiedClassifier
 from pursamere.evaluation.protocol import Attack
+from pursamere.iterative import IterativePurifier
 from pursamere.micro_batch import map_micro_batches
-from pursamere.noise import GaussianNoise
-from pursamere.purifier import Purifier as IterativePurifier
+from pursamere.purifier import Purifier
 
 Model = Callable[[Tensor], Tensor]
 
@@ -73,7 +73,7 @@ class Target:
     @property
     def is_random(self) -> bool:
         """Whether the defence says that it draws fresh noise in every call."""
-        return self.purifier is not None and getattr(self.purifier, "random", False)
+        return self.purifier is not None and self.purifier.random
 
     def reset(self, seed: int) -> None:
         """Make what a random defence draws from now on a function of ``seed``; nothing for others."""
@@ -105,7 +105,7 @@ class Target:
             return "the model is no PurifiedClassifier, so its gradient has one form only"
         if attack.kind == "transfer" and not self.sources(attack.sources):
             return "there is no such model to transfer from"
-        if attack.ere_weight and not self._has_ere():
+        if attack.ere_weight and not isinstance(self.purifier, Purifier):
             return "the defence has no expected reconstruction error of its own"
         if attack.kind == "autoattack" and self.is_random:
             return "its standard version is for deterministic defences"
@@ -123,24 +123,18 @@ class Target:
                     digest.update(values.view(torch.uint8).numpy().tobytes() if values.dim() else repr(values).encode())
         return digest.hexdigest()
 
-    def _has_ere(self) -> bool:
-        return isinstance(getattr(self.purifier, "sigma", None), float) and self._noise() is not None
-
-    def _noise(self) -> GaussianNoise | None:
-        noise = getattr(self.purifier, "noise", None)
-        return noise if isinstance(noise, GaussianNoise) else None
-
     def _purified(self, purifier: IterativePurifier, gradient: str) -> Model:
         return PurifiedClassifier(purifier, self.original.classifier, gradient=gradient)  # type: ignore[attr-defined]
 
     def _variant(self, name: str) -> IterativePurifier | None:
         """The purifier with another noise seed, or with half as many steps."""
         variant = copy.copy(self.purifier)
-        noise, steps = self._noise(), getattr(variant, "steps", 0)
-        if name == "other_noise" and noise is not None:
-            variant.noise = replace(noise, seed=noise.seed + 1)  # type: ignore[union-attr]
-        elif name == "fewer_steps" and steps > 1:
-            variant.steps = steps // 2  # type: ignore[union-attr]
-        else:
+        if variant is None:
             return None
+        if name == "other_noise":
+            variant.noise = replace(variant.noise, seed=variant.noise.seed + 1)
+        elif variant.steps < 2:
+            return None
+        else:
+            variant.steps //= 2
         return variant
