@@ -1,0 +1,70 @@
+"""Choose the purifier's parameters on the digits' validation split, by the worst case over short attacks.
+
+    python experiments/digits_sweep.py -o FOLDER --table docs/results/digits-sweep.csv
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from digits import EPS, MICRO_BATCH, Setting, denoiser, parser, run_all, write_table
+
+import pursamere as ps
+from pursamere.evaluation import Attack, Protocol
+
+PROTOCOL = Protocol(
+    "sweep",
+    (
+        Attack("clean", "none"),
+        Attack("transfer-bare", "transfer", steps=50, sources=("bare",)),
+        Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=20),
+        Attack("apgd-ce", "apgd", loss="cross_entropy", steps=20, survivors_only=True),
+        Attack("apgd-t", "apgd", loss="targeted_dlr", steps=20, survivors_only=True),
+    ),
+    "nearly everything: to compare settings with one another, not to claim robustness",
+)
+# One parameter at a time is changed from here.
+CENTRE = {
+    "direction": "ere", "bandwidth": 0.25, "sigma": 0.2, "steps": 5, "step_size": 0.4, "ascent_radius": 0.05,
+    "radius": 0.2, "draws": 8,
+}  # fmt: skip
+CHANGES: list[dict[str, Any]] = [
+    {},
+    *({"ascent_radius": value} for value in (0.0, 0.2)),
+    *({"radius": value} for value in (0.1, 0.3)),
+    *({"sigma": value} for value in (0.15, 0.3)),
+    *({"bandwidth": value} for value in (0.2, 0.3)),
+    {"step_size": 0.8},
+    {"steps": 10, "step_size": 0.2},
+    {"draws": 4},
+    *({"direction": "score", "ascent_radius": value} for value in (0.0, 0.05, 0.2)),
+    *({"direction": "score", "ascent_radius": 0.0, "radius": value} for value in (0.15, 0.3)),
+    *({"direction": "score", "ascent_radius": 0.0, "sigma": value} for value in (0.15, 0.3)),
+    {"direction": "score", "ascent_radius": 0.0, "step_size": 0.8},
+    {"direction": "score", "ascent_radius": 0.0, "steps": 10, "step_size": 0.2},
+    {"direction": "score", "ascent_radius": 0.0, "bandwidth": 0.3},
+]
+
+
+def make(bandwidth: float, draws: int, **options: Any) -> ps.Purifier:
+    noise = ps.GaussianNoise(draws=draws)
+    return ps.Purifier(denoiser(bandwidth), noise=noise, micro_batch=MICRO_BATCH, **options)
+
+
+def main() -> None:
+    arguments = parser(__doc__ or "", samples=128).parse_args()
+    settings = [
+        Setting(" ".join(f"{k}={v}" for k, v in change.items()) or "centre", partial(make, **{**CENTRE, **change}))
+        for change in CHANGES
+    ]
+    rows = []
+    for setting, result in run_all(settings, "validation", PROTOCOL, arguments):
+        worst = {f"worst_{eps:.2f}": f"{result.worst_case[eps].value:.3f}" for eps in EPS}
+        rows.append({"setting": setting.name, "clean": f"{result.clean.value:.3f}", **worst})
+    if arguments.table:
+        write_table(arguments.table, rows)
+
+
+if __name__ == "__main__":
+    main()

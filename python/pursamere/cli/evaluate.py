@@ -1,0 +1,182 @@
+"""``pursamere evaluate``: attack a defended classifier with a whole protocol, and report the worst case."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pursamere.cli import types
+from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.extras import require
+from pursamere.cli.progress import Advance, progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DESCRIPTION = """\
+Run a protocol of attacks on a classifier behind a purifier, and believe the worst case per sample. The folder OUTPUT
+gets the configuration, the outcome of every attack on every sample (outcomes.csv), the adversarial images, and a report
+in Markdown and HTML. A run that was killed goes on where it was when the same command is given again. Several processes
+can share a run (--shard, or torchrun -m pursamere evaluate ...); the outcomes are the same as one process's.
+"""
+_DATA = (
+    "digits, mnist or cifar10 (these two in the folder that PURSAMERE_DATA names), a folder with one subfolder of images "
+    "per class, or an .npz file"
+)
+_MODEL = (
+    "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
+    "file is executed. Without it, digits are classified by a small network that is trained in seconds"
+)
+_OPTION = (
+    "an argument of the defence's class, or draws, noise_seed or bandwidth (of the kernel density that serves as the "
+    "digits' denoiser, 0.25); may be repeated"
+)
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        parents=[common],
+        help="attack a defended classifier with a whole protocol, and report the worst case",
+        description=_DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, help="folder of the run")
+    add("--data", default="digits", metavar="WHAT", help=_DATA)
+    add("--split", default="test", help="of the data")
+    add("--samples", type=types.count, default=256, help="how many of its images, from the first")
+    add("--eps", type=types.positive, nargs="+", default=[0.1, 0.15], help="radii of the attacks, in pixel units")
+    add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
+    add("--preset", choices=("quick", "standard", "full"), default="quick", help="how thorough: minutes, hours, days")
+    add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
+    add("--defence", default="pursamere", metavar="NAME", help="none, pursamere, or a baseline: see pursamere.baselines")
+    add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
+    add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
+        "that purifying an image takes at most N network passes")  # fmt: skip
+    add("--seed", type=types.index, default=0, help="of the attacks and of the digits' classifier")
+    add("--chunk", type=types.count, default=128, help="samples attacked together")
+    add("--micro-batch", type=types.count, default=32, help="images that pass through the networks together")
+    add("--threads", type=types.count, default=argparse.SUPPRESS, help="CPU threads, PyTorch's if not given")
+    add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the samples: 0/2 and 1/2")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    add("--no-adversarial", action="store_true", help="do not keep the adversarial images")
+    add("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the evaluation, print the report's table and the verdict."""
+    # Before the work: a missing extra should not be found out after hours.
+    for module in ("pyautoattack", "safetensors", "matplotlib.figure", "markdown"):
+        require(module, extra="evaluation")
+    import torch
+
+    from pursamere import datasets
+    from pursamere._validation import check_supported_device
+    from pursamere.evaluation.evaluate import evaluate
+    from pursamere.evaluation.report import text_table
+
+    device = torch.device(arguments.device)
+    check_supported_device("--device", device)
+    data = datasets.load(arguments.data, arguments.split)
+    if arguments.samples > len(data):
+        raise CommandError(f"--samples: {data.name} has {len(data)} in its split {arguments.split}")
+    data = data.head(arguments.samples)
+    model = _model(arguments, data.images)
+
+    def bar(total: int, description: str) -> AbstractContextManager[Advance]:
+        return progress_bar(total, description, unit="", quiet=arguments.quiet)
+
+    result = evaluate(
+        model,
+        data.images.to(device),
+        data.labels.to(device),
+        folder=arguments.output,
+        eps=arguments.eps,
+        norm=arguments.norm,
+        preset=arguments.preset,
+        seed=arguments.seed,
+        chunk=arguments.chunk,
+        micro_batch=arguments.micro_batch,
+        threads=getattr(arguments, "threads", None),
+        shard=getattr(arguments, "shard", None),
+        data=f"{data.name}, {arguments.split} split, the first {len(data)}",
+        keep_adversarial=not arguments.no_adversarial,
+        bar=bar,
+    )
+    if result is None:
+        print(f"this share is done; others are missing in {printable(arguments.output)}")
+        return 0
+    print(text_table(result), end="\n\n")
+    print(result.verdict)
+    print(f"wrote {printable(arguments.output / 'report.html')}")
+    return 0
+
+
+def _model(arguments: argparse.Namespace, images: Tensor) -> Any:
+    """The model that the options describe, on the device asked for."""
+    options: dict[str, Any] = dict(arguments.option)
+    if "model" in arguments:
+        if options or "evaluations" in arguments:
+            raise CommandError("--model makes its own defence, so --option and --evaluations cannot be given with it")
+        return _from_file(arguments.model)
+    if arguments.data != "digits":
+        raise CommandError("--model: only the digits have a classifier of their own; give one for other data")
+    from pursamere import PurifiedClassifier, datasets
+    from pursamere.demo.classifier import train_classifier
+    from pursamere.denoisers import KernelDensity
+    from pursamere.evaluation.defences import build_defence
+
+    train = datasets.load("digits", "train")
+    bandwidth = options.pop("bandwidth", 0.25)
+    options.setdefault("micro_batch", arguments.micro_batch)
+    purifier = None
+    if arguments.defence != "none":
+        denoiser = KernelDensity(train.images.to(arguments.device), bandwidth)
+        purifier = build_defence(arguments.defence, denoiser, options, getattr(arguments, "evaluations", None))
+        print(f"{arguments.defence}: {purifier.extra_repr()}")
+    with progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
+        classifier = train_classifier(train, seed=arguments.seed, progress=advance).to(arguments.device)
+    return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
+
+
+def _from_file(source: str) -> Any:
+    """Call FUNCTION of FILE.py, which the user names and so trusts."""
+    path, colon, name = source.rpartition(":")
+    if not colon or not path.endswith(".py") or not name.isidentifier():
+        raise CommandError(f"--model: expected FILE.py:FUNCTION, got {printable(source)}")
+    specification = importlib.util.spec_from_file_location("pursamere_evaluated_model", path)
+    if specification is None or specification.loader is None or not Path(path).is_file():
+        raise CommandError(f"--model: {printable(path)} does not exist")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise CommandError(f"--model: {printable(path)} has no function {name}")
+    return function()
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    if value in ("inf", "infinity"):
+        return name, math.inf
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word needs no quotes
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not int(number) < int(count):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, got {text!r}")
+    return int(number), int(count)

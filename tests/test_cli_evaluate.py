@@ -1,0 +1,149 @@
+"""``pursamere evaluate`` as a user runs it, and what it refuses."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pursamere.cli import main
+from pursamere.evaluation.defences import build_defence
+
+CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
+
+
+def evaluate(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "pursamere", "evaluate", "-o", "run", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+MODEL = """
+import torch
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.linspace(-1, 1, 64).repeat(10, 1) * torch.arange(10)[:, None]
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T
+
+def model():
+    return Linear().eval()
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """An npz file and a model in a file that gets it right."""
+    import numpy
+
+    (tmp_path / "model.py").write_text(MODEL)
+    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    namespace: dict = {}
+    exec(MODEL, namespace)
+    labels = namespace["model"]()(images).argmax(1)
+    numpy.savez(tmp_path / "data.npz", images=images.numpy(), labels=labels.numpy())
+    return tmp_path
+
+
+def test_digits_from_beginning_to_end(tmp_path):
+    done = evaluate(tmp_path, "--samples", "8", "--eps", "0.1", *CHEAP, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    files = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"config.json", "environment.json", "outcomes.csv", "summary.json", "report.md", "report.html"} <= files
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["verdict"] in done.stdout
+    assert "report.html" in done.stdout
+    assert "pgd-margin-bpda" in done.stdout
+    with open(tmp_path / "run" / "outcomes.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {int(row["sample"]) for row in rows} == set(range(8))
+    again = evaluate(tmp_path, "--samples", "8", "--eps", "0.1", *CHEAP, "--threads", "1")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout.replace(*_timing(done.stdout, again.stdout))
+    other = evaluate(tmp_path, "--samples", "8", "--eps", "0.2", *CHEAP, "--threads", "1")
+    assert other.returncode == 1
+    assert "holds a run of another configuration: eps[0] is 0.1 there, and 0.2 was asked for" in other.stderr
+
+
+def _timing(one: str, other: str) -> tuple[str, str]:
+    """The line with the images per second, which alone may differ."""
+    first, second = (next((line for line in text.splitlines() if "images per second" in line), "") for text in (one, other))
+    return (first, second) if first else ("", "")
+
+
+def test_a_model_from_a_file_and_shards(data):
+    common = ["--data", "data.npz", "--model", "model.py:model", "--samples", "12", "--eps", "0.02", "--chunk", "6"]
+    first = evaluate(data, *common, "--shard", "1/2", "--threads", "1")
+    assert first.returncode == 0, first.stderr
+    assert "this share is done; others are missing in run" in first.stdout
+    second = evaluate(data, *common, "--shard", "0/2", "--threads", "1")
+    assert second.returncode == 0, second.stderr
+    assert "worst case per sample over all attacks (linf)" in second.stdout
+    config = json.loads((data / "run" / "config.json").read_text())
+    assert config["data"]["samples"] == 12
+    assert config["data"]["name"] == "data, test split, the first 12"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "data.npz"], "--model: only the digits have a classifier of their own"),
+        (["--data", "data.npz", "--model", "model.py"], "--model: expected FILE.py:FUNCTION, got model.py"),
+        (["--data", "data.npz", "--model", "other.py:model"], "--model: other.py does not exist"),
+        (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
+        (["--data", "data.npz", "--model", "model.py:not_a_function"], "--model: model.py has no function"),
+        (["--data", "data.npz", "--samples", "13", "--model", "model.py:model"], "--samples: data has 12 in its split"),
+        (["--model", "model.py:model", "--option", "steps=3"], "--model makes its own defence"),
+        (["--defence", "magic"], "defence must be one of 'pursamere', 'diffpure'"),
+        (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
+        (["--option", "sigma=-1"], "sigma must be positive"),
+        (["--option", "sigma=much"], "sigma must be a real number, got str"),
+        (["--evaluations", "1"], "evaluations must be at least"),
+        (["--split", "final"], "split must be one of"),
+    ],
+)
+def test_what_is_refused(data, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(data)
+    if "--samples" not in arguments:
+        arguments = [*arguments, "--samples", "4"]
+    assert main(["evaluate", "-o", "run", "-q", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--shard", "2/2"], ["--shard", "x"], ["--option", "sigma"], ["--eps", "0"]])
+def test_usage_errors(tmp_path, arguments):
+    with pytest.raises(SystemExit) as error:
+        main(["evaluate", "-o", str(tmp_path / "run"), *arguments])
+    assert error.value.code == 2
+
+
+def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert main(["evaluate", "-o", str(tmp_path / "run")]) == 1
+    assert 'pip install "pursamere[evaluation]"' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_defences_are_built_from_plain_values():
+    def denoiser(y, sigma):
+        return y / (1 + sigma**2)
+
+    purifier = build_defence("pursamere", denoiser, {"direction": "score", "draws": 4, "noise_seed": 7, "steps": 3})
+    assert (purifier.direction, purifier.noise.draws, purifier.noise.seed, purifier.steps) == ("score", 4, 7, 3)
+    purifier = build_defence("pursamere", denoiser, {"draws": 4, "ascent_radius": 0.0}, evaluations=50)
+    assert purifier.evaluations.total == 48
+    assert build_defence("diffpure", denoiser, {}, evaluations=20).evaluations.total <= 20
+    assert build_defence("diffpure", denoiser, {}).random
+    assert not build_defence("diffpure_fixed_noise", denoiser, {}).random
