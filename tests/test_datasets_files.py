@@ -207,8 +207,8 @@ def test_named_pipes_do_not_block(pictures):
     os.mkfifo("pictures/b/pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png is not a regular file"):
         load("pictures")
-    for name in ("pipe.npz", "mnist.npz", "t10k-images-idx3-ubyte", "test_batch.bin"):
+    for name in ("pipe.npz", "mnist.npz", "cifar10_jpeg.npz", "t10k-images-idx3-ubyte", "test_batch.bin"):
         os.mkfifo(name)
-    for source in ("pipe.npz", "mnist", "cifar10"):
+    for source in ("pipe.npz", "mnist", "cifar10", "cifar10_jpeg"):
         with pytest.raises(ValueError, match="data set"):
             load(source)

@@ -57,6 +57,8 @@ def test_mnist(form):
         assert part.labels.tolist() == labels_of(5100)[found].tolist()
         held_out[split] = set(found)
     assert not held_out["train"] & held_out["validation"]
+    # It must never move: what was chosen on the validation images would have been trained on.
+    assert sorted(held_out["train"])[:8] == [7, 23, 52, 80, 161, 195, 227, 317]
 
 
 def test_npz_comes_before_the_standard_files():
