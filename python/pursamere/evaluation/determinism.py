@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_SAMPLES = 16
+CHECKED = 16
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> No
     Raises:
         RuntimeError: they are not; the message shows the first two logits that differ.
     """
-    images = images[:_SAMPLES]
+    images = images[:CHECKED]
     count = len(images)
     expected = model(images)
     _require_equal("in a second call", expected, model(images))

@@ -19,7 +19,7 @@ from pursamere.evaluation.determinism import check_deterministic
 from pursamere.evaluation.environment import describe_environment
 from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack, Protocol, sweep_radii
-from pursamere.evaluation.summary import Result, summarize, write_summary
+from pursamere.evaluation.summary import Result, require_report_packages, summarize, write_summary
 from pursamere.evaluation.target import Model, Target
 from pursamere.evaluation.units import Unit, run_unit
 
@@ -117,6 +117,7 @@ def evaluate(
         "protocol": {"name": protocol.name, "left_out": protocol.left_out,
                      "attacks": [asdict(attack) for attack in protocol.attacks]},
     }  # fmt: skip
+    require_report_packages()
     run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
     with _threads(run.environment["threads"], asked=threads or torch.get_num_threads()):
         if not target.is_random:
@@ -132,7 +133,7 @@ def evaluate(
             return None
         units = [unit for units in plan.chunks for unit in units]
         result = summarize(run, units, labels, radii, norm, plan.skipped, target, images)
-    write_summary(run, result)
+    write_summary(run, result, units, target, images, labels)
     return result
 
 

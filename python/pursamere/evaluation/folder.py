@@ -67,21 +67,28 @@ class RunFolder:
         """Keep a unit; its JSON file comes last, and is there whole or not at all."""
         if adversarial is not None:
             content = self._safetensors.save({"images": adversarial.detach().cpu().contiguous()})
-            write_bytes(self.path / "adversarial" / f"{unit.name}.safetensors", content, overwrite=True)
+            write_bytes(self._tensor_file(unit), content, overwrite=True)
         write_bytes(self._unit_file(unit), _json(outcome.to_json()), overwrite=True)
 
     def load(self, unit: Unit) -> Outcome:
         """The outcome of a unit that is done."""
         return Outcome(**_read_json(self._unit_file(unit)))
 
+    def has_adversarial(self, unit: Unit) -> bool:
+        """Whether the adversarial images of a unit were kept."""
+        return self._tensor_file(unit).exists()
+
     def adversarial(self, unit: Unit) -> Tensor:
-        """The adversarial images of a unit that is done, [n, C, H, W]."""
-        images: Tensor = self._safetensors.load_file(self.path / "adversarial" / f"{unit.name}.safetensors")["images"]
+        """The adversarial images of a unit that is done, [n, C, H, W]; ``FileNotFoundError`` if not kept."""
+        images: Tensor = self._safetensors.load_file(self._tensor_file(unit))["images"]
         return images
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the files that tell the result."""
         write_bytes(self.path / name, content, overwrite=True)
+
+    def _tensor_file(self, unit: Unit) -> Path:
+        return self.path / "adversarial" / f"{unit.name}.safetensors"
 
     def _unit_file(self, unit: Unit) -> Path:
         return self.path / "units" / f"{unit.name}.json"

@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pursamere.cli.extras import require
 from pursamere.demo.statistics import wilson_interval
 from pursamere.evaluation.checks import Check, masking_checks
 from pursamere.evaluation.folder import RunFolder
+from pursamere.evaluation.html_page import html_page
+from pursamere.evaluation.pictures import picture_grid
+from pursamere.evaluation.plots import accuracy_plot, bar_plot, loss_plot
 from pursamere.evaluation.protocol import CLEAN, Attack
+from pursamere.evaluation.report import ACCURACY, BARS, GRID, LOSS, markdown_report, title
 from pursamere.evaluation.target import Target
 from pursamere.evaluation.units import Outcome, Unit
 
@@ -192,9 +197,39 @@ def summary_json(result: Result) -> dict[str, Any]:
     }
 
 
-def write_summary(run: RunFolder, result: Result) -> None:
-    """Write the summary and the reports."""
+def require_report_packages() -> None:
+    """Raise a ``CommandError`` before hours of work rather than after them."""
+    for module in ("matplotlib.figure", "markdown"):
+        require(module, extra="evaluation")
+
+
+def write_summary(
+    run: RunFolder, result: Result, units: Sequence[Unit], target: Target, images: Tensor, labels: Tensor
+) -> None:
+    """Write the summary, and the report in Markdown and HTML with its pictures.
+
+    Args:
+        run: the folder.
+        result: what to tell.
+        units: all of the run's, done.
+        target: what was attacked, for the picture grid.
+        images: [B, C, H, W] in [0, 1], all that were evaluated.
+        labels: [B], int64.
+    """
     run.write("summary.json", (json.dumps(summary_json(result), indent=1) + "\n").encode())
+    drawn = {
+        ACCURACY: accuracy_plot(result),
+        BARS: bar_plot(result),
+        LOSS: loss_plot(result),
+        GRID: picture_grid(result, run, units, target, images, labels),
+    }
+    pictures = {name: content for name, content in drawn.items() if content is not None}
+    for name, content in pictures.items():
+        run.write(name, content)
+    kept = next((unit.name for unit in units if run.has_adversarial(unit)), None)
+    text = markdown_report(result, pictures, kept)
+    run.write("report.md", text.encode())
+    run.write("report.html", html_page(title(result), text, pictures).encode())
 
 
 def _table(found: Sequence[tuple[Unit, Outcome]], labels: list[int]) -> str:
