@@ -1,6 +1,6 @@
 """Choose the purifier's parameters on the digits' validation split, by the worst case over short attacks.
 
-    python experiments/digits_sweep.py -o FOLDER --table docs/results/digits-sweep.csv
+python experiments/digits_sweep.py -o FOLDER --table docs/results/digits-sweep.csv
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def is_image_name(path: Path) -> bool:
 @contextmanager
 def open_image(path: Path) -> Iterator[Any]:
     """A Pillow image whose pixels are not decoded yet."""
-    from pursamere.cli.extras import require
+    from pursamere._extras import require
 
     module = require("PIL.Image", extra="cli")
     if not path.is_file():  # a pipe with such a name would block for ever
@@ -46,7 +46,7 @@ def is_gray(image: Any) -> bool:
 
 def decode(image: Any, channels: int) -> Tensor:
     """The pixels of a Pillow image, turned upright, as float32 [C, H, W] in [0, 1]."""
-    from pursamere.cli.extras import require
+    from pursamere._extras import require
 
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError("is animated")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pursamere._extras import require
 from pursamere._validation import NotFiniteError
-from pursamere.cli.extras import require
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 

@@ -41,7 +41,7 @@ def apgd(
     as are the arguments, but for ``steps``: the model is differentiated ``steps + 1`` times in a restart.
 
     Raises:
-        CommandError: pyautoattack is not installed.
+        MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type.
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
         RuntimeError: logits or gradients are NaN or infinite.

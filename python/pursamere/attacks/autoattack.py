@@ -55,7 +55,7 @@ def autoattack(
             :class:`pursamere.PurifiedClassifier`, whose gradients account for that.
 
     Raises:
-        CommandError: pyautoattack is not installed.
+        MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type.
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.

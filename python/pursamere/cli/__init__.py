@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pursamere._extras import MissingExtraError
 from pursamere.cli import demo, evaluate, info, purify
 from pursamere.cli.errors import CommandError, printable
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """The message of an error; its type too and how to see more, where the message was not written for users."""
     message = printable(str(error))
-    if isinstance(error, CommandError | ValueError | TypeError | OSError):
+    if isinstance(error, CommandError | MissingExtraError | ValueError | TypeError | OSError):
         return message
     return f"{type(error).__name__}: {message} (--debug shows the traceback)"
 

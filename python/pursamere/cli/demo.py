@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pursamere._extras import require
 from pursamere._files import write_bytes
 from pursamere.cli import types
 from pursamere.cli.errors import printable
-from pursamere.cli.extras import require
 from pursamere.cli.progress import Advance, progress_bar
 
 _DESCRIPTION = """\

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pursamere._extras import require
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.extras import require
 from pursamere.cli.progress import Advance, progress_bar
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ in Markdown and HTML. A run that was killed goes on where it was when the same c
 can share a run (--shard, or torchrun -m pursamere evaluate ...); the outcomes are the same as one process's.
 """
 _DATA = (
-    "digits, mnist or cifar10 (these two in the folder that PURSAMERE_DATA names), a folder with one subfolder of images "
-    "per class, or an .npz file"
+    "digits, mnist or cifar10 (these two in the folder that PURSAMERE_DATA names), a folder with one subfolder of "
+    "images per class, or an .npz file"
 )
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
@@ -56,7 +56,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
     add("--preset", choices=("quick", "standard", "full"), default="quick", help="how thorough: minutes, hours, days")
     add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
-    add("--defence", default="pursamere", metavar="NAME", help="none, pursamere, or a baseline: see pursamere.baselines")
+    add("--defence", default="pursamere", metavar="NAME", help="none, pursamere, or one of pursamere.baselines")
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
         "that purifying an image takes at most N network passes")  # fmt: skip
@@ -64,7 +64,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--chunk", type=types.count, default=128, help="samples attacked together")
     add("--micro-batch", type=types.count, default=32, help="images that pass through the networks together")
     add("--threads", type=types.count, default=argparse.SUPPRESS, help="CPU threads, PyTorch's if not given")
-    add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the samples: 0/2 and 1/2")
+    add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the samples, like 0/2")
     add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--no-adversarial", action="store_true", help="do not keep the adversarial images")
     add("-q", "--quiet", action="store_true", help="no progress bar")
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere import datasets
     from pursamere._validation import check_supported_device
     from pursamere.evaluation.evaluate import evaluate
-    from pursamere.evaluation.report import text_table
+    from pursamere.evaluation.terminal import text_table
 
     device = torch.device(arguments.device)
     check_supported_device("--device", device)

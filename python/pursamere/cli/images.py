@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pursamere._extras import require
 from pursamere._files import atomic_writer
 from pursamere._images import FORMATS, ImageError, decode, is_image_name, open_image
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.extras import require
 from pursamere.cli.progress import say
 
 Size = tuple[int, int, int]  # channels, height, width

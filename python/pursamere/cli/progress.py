@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pursamere.cli.errors import CommandError
-from pursamere.cli.extras import require
+from pursamere._extras import MissingExtraError, require
 
 Advance = Callable[[int], None]
 
@@ -21,7 +20,7 @@ def progress_bar(total: int, description: str, *, unit: str, quiet: bool) -> Ite
         return
     try:
         tqdm = require("tqdm", extra="cli").tqdm
-    except CommandError as error:
+    except MissingExtraError as error:
         # The work can be done without a bar, so its absence is told and not fatal.
         print(f"pursamere: no progress bar: {error}", file=sys.stderr)
         yield lambda _: None

@@ -26,7 +26,7 @@ def open_digits() -> Source:
 
 
 def _read() -> Part:
-    from pursamere.cli.extras import require
+    from pursamere._extras import require
 
     bunch = require("sklearn.datasets", extra="demo").load_digits()
     return Part(bunch.images[:, None].astype(numpy.float32) / 16, bunch.target)  # 0..16, so this is exact

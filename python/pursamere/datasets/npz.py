@@ -73,7 +73,7 @@ def _read_pixels(path: Path, prefix: str) -> Any:
 
 def _decode_all(blob: memoryview, bounds: list[int], where: str) -> Any:
     """JPEG files of one size as uint8 [N, H, W, 3], or [N, H, W] if the first is gray."""
-    from pursamere.cli.extras import require
+    from pursamere._extras import require
 
     pillow = require("PIL.Image", extra="cli")
     pixels = numpy.empty((0,), numpy.uint8)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pursamere.cli.extras import require
+from pursamere._extras import require
 from pursamere.demo import results as names
 from pursamere.demo.classifier import predict
 from pursamere.demo.results import find

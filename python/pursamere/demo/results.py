@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pursamere._text import aligned
 from pursamere.demo.statistics import wilson_interval
 
 UNDEFENDED, PURIFIED = "undefended", "purified"
@@ -84,7 +85,4 @@ def format_table(results: Sequence[Result], names: dict[str, str]) -> str:
         low, high = result.interval
         eps = f"{result.eps:.2f}" if result.eps else "-"
         rows.append((result.model, names[result.attack], eps, f"{result.accuracy:.3f}", f"{low:.3f} - {high:.3f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+    return aligned(rows)

@@ -85,7 +85,7 @@ def evaluate(
         The result, or ``None`` where other processes' units are still missing.
 
     Raises:
-        CommandError: a package of the extra ``evaluation`` is not installed.
+        MissingExtraError: a package of the extra ``evaluation`` is not installed.
         TypeError: an argument of the wrong type.
         ValueError: an argument out of its range, or ``folder`` holds another run.
         RuntimeError: the model is not deterministic; the message shows two logits that differ.

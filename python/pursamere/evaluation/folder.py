@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pursamere._extras import require
 from pursamere._files import write_bytes
-from pursamere.cli.extras import require
 from pursamere.evaluation.units import Outcome, Unit
 
 

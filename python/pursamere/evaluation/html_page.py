@@ -7,7 +7,7 @@ import html
 import re
 from collections.abc import Mapping
 
-from pursamere.cli.extras import require
+from pursamere._extras import require
 
 _IMAGE = re.compile(r'(<img alt="[^"]*" src=")([a-z]+\.png)"')
 # The page runs nothing and loads nothing, whatever might have slipped into it.

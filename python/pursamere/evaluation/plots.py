@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pursamere._extras import require
 from pursamere.cli.errors import printable
-from pursamere.cli.extras import require
 from pursamere.demo.statistics import wilson_interval
 from pursamere.evaluation.protocol import CLEAN, Attack
 

@@ -145,7 +145,7 @@ def _attack(line: Line) -> tuple[str, str, str, str, str, str]:
     attack = line.attack
     return (
         escape(attack.name),
-        escape(_gradient(attack)),
+        escape(gradient_of(attack)),
         _loss(attack),
         _steps(attack),
         str(int(line.attacked.sum())),
@@ -153,7 +153,8 @@ def _attack(line: Line) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def _gradient(attack: Attack) -> str:
+def gradient_of(attack: Attack) -> str:
+    """Whose gradient an attack follows, in words."""
     if attack.kind == "transfer":
         return "of others: " + ", ".join(source.replace("_", " ") for source in attack.sources)
     return "none" if attack.is_black_box else _GRADIENTS[attack.gradient]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pursamere.cli.extras import require
+from pursamere._extras import require
 from pursamere.demo.statistics import wilson_interval
 from pursamere.evaluation.checks import Check, masking_checks
 from pursamere.evaluation.folder import RunFolder
@@ -198,7 +198,7 @@ def summary_json(result: Result) -> dict[str, Any]:
 
 
 def require_report_packages() -> None:
-    """Raise a ``CommandError`` before hours of work rather than after them."""
+    """Raise a ``MissingExtraError`` before hours of work rather than after them."""
     for module in ("matplotlib.figure", "markdown"):
         require(module, extra="evaluation")
 
