@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,8 +38,7 @@ def parser(description: str, samples: int) -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, required=True, help="folder of the runs; a killed experiment goes on from there")
     add("--samples", type=int, default=samples)
     add("--threads", type=int, default=1, help="CPU threads; figures may depend on them in the last resort")
-    add("--part", default="0/1", metavar="I/N", help="run every N-th line, from the I-th on")
-    add("--table", type=Path, help="write the table there, as CSV, once all lines are done")
+    add("--part", default="0/1", metavar="I/N", help="of the lines, those from I on in steps of N: to use more cores")
     return parser
 
 
@@ -66,6 +66,7 @@ def run_all(
             eps=EPS,
             preset=protocol,
             micro_batch=MICRO_BATCH,
+            chunk=arguments.samples,
             data=f"digits, {split} split",
             bar=lambda total, what, name=setting.name: progress_bar(total, f"{name}: {what}", unit="", quiet=False),
             keep_adversarial=False,
@@ -77,8 +78,6 @@ def run_all(
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    import io
-
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

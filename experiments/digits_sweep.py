@@ -6,6 +6,7 @@ python experiments/digits_sweep.py -o FOLDER --table docs/results/digits-sweep.c
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from digits import EPS, MICRO_BATCH, Setting, denoiser, parser, run_all, write_table
@@ -47,17 +48,43 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def make(bandwidth: float, draws: int, **options: Any) -> ps.Purifier:
+# The baselines' own parameters, at as many network passes as PurSAMERE with 4 draws takes.
+EVALUATIONS = 80
+BASELINES: list[tuple[str, dict[str, Any]]] = [
+    *(("diffpure_fixed_noise", {"sigma_max": value}) for value in (0.1, 0.2, 0.3, 0.4)),
+    ("diffpure_fixed_noise", {"sigma_max": 0.2, "solver": "heun"}),
+    ("diffpure_fixed_noise", {"sigma_max": 0.2, "stochasticity": 0.0}),
+    *(("scoreopt_o", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02, 0.05)),
+    ("scoreopt_o", {"sigma": 0.3, "learning_rate": 0.01}),
+    ("scoreopt_o", {"sigma": 0.2, "learning_rate": 0.01, "regularisation": 1.0}),
+    *(("scoreopt_n", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.02, 0.05)),
+    *(("scoreopt_n", {"sigma": value, "learning_rate": 0.02}) for value in (0.1, 0.3)),
+    *(("likelihood_maximisation", {"radius": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02)),
+    ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.01}),
+    ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.01, "sigma_min": 0.1}),
+]
+
+
+def purifier(bandwidth: float, draws: int, **options: Any) -> ps.Purifier:
     noise = ps.GaussianNoise(draws=draws)
     return ps.Purifier(denoiser(bandwidth), noise=noise, micro_batch=MICRO_BATCH, **options)
 
 
+def baseline(name: str, options: dict[str, Any]) -> ps.IterativePurifier:
+    # A baseline runs its network on one draw at a time, so a larger micro-batch costs no more memory.
+    return ps.baselines.with_evaluations(name, denoiser(0.25), EVALUATIONS, micro_batch=4 * MICRO_BATCH, **options)
+
+
+def told(options: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
+
+
 def main() -> None:
-    arguments = parser(__doc__ or "", samples=128).parse_args()
-    settings = [
-        Setting(" ".join(f"{k}={v}" for k, v in change.items()) or "centre", partial(make, **{**CENTRE, **change}))
-        for change in CHANGES
-    ]
+    arguments_parser = parser(__doc__ or "", samples=128)
+    arguments_parser.add_argument("--table", type=Path, help="write the table there, as CSV")
+    arguments = arguments_parser.parse_args()
+    settings = [Setting(told(change) or "centre", partial(purifier, **{**CENTRE, **change})) for change in CHANGES]
+    settings += [Setting(f"{name} {told(options)}", partial(baseline, name, options)) for name, options in BASELINES]
     rows = []
     for setting, result in run_all(settings, "validation", PROTOCOL, arguments):
         worst = {f"worst_{eps:.2f}": f"{result.worst_case[eps].value:.3f}" for eps in EPS}
