@@ -100,7 +100,7 @@ $ python experiments/digits_table.py -o FOLDER --write docs/results        # {en
 {samples} digits of the test split, preset `{PRESET}`, torch {environment["versions"]["torch"]}, one CPU thread for \
 each of two processes. Left out of the full protocol: {PRESETS[PRESET].left_out}.
 
-A purifier takes at most {EVALUATIONS} passes through the denoiser for an image (column "passes", forward and backward), \
+A purifier takes at most {EVALUATIONS} passes through the denoiser for an image ("passes", forward and backward), \
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
 Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to."""

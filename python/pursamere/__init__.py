@@ -4,8 +4,10 @@ from importlib.metadata import version as _version
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
-from . import attacks, datasets, denoisers, functional
+from . import attacks, baselines, datasets, denoisers, evaluation, functional
 from .classifier import PurifiedClassifier
+from .evaluation import evaluate
+from .iterative import IterativePurifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
 from .purifier import PurificationTrace, Purifier
@@ -14,13 +16,17 @@ __version__ = _version("pursamere")
 
 __all__ = [
     "GaussianNoise",
+    "IterativePurifier",
     "PurificationTrace",
     "PurifiedClassifier",
     "Purifier",
     "__version__",
     "attacks",
+    "baselines",
     "datasets",
     "denoisers",
+    "evaluate",
+    "evaluation",
     "expected_reconstruction_error",
     "functional",
 ]

@@ -15,6 +15,11 @@ from .denoisers.protocol import Denoiser, prediction_of
 from .micro_batch import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
 
+NOT_DIFFERENTIABLE = (
+    "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
+    "torch.no_grad, or detached?); only direction='score' and DiffPure can do without, where no gradient is asked for"
+)
+
 
 class GradientTerms(NamedTuple):
     """A gradient before it is summed, g = direct + sum_k per_draw_k, and the ERE at the same point."""
@@ -89,6 +94,25 @@ def score_gradient(
     return GradientTerms(drift.unsqueeze(0), None, ere)
 
 
+def denoise(
+    denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False, differentiable: bool = False
+) -> Tensor:
+    """Return D(y, sigma) [N, C, H, W], checked as every result of a denoiser is.
+
+    Args:
+        denoiser: see :class:`pursamere.denoisers.Denoiser`.
+        y: noisy images [N, C, H, W].
+        sigma: standard deviation of their noise, in pixel units, positive.
+        twice: the result will be differentiated twice.
+        differentiable: raise if for autograd the result does not depend on ``y``; costs a backward pass.
+    """
+    # Whatever it predicts, a call of it returns the denoised image.
+    _, denoised = _predict(lambda y, sigma: denoiser(y, sigma), y, sigma, twice=twice)
+    if differentiable:
+        _pull_back(denoised, y, torch.zeros_like(denoised), retain_graph=True)
+    return denoised
+
+
 def _pull_back(
     prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph: bool = False, retain_graph: bool = False
 ) -> Tensor:
@@ -104,10 +128,7 @@ def _pull_back(
             allow_unused=True,
         )
     if pulled_back is None:
-        raise ValueError(
-            "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
-            "torch.no_grad, or detached?); only direction='score' without a gradient can do without"
-        )
+        raise ValueError(NOT_DIFFERENTIABLE)
     return pulled_back
 
 

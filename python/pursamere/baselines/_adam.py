@@ -1,0 +1,102 @@
+"""Adam on a loss of the image, as steps that can be differentiated."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pursamere._validation import check_positive
+from pursamere.denoisers.protocol import Denoiser
+from pursamere.iterative import IterativePurifier, Run, in_pixel_range
+from pursamere.noise import GaussianNoise
+from pursamere.objective import NOT_DIFFERENTIABLE
+
+from ._randomness import single_draw
+
+BETAS = 0.9, 0.999
+EPSILON = 1e-8
+"""Those of torch.optim.Adam."""
+
+
+class Loss(NamedTuple):
+    """A loss, and the tensor through which it depends on the network."""
+
+    value: Tensor  # [m]
+    noisy: Tensor  # [m, C, H, W]
+
+
+class AdamPurifier(IterativePurifier):
+    """Adam (Kingma and Ba, 2015) on :meth:`_loss`; the state [m, 3, C, H, W] is the image and its two moments.
+
+    The values are those of torch.optim.Adam, and the derivative of a step is finite everywhere. Where epsilon does not
+    count, the first step is a sign, whose derivative is zero, and later ones are not far from it: little of the exact
+    gradient passes through the steps. The state is float32 at least, also for images of a half type.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        learning_rate: float,
+        noise: GaussianNoise | None,
+        micro_batch: int | None,
+        invariance: str,
+    ) -> None:
+        super().__init__(
+            denoiser, steps=steps, noise=single_draw(noise), micro_batch=micro_batch, invariance=invariance
+        )
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+
+    @abstractmethod
+    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
+        """Return the loss of every image of a micro-batch in step ``t``."""
+
+    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, run: Run) -> Tensor:
+        """Return ``x - change``, or that in a neighbourhood of the input."""
+        return x - change
+
+    def _initial(self, x0: Tensor, run: Run) -> Tensor:
+        x = x0.to(torch.promote_types(x0.dtype, torch.float32))
+        return torch.stack((x, torch.zeros_like(x), torch.zeros_like(x)), dim=1)
+
+    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+        x, first, second = state.unbind(1)
+        gradient = self._gradient(t, x.to(x0.dtype), x0, run).to(x.dtype)
+        first = BETAS[0] * first + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
+        mean, variance = (moment / (1 - beta ** (t + 1)) for moment, beta in zip((first, second), BETAS, strict=True))
+        change = self.learning_rate * mean / (_root(variance) + EPSILON)
+        return torch.stack((self._moved(x, x0.to(x.dtype), change, run), first, second), dim=1)
+
+    def _gradient(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Tensor:
+        point = x if run.create_graph else x.detach().requires_grad_()
+        with torch.enable_grad():
+            value, noisy = self._loss(t, point, x0, run)
+            gradient, through_network = torch.autograd.grad(
+                value.sum(), (point, noisy), create_graph=run.create_graph, allow_unused=True
+            )
+        if through_network is None:
+            raise ValueError(NOT_DIFFERENTIABLE)
+        return gradient
+
+    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+        return in_pixel_range(state[:, 0].to(x0.dtype), run)
+
+
+def _root(variance: Tensor) -> Tensor:
+    """Return the square root, with the derivative 0 at 0.
+
+    A variance of 0 means that no gradient was other than 0; then so is the mean, by which what is missing would be
+    multiplied, while the infinite slope of the square root would make NaN of it.
+    """
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+
+
+def mean_square(difference: Tensor) -> Tensor:
+    """Return the mean over pixels, [m]."""
+    return difference.square().flatten(1).mean(1)

@@ -1,0 +1,94 @@
+"""Likelihood maximisation: Adam on the reconstruction error with random noise (Chen et al., 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pursamere import functional
+from pursamere._validation import check_choice, check_nonnegative, check_positive
+from pursamere.denoisers.protocol import Denoiser
+from pursamere.iterative import Evaluations, Run
+from pursamere.noise import GaussianNoise
+from pursamere.objective import denoise
+
+from ._adam import AdamPurifier, Loss, mean_square
+from ._randomness import derived, uniform
+
+
+class LikelihoodMaximisation(AdamPurifier):
+    """Adam on the image x, in a neighbourhood of the input, with another noise and noise level every step.
+
+    The loss, averaged over pixels, is
+
+        (D(x + sigma_t xi, sigma_t) - x)^2,   sigma_t uniform in [sigma_min, sigma_max],
+
+    one draw of the expected reconstruction error, which bounds the likelihood that the diffusion model gives to x. It
+    is the purification by likelihood maximisation of "Robust classification via a single diffusion model" (Chen et
+    al., arXiv 2305.15241), as we read the authors' public code, whose values the defaults are, in pixel units. The
+    image is put back into the ball and [0, 1] after every step; Adam's moments know nothing of that.
+
+    Args:
+        denoiser: see :class:`pursamere.IterativePurifier`.
+        sigma_min: the smallest standard deviation of the noise, in pixel units, positive.
+        sigma_max: the largest, at least ``sigma_min``.
+        steps: number of steps, at least 0.
+        learning_rate: of Adam, about the change of a pixel in a step; positive.
+        radius: of the neighbourhood, in pixel units; infinity for none but the pixel range.
+        norm: shape of the neighbourhood, "linf" or "l2".
+        noise: gives the seed; a step takes one draw.
+        micro_batch: see :class:`pursamere.IterativePurifier`.
+        invariance: see :class:`pursamere.IterativePurifier`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range.
+    """
+
+    _parameters_shown = ("sigma_min", "sigma_max", "steps", "learning_rate", "radius", "norm")
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        sigma_min: float = 0.2,
+        sigma_max: float = 0.3,
+        steps: int = 5,
+        learning_rate: float = 0.05,
+        radius: float = float("inf"),
+        norm: str = "linf",
+        noise: GaussianNoise | None = None,
+        micro_batch: int | None = None,
+        invariance: str = "warn",
+    ) -> None:
+        super().__init__(
+            denoiser,
+            steps=steps,
+            learning_rate=learning_rate,
+            noise=noise,
+            micro_batch=micro_batch,
+            invariance=invariance,
+        )
+        self.sigma_min = check_positive("sigma_min", sigma_min)
+        self.sigma_max = check_positive("sigma_max", sigma_max)
+        if self.sigma_min > self.sigma_max:
+            raise ValueError(f"sigma_min must be at most sigma_max = {sigma_max}, got {sigma_min}")
+        self.radius = check_nonnegative("radius", radius, infinite=True)
+        self.norm = check_choice("norm", norm, functional.NORMS)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """The network passes that purifying one image takes, without those for its gradient."""
+        return Evaluations(self.steps, self.steps)
+
+    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
+        sigma = uniform(run.noise, t, 0, low=self.sigma_min, high=self.sigma_max)
+        noisy = functional.perturb(x, sigma, derived(run.noise, t, 1))[0]
+        denoised = denoise(self.denoiser, noisy, sigma, twice=run.create_graph)
+        return Loss(mean_square(denoised - x), noisy)
+
+    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, run: Run) -> Tensor:
+        if not run.projected:
+            return x - change
+        return functional.accumulate_descend(
+            x, x0, change.unsqueeze(0), None, step="gradient", step_size=1.0, norm=self.norm, radius=self.radius
+        )

@@ -1,0 +1,91 @@
+"""ScoreOpt-O: optimise the image until the denoiser leaves it as it is (Zhang, Luo and Zhang, NeurIPS 2023)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pursamere import functional
+from pursamere._validation import check_nonnegative, check_positive
+from pursamere.denoisers.protocol import Denoiser
+from pursamere.iterative import Evaluations, Run
+from pursamere.noise import GaussianNoise
+from pursamere.objective import denoise
+
+from ._adam import AdamPurifier, Loss, mean_square
+from ._randomness import derived, uniform
+
+
+class ScoreOptO(AdamPurifier):
+    """Adam on the image x, which starts as the input x0, with another noise and noise level every step.
+
+    The loss, averaged over pixels, is
+
+        (D(x + sigma_t xi, sigma_t) - x)^2
+            + regularisation * (D(x + sigma_t xi, sigma_t) - D(x0 + sigma_t xi', sigma_t))^2,
+
+    sigma_t uniform in ``sigma`` -+ ``spread``. The result is clipped to [0, 1]; nothing else keeps it near the input.
+    This is our reading of the authors' public code: its second term, there a comment, is their score regularisation.
+    The defaults are values of that code for CIFAR-10, in pixel units.
+
+    Args:
+        denoiser: see :class:`pursamere.IterativePurifier`.
+        sigma: mean standard deviation of the noise, in pixel units.
+        spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``.
+        regularisation: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
+        steps: number of steps, at least 0.
+        learning_rate: of Adam, about the change of a pixel in a step; positive.
+        noise: gives the seed; a step takes one draw.
+        micro_batch: see :class:`pursamere.IterativePurifier`.
+        invariance: see :class:`pursamere.IterativePurifier`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of its range.
+    """
+
+    _parameters_shown = ("sigma", "spread", "regularisation", "steps", "learning_rate")
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        sigma: float = 0.25,
+        spread: float = 0.05,
+        regularisation: float = 0.0,
+        steps: int = 5,
+        learning_rate: float = 0.05,
+        noise: GaussianNoise | None = None,
+        micro_batch: int | None = None,
+        invariance: str = "warn",
+    ) -> None:
+        super().__init__(
+            denoiser,
+            steps=steps,
+            learning_rate=learning_rate,
+            noise=noise,
+            micro_batch=micro_batch,
+            invariance=invariance,
+        )
+        self.sigma = check_positive("sigma", sigma)
+        self.spread = check_nonnegative("spread", spread)
+        if self.spread >= self.sigma:
+            raise ValueError(f"spread must be less than sigma = {sigma}, got {spread}")
+        self.regularisation = check_nonnegative("regularisation", regularisation)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """The network passes that purifying one image takes, without those for its gradient."""
+        return Evaluations(self.steps * (2 if self.regularisation > 0 else 1), self.steps)
+
+    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
+        sigma = uniform(run.noise, t, 0, low=self.sigma - self.spread, high=self.sigma + self.spread)
+        noisy = functional.perturb(x, sigma, derived(run.noise, t, 1))[0]
+        denoised = denoise(self.denoiser, noisy, sigma, twice=run.create_graph)
+        loss = mean_square(denoised - x)
+        if self.regularisation > 0:
+            with torch.set_grad_enabled(run.create_graph):
+                noisy_input = functional.perturb(x0, sigma, derived(run.noise, t, 2))[0]
+                of_input = denoise(self.denoiser, noisy_input, sigma)
+            loss = loss + self.regularisation * mean_square(denoised - of_input)
+        return Loss(loss, noisy)
