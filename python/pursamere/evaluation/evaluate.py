@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,24 +18,15 @@ from pursamere.attacks._balls import check_problem, logits_of
 from pursamere.evaluation.determinism import check_deterministic
 from pursamere.evaluation.environment import describe_environment
 from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack, Protocol, sweep_radii
+from pursamere.evaluation.plan import cost_of, make_plan
+from pursamere.evaluation.protocol import CLEAN, PRESETS, Protocol
 from pursamere.evaluation.summary import Result, require_report_packages, summarize, write_summary
 from pursamere.evaluation.target import Model, Target
 from pursamere.evaluation.units import Unit, run_unit
 
 _FORMAT = 1
-# What a step of an attack costs beside one of the exact gradient, for the estimate of the time left.
-_COST = {"identity": 0.3, "square": 0.25, "random_search": 0.25, "none": 0.25}
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All units of a run, chunk by chunk, and what is not run and why."""
-
-    chunks: list[list[Unit]]
-    skipped: dict[str, str]
 
 
 def evaluate(
@@ -108,23 +99,25 @@ def evaluate(
         classes = logits_of(target.model, images[:1], labels[:1]).shape[1]
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    if not target.is_random:
+        check_deterministic(target.model, images)
     config = {
         "format": _FORMAT,
         "data": {"name": data, "sha256": _sha256(images, labels), "samples": len(images)},
-        "model": {"description": repr(model) if isinstance(model, torch.nn.Module) else type(model).__qualname__,
-                  "sha256": target.sha256(), "random": target.is_random},
-        "norm": norm, "eps": list(radii), "seed": seed, "chunk": chunk, "micro_batch": micro_batch,
-        "protocol": {"name": protocol.name, "left_out": protocol.left_out,
-                     "attacks": [asdict(attack) for attack in protocol.attacks]},
-    }  # fmt: skip
+        "model": {"description": target.description, "sha256": target.sha256(), "random": target.is_random},
+        "norm": norm,
+        "eps": list(radii),
+        "seed": seed,
+        "chunk": chunk,
+        "micro_batch": micro_batch,
+        "protocol": asdict(protocol),
+    }
     require_report_packages()
     run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
     with _threads(run.environment["threads"], asked=threads or torch.get_num_threads()):
-        if not target.is_random:
-            check_deterministic(target.model, images)
-        plan = _plan(protocol, target, radii, norm, len(images), chunk, classes)
+        plan = make_plan(protocol, target, radii, norm, len(images), chunk, classes)
         mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
-        total = sum(_cost(unit) for units in mine for unit in units)
+        total = sum(cost_of(unit) for units in mine for unit in units)
         with bar(total, f"{protocol.name} evaluation") as advance:
             for units in mine:
                 _run_chunk(run, target, units, images, labels, norm, seed, keep_adversarial, advance)
@@ -157,9 +150,9 @@ def _run_chunk(
         alive = survivors.setdefault(unit.eps, clean.clone())
         if run.is_done(unit):
             outcome = run.load(unit)
-            advance(_cost(unit))
+            advance(cost_of(unit))
         else:
-            scale = _cost(unit) / (unit.attack.steps * unit.attack.restarts)
+            scale = cost_of(unit) / (unit.attack.steps * unit.attack.restarts)
             done = 0.0
 
             def progress(steps: int, scale: float = scale) -> None:
@@ -174,41 +167,6 @@ def _run_chunk(
             clean &= correct
         elif not unit.attack.sweep:
             alive &= correct
-
-
-def _plan(
-    protocol: Protocol, target: Target, radii: tuple[float, ...], norm: str, samples: int, chunk: int, classes: int
-) -> _Plan:
-    skipped: dict[str, str] = {}
-    attacks: list[Attack] = []
-    for attack in protocol.attacks:
-        reason = target.reason_against(attack, classes)
-        if reason is None:
-            attacks.append(attack)
-        else:
-            skipped[attack.name] = reason
-    main = [(attack, radius) for radius in radii for attack in attacks if attack.name != CLEAN and not attack.sweep]
-    sweep = [(attack, radius) for attack in attacks if attack.sweep for radius in sweep_radii(norm, radii)]
-    clean = [(attack, 0.0) for attack in attacks if attack.name == CLEAN]
-    chunks = []
-    for number, first in enumerate(range(0, samples, chunk)):
-        rows = range(first, min(first + chunk, samples))
-        chunks.append(
-            [
-                Unit(attack, radius, number, rows)
-                for attack, radius in (*clean, *main, *sweep)
-                if attack.samples is None or first < attack.samples
-            ]
-        )
-    return _Plan(chunks, skipped)
-
-
-def _cost(unit: Unit) -> int:
-    """For the progress bar: roughly evaluations of the exact gradient."""
-    attack = unit.attack
-    samples = len(unit.rows) if attack.samples is None else min(len(unit.rows), attack.samples)
-    share = _COST.get(attack.kind, _COST.get(attack.gradient, 1.0)) * (0.6 if attack.survivors_only else 1.0)
-    return max(1, round(samples * attack.steps * attack.restarts * share))
 
 
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:

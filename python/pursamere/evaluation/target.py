@@ -71,6 +71,11 @@ class Target:
             self.model = FixedBatches(model, micro_batch)
 
     @property
+    def description(self) -> str:
+        """The model as ``print`` shows it."""
+        return _describe(self.original)
+
+    @property
     def is_random(self) -> bool:
         """Whether the defence says that it draws fresh noise in every call."""
         return self.purifier is not None and self.purifier.random
@@ -115,7 +120,7 @@ class Target:
         """A fingerprint of the parameters, the buffers and what ``repr`` tells."""
         digest = hashlib.sha256()
         for part in (self.original, self.purifier and self.purifier.denoiser):
-            digest.update(f"{type(part).__qualname__} {part if isinstance(part, nn.Module) else ''}\n".encode())
+            digest.update(f"{_describe(part)}\n".encode())
             if isinstance(part, nn.Module):
                 for name, tensor in (*part.named_parameters(), *part.named_buffers()):
                     values = tensor.detach().cpu().contiguous()
@@ -138,3 +143,8 @@ class Target:
         else:
             variant.steps //= 2
         return variant
+
+
+def _describe(part: object) -> str:
+    """What a module's ``repr`` tells, or the name of a function."""
+    return repr(part) if isinstance(part, nn.Module) else getattr(part, "__qualname__", type(part).__qualname__)
