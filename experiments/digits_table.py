@@ -28,17 +28,16 @@ BANDWIDTH = 0.25
 BASELINES: dict[str, dict[str, Any]] = {
     "diffpure": {"sigma_max": 0.2},
     "diffpure_fixed_noise": {"sigma_max": 0.2},
-    "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.01},
-    "scoreopt_n": {"sigma": 0.2, "learning_rate": 0.02},
-    "likelihood_maximisation": {"radius": 0.2, "learning_rate": 0.01},
+    "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.02},
+    "scoreopt_n": {"sigma": 0.3, "learning_rate": 0.02},
+    "likelihood_maximisation": {"radius": 0.2, "learning_rate": 0.02},
 }
 PURIFIERS: dict[str, dict[str, Any]] = {
     "ERE without SAM": {"ascent_radius": 0.0, "draws": 8},
     "PurSAMERE, ERE, rho 0.05": {"ascent_radius": 0.05, "draws": 4},
     "PurSAMERE, ERE, rho 0.2": {"ascent_radius": 0.2, "draws": 4},
-    "PurSAMERE, ERE, rho 0.05, 160 passes": {"ascent_radius": 0.05, "draws": 8},
     "PurSAMERE, ERE, rho 0.05, radius 0.1": {"ascent_radius": 0.05, "draws": 4, "radius": 0.1},
-    "PurSAMERE, ERE, rho 0.05, radius 0.3": {"ascent_radius": 0.05, "draws": 4, "radius": 0.3},
+    "PurSAMERE, ERE, rho 0.05, 160 passes": {"ascent_radius": 0.05, "draws": 8},
     "score without SAM": {"direction": "score", "ascent_radius": 0.0, "draws": 16},
     "PurSAMERE, score, rho 0.05": {"direction": "score", "ascent_radius": 0.05, "draws": 8},
     "PurSAMERE, score, rho 0.2": {"direction": "score", "ascent_radius": 0.2, "draws": 8},
@@ -49,12 +48,12 @@ PURIFIERS: dict[str, dict[str, Any]] = {
 
 
 def baseline(name: str, options: dict[str, Any]) -> ps.IterativePurifier:
-    return ps.baselines.with_evaluations(name, denoiser(BANDWIDTH), EVALUATIONS, micro_batch=4 * MICRO_BATCH, **options)
+    return ps.baselines.with_evaluations(name, denoiser(BANDWIDTH), EVALUATIONS, micro_batch=2 * MICRO_BATCH, **options)
 
 
 def purifier(draws: int, radius: float = 0.2, **options: Any) -> ps.Purifier:
     noise = ps.GaussianNoise(draws=draws)
-    common = {"sigma": 0.2, "steps": 5, "step_size": 0.4}
+    common = {"sigma": 0.2, "steps": 5, "step_size": 0.8}
     micro_batch = MICRO_BATCH * 8 // draws
     return ps.Purifier(denoiser(BANDWIDTH), noise=noise, radius=radius, micro_batch=micro_batch, **common, **options)
 

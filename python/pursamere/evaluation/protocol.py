@@ -143,9 +143,9 @@ PRESETS = {
     "standard": Protocol(
         "standard",
         _attacks(
-            steps=50, restarts=1, targets=3, queries=300, weak_steps=30, sweep_samples=64, thorough=False,
+            steps=40, restarts=1, targets=2, queries=200, weak_steps=20, sweep_samples=32, thorough=False,
         ),
-        "50 steps and one start for an attack (full: 100 and 5), three target classes of APGD-T (9), 300 queries of "
+        "40 steps and one start for an attack (full: 100 and 5), two target classes of APGD-T (9), 200 queries of "
         "Square (5,000); not run: AutoAttack, 1,000-step runs, the cross-entropy and DLR losses of PGD, the margin and "
         "DLR losses of APGD; some attacks only on the samples that withstood the others",
     ),
