@@ -1,0 +1,162 @@
+"""The conventions between pixel space and the networks of diffusion models, shared by the adapters.
+
+A denoiser is asked for the posterior mean at ``y = x + sigma * xi`` in pixel space. In the units of a network that was
+trained on images in [-1, 1] that is the mean at ``z = 2 y - 1`` with noise of standard deviation ``s = 2 sigma``; for
+one trained in [0, 1], ``z = y`` and ``s = sigma``. The network is given ``alpha * z`` and the time at which its
+schedule multiplies the image by ``alpha`` and the noise by ``sigma_t = alpha * s``, since ``alpha * z`` is then what it
+was trained on: an image times ``alpha`` plus noise of standard deviation ``sigma_t``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pursamere._validation import check_integer, check_positive, check_tensor
+
+OUTPUTS = {
+    # x0 and eps are the expected image and noise, score the gradient of the log density of alpha * z.
+    "sample": lambda z, output, alpha, s: output,  # x0
+    "epsilon": lambda z, output, alpha, s: z - s * output,  # (alpha z - sigma_t eps) / alpha
+    "v_prediction": lambda z, output, alpha, s: alpha**2 * z - alpha * s * output,  # v = alpha eps - sigma_t x0
+    "score": lambda z, output, alpha, s: z + alpha * s**2 * output,  # Tweedie: (alpha z + sigma_t^2 score) / alpha
+}
+"""The denoised image in the network's units from what the network puts out. "v_prediction" (Salimans and Ho, 2022,
+arXiv 2202.00512) supposes that ``alpha^2 + sigma_t^2 = 1``."""
+
+
+class Level(NamedTuple):
+    """The signal coefficient ``alpha`` of a noise level, and the time that the network is told."""
+
+    alpha: float
+    time: float
+
+
+class Schedule(Protocol):
+    """Maps noise levels ``s`` in [sigma_min, sigma_max], in the network's units, to what the network is given."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __call__(self, s: float) -> Level:
+        """Return the level at which the noise is ``s`` times the signal."""
+        ...
+
+
+class NetworkDenoiser(nn.Module):
+    """Calls a diffusion model's network as a denoiser; a subclass says how the network is called.
+
+    Every adapter predicts the denoised image, whatever its network predicts, so that a family's conventions stay in one
+    place and the rest of the library sees one kind of network. The network runs in the dtype of its first parameter;
+    the conversions run in float32 at least, and the result has the dtype of ``y``.
+
+    Args:
+        network: what is called, registered if it is an ``nn.Module``.
+        schedule: the network's noise levels.
+        output: a key of ``OUTPUTS``.
+        centred: whether the network was trained on images in [-1, 1] and not in [0, 1].
+    """
+
+    def __init__(self, network: Any, schedule: Schedule, output: str, *, centred: bool = True) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.output = output
+        self.centred = centred
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The smallest and largest ``sigma`` that the network was made for, in pixel units."""
+        scale = 2.0 if self.centred else 1.0
+        return self.schedule.sigma_min / scale, self.schedule.sigma_max / scale
+
+    def forward(self, y: Tensor, sigma: float) -> Tensor:
+        """Return the denoised images [N, C, H, W] at ``y`` [N, C, H, W] in pixel space, in the dtype of ``y``.
+
+        Raises:
+            TypeError: ``y`` or the network's output is no floating tensor, or ``sigma`` no real number.
+            ValueError: ``y`` is not of rank 4, ``sigma`` is outside ``sigma_range``, or the output has a wrong shape.
+        """
+        check_tensor("y", y, rank=4)
+        sigma = check_positive("sigma", sigma)
+        low, high = self.sigma_range
+        if not low <= sigma <= high:
+            raise ValueError(
+                f"sigma must be in the range of the network, [{low:.6g}, {high:.6g}] in pixel units, got {sigma:.6g}"
+            )
+        wide = y.to(torch.promote_types(y.dtype, torch.float32))
+        z, s = (2.0 * wide - 1.0, 2.0 * sigma) if self.centred else (wide, sigma)
+        alpha, time = self.schedule(s)
+        x = (alpha * z).to(self._network_dtype(z.dtype))
+        # Half precision is too coarse for a time, and networks of every family take at least float32 for it.
+        times = x.new_full((len(x),), time, dtype=torch.promote_types(x.dtype, torch.float32))
+        output = self.call_network(x, times)
+        check_tensor("the network's output", output)
+        if output.shape != y.shape:
+            raise ValueError(
+                f"the network's output must have the shape of y, {tuple(y.shape)}, got {tuple(output.shape)}"
+            )
+        denoised = OUTPUTS[self.output](z, output.to(z.dtype), alpha, s)
+        return (0.5 * denoised + 0.5 if self.centred else denoised).to(y.dtype)
+
+    def call_network(self, x: Tensor, times: Tensor) -> Tensor:
+        """Return the output for inputs [N, C, H, W] at ``times`` [N], all of them equal."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return the conventions for ``repr``."""
+        low, high = self.sigma_range
+        return f"output={self.output!r}, centred={self.centred}, sigma_range=({low:.4g}, {high:.4g})"
+
+    def _network_dtype(self, otherwise: torch.dtype) -> torch.dtype:
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), otherwise)
+
+
+def refuse_path(name: str, value: Any) -> None:
+    """Refuse a checkpoint's path where the object itself is wanted."""
+    if isinstance(value, str | bytes | os.PathLike):
+        raise TypeError(
+            f"{name} must be the loaded object, got the path {os.fspath(value)!r}: unpickling a checkpoint runs the "
+            "code in it, so pursamere reads none; load it yourself if you trust its source, and pass what you loaded"
+        )
+
+
+def require_attributes(name: str, value: Any, *attributes: str) -> None:
+    """Refuse a path, and an object that lacks an attribute."""
+    refuse_path(name, value)
+    for attribute in attributes:
+        if not hasattr(value, attribute):
+            raise TypeError(f"{name} must have the attribute {attribute}, got {type(value).__name__}")
+
+
+def check_network(name: str, value: Any) -> nn.Module:
+    """Return ``value`` if it is a module."""
+    refuse_path(name, value)
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}")
+    return value
+
+
+def check_label(label: Any, classes: int, *, null: bool) -> int | None:
+    """Return ``label`` if it fits a network of ``classes`` classes, 0 for none; ``null``: None is a label too."""
+    if label is None:
+        if classes and not null:
+            raise ValueError(
+                f"label must be given, since the network is conditional on {classes} classes; if it was trained with a "
+                "null class, that is one of them; got None"
+            )
+        return None
+    if not classes:
+        raise ValueError(f"label must be None, since the network takes no labels, got {label!r}")
+    return check_integer("label", label, low=0, high=classes - 1)
+
+
+def check_schedule(name: str, schedule: Schedule) -> None:
+    """Require noise levels that make a range."""
+    low, high = schedule.sigma_min, schedule.sigma_max
+    if not (0.0 <= low < high) or math.isinf(low):
+        raise ValueError(f"{name} must have noise levels that grow, got a range of [{low:.4g}, {high:.4g}]")
