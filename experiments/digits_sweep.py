@@ -1,4 +1,4 @@
-"""Choose the purifier's parameters on the digits' validation split, by the worst case over short attacks.
+"""Parameters of the purifier and the baselines on the digits' validation split, by the worst case over short attacks.
 
 python experiments/digits_sweep.py -o FOLDER --table docs/results/digits-sweep.csv
 """
@@ -45,6 +45,15 @@ CHANGES: list[dict[str, Any]] = [
     {"direction": "score", "ascent_radius": 0.0, "step_size": 0.8},
     {"direction": "score", "ascent_radius": 0.0, "steps": 10, "step_size": 0.2},
     {"direction": "score", "ascent_radius": 0.0, "bandwidth": 0.3},
+    # Round two, from what was best so far.
+    {"step_size": 0.8, "radius": 0.3},
+    *({"step_size": 0.8, "ascent_radius": value} for value in (0.0, 0.2)),
+    {"step_size": 0.8, "draws": 4},
+    {"direction": "score", "ascent_radius": 0.0, "step_size": 0.8, "radius": 0.3},
+    {"direction": "score", "ascent_radius": 0.0, "step_size": 1.2},
+    {"direction": "score", "ascent_radius": 0.05, "step_size": 0.8},
+    {"direction": "score", "ascent_radius": 0.0, "step_size": 0.8, "draws": 16},
+    {"direction": "score", "ascent_radius": 0.0, "step_size": 0.8, "steps": 10},
 ]
 
 
