@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = _model(arguments, data.images)
 
     def bar(total: int, description: str) -> AbstractContextManager[Advance]:
-        return progress_bar(total, description, unit="", quiet=arguments.quiet)
+        first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar
+        return progress_bar(total, description, unit="", quiet=arguments.quiet or not first)
 
     result = evaluate(
         model,
