@@ -37,7 +37,7 @@ _DASHES = {"exact": "-", "identity": "--", "straight_through": ":"}
 _SUFFIXES = ("-bpda", "-st")
 NORMS = {"linf": "Linf", "l2": "L2"}
 _WIDTH = 8.6
-_COLUMNS = 2
+_COLUMNS = 3
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -90,7 +90,12 @@ def accuracy_plot(result: Result) -> bytes:
             label=label,
             zorder=3,
         )
-    axis.set_xlabel(f"eps ({NORMS[result.norm]}, pixel units)")
+    # Linear up to the first radius: the last one, at which nothing can be robust, may be far from those of interest.
+    radii = sorted({line.eps for lines in sweeps.values() for line in lines} or result.eps)
+    axis.set_xscale("symlog", linthresh=radii[0], linscale=0.6)
+    axis.set_xticks([0, *radii], ["0", *(f"{radius:.3g}" for radius in radii)], fontsize=9, rotation=40)
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel(f"eps ({NORMS[result.norm]}, pixel units; logarithmic beyond {radii[0]:.3g})")
     axis.set_ylabel("accuracy")
     axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.25)
@@ -149,7 +154,7 @@ def bar_plot(result: Result) -> bytes:
                 _bar(axis, 1 + names.index(line.attack.name), line.share, _SIGHT[_sight(line.attack)])
         _bar(axis, end, result.worst_case[eps], WORST)
         axis.set_xlim(0, 1.15)
-        axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axis.set_xticks([0, 0.5, 1])
         axis.set_xlabel("accuracy")
     for axis in axes[::_COLUMNS]:
         axis.set_yticks(range(end + 1), ["no attack", *map(plain, names), "worst case"], fontsize=9)
@@ -168,7 +173,7 @@ def told(line: Line) -> str:
 
 
 def _panels(eps: Sequence[float], height: float) -> tuple[Any, list[Any]]:
-    """A figure and an axis for every radius, rows of two; ``height`` is one row's in inches."""
+    """A figure and an axis for every radius, rows of three; ``height`` is one row's in inches."""
     columns = min(_COLUMNS, len(eps))
     rows = math.ceil(len(eps) / columns)
     figure = new_figure(_WIDTH, 0.6 + height * rows)
