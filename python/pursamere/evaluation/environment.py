@@ -10,7 +10,7 @@ import torch
 from pursamere._validation import check_integer
 from pursamere.cli.info import package_version, versions
 
-_PACKAGES = ("pyautoattack", "safetensors", "scikit-learn")
+_PACKAGES = ("matplotlib", "pyautoattack", "safetensors", "scikit-learn")
 
 
 def describe_environment(device: torch.device, threads: int | None) -> dict[str, Any]:
