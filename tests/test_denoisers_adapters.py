@@ -280,6 +280,15 @@ def test_half_precision_weights(random_denoiser, dtype):
     torch.testing.assert_close(got, want, rtol=0, atol=16 * torch.finfo(dtype).eps)
 
 
+def test_half_precision_leaves_the_times_alone():
+    denoiser = gaussian_edm()
+    denoiser.network.weight = nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    denoiser(Y, 0.123456)
+    (times,) = denoiser.network.times
+    assert times.dtype == torch.float32
+    assert times.tolist() == pytest.approx([2 * 0.123456] * len(Y), rel=1e-7)
+
+
 def test_half_precision_images(random_denoiser):
     y = tensor(4, 2, 1, 8, 8, dtype=torch.float16)
     want = random_denoiser(y.float(), 0.2)
