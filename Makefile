@@ -21,15 +21,17 @@ export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Threads that spin while they wait (the default of OpenMP) slow each other down many times over on a busy machine.
-demo test: export OMP_WAIT_POLICY ?= PASSIVE
+demo test train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint bench gpu-check wheel clean
+.PHONY: help demo test lint bench train-mnist train-cifar10 gpu-check wheel clean
 
 help:
 	@echo "make demo          install into .venv and run the demo        (DEMO_ARGS=...)"
 	@echo "make test          lint and the whole test suite              (TEST_ARGS=...)"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
+	@echo "make train-mnist   train the networks for MNIST               (TRAIN_ARGS=...)"
+	@echo "make train-cifar10 with a GPU: those for CIFAR-10             (TRAIN_ARGS=...)"
 	@echo "make gpu-check     with a GPU: build, tests, sanitizer, bench (GPU_CHECK_OUT=...)"
 	@echo "make wheel         build the wheel into dist/"
 	@echo "make oldest-torch  build against the oldest torch that is supported"
@@ -49,6 +51,16 @@ lint: $(VENV)/.tools
 
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
+
+# The data are in the folder that PURSAMERE_DATA names. A training that was stopped goes on when it is started again.
+train-mnist: $(VENV)/.tools
+	$(BIN)/pursamere train denoiser --dataset mnist --half -o build/weights/mnist-denoiser $(TRAIN_ARGS)
+	$(BIN)/pursamere train classifier --dataset mnist --half -o build/weights/mnist-classifier $(TRAIN_ARGS)
+
+# Without a GPU, a few steps: TRAIN_ARGS="--device cpu --steps 3"
+train-cifar10: $(VENV)/.tools
+	$(BIN)/pursamere train denoiser --dataset cifar10 --half --device cuda -o build/weights/cifar10-denoiser $(TRAIN_ARGS)
+	$(BIN)/pursamere train classifier --dataset cifar10 --half --device cuda -o build/weights/cifar10-classifier $(TRAIN_ARGS)
 
 # With the machine's own Python, whose torch has CUDA, not that of .venv.
 gpu-check:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_case import tiny_denoiser
 
+import pursamere as ps
 from pursamere.cli import main
 from pursamere.evaluation.defences import build_defence
 
@@ -92,7 +94,7 @@ def test_a_model_from_a_file_and_shards(data):
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere"),
-        (["--data", "data.npz"], "--model: only the digits have a classifier of their own"),
+        (["--data", "data.npz"], "--classifier: only the digits have one of their own"),
         (["--data", "data.npz", "--model", "model.py"], "--model: expected FILE.py:FUNCTION, got model.py"),
         (["--data", "data.npz", "--model", "other.py:model"], "--model: other.py does not exist"),
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
@@ -121,6 +123,60 @@ def test_usage_errors(tmp_path, arguments):
     with pytest.raises(SystemExit) as error:
         main(["evaluate", "-o", str(tmp_path / "run"), *arguments])
     assert error.value.code == 2
+
+
+@pytest.fixture
+def checkpoints(data, monkeypatch):
+    """In the working directory, beside the data: networks for it, and one for other images."""
+    monkeypatch.chdir(data)
+    for name, network in {
+        "denoiser": tiny_denoiser(),
+        "classifier": ps.ConvClassifier((1, 8, 8), 10, (8,), groups=4),
+        "larger": ps.ConvClassifier((1, 9, 9), 10, (8,), groups=4),
+    }.items():
+        ps.save_checkpoint(name, network)
+
+
+def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
+    arguments = ["--data", "data.npz", "--samples", "4", "--eps", "0.05", "--micro-batch", "4", *CHEAP]
+    networks = ["--denoiser", "denoiser", "--classifier", "classifier"]
+    assert main(["evaluate", "-q", "-o", "run", *arguments, *networks]) == 0, capsys.readouterr().err
+    # What the model says of the images as they are is what the two networks say, put together by hand.
+    purifier = ps.Purifier(
+        ps.load_checkpoint("denoiser"), direction="score", steps=1, ascent_radius=0.0, micro_batch=4,
+        noise=ps.GaussianNoise(draws=2),
+    )  # fmt: skip
+    model = ps.PurifiedClassifier(purifier, ps.load_checkpoint("classifier"))
+    with torch.no_grad():
+        expected = model(ps.datasets.load("data.npz").images[:4]).argmax(1)
+    with open("run/outcomes.csv", newline="") as stream:
+        clean = [row for row in csv.DictReader(stream) if row["attack"] == "clean"]
+    assert [int(row["prediction"]) for row in clean] == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classifier", "classifier"], "--denoiser: only the digits have one of their own"),
+        (["--denoiser", "denoiser"], "--classifier: only the digits have one of their own"),
+        (["--denoiser", "denoiser", "--defence", "none"], "--denoiser: there is no use for one in the defence none"),
+        (["--classifier", "denoiser", "--defence", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
+        (
+            ["--classifier", "larger", "--defence", "none"],
+            "larger must be for the images of data, (1, 8, 8), and is for",
+        ),
+        (["--classifier", "data.npz", "--defence", "none"], "data.npz must be a folder with model.safetensors and"),
+        (["--classifier", "classifier", "--model", "model.py:model"], "--model makes its own defence"),
+        (
+            ["--classifier", "classifier", "--denoiser", "denoiser", "--option", "bandwidth=1"],
+            "an option of pursamere must be one of",
+        ),
+    ],
+)
+def test_checkpoints_that_are_refused(checkpoints, capsys, arguments, message):
+    assert main(["evaluate", "-q", "-o", "run", "--samples", "4", "--data", "data.npz", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys):

@@ -5,8 +5,10 @@ from importlib.metadata import version as _version
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
 from . import attacks, baselines, datasets, denoisers, evaluation, functional
+from .checkpoints import load_checkpoint, save_checkpoint
 from .classifier import PurifiedClassifier
 from .evaluation import evaluate
+from .image_classifier import ConvClassifier
 from .iterative import IterativePurifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
@@ -15,6 +17,7 @@ from .purifier import PurificationTrace, Purifier
 __version__ = _version("pursamere")
 
 __all__ = [
+    "ConvClassifier",
     "GaussianNoise",
     "IterativePurifier",
     "PurificationTrace",
@@ -29,4 +32,6 @@ __all__ = [
     "evaluation",
     "expected_reconstruction_error",
     "functional",
+    "load_checkpoint",
+    "save_checkpoint",
 ]

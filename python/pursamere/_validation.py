@@ -6,7 +6,7 @@ Each check raises before any work is done, and its message names the argument, w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,6 +20,7 @@ REBUILD_WITH_CUDA = (
     "reinstall with nvcc on the PATH: "
     "'pip install --force-reinstall --no-deps -Ccmake.define.PURSAMERE_CUDA=ON SOURCE_FOLDER'"
 )
+LARGEST_SIZE = 4096  # of a size in an architecture: a configuration from elsewhere must not ask for all memory
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -112,6 +113,15 @@ def check_integer(name: str, value: Any, *, low: int, high: int | None = None) -
         expected = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {expected}, got {value}")
     return value
+
+
+def check_sizes(name: str, values: Any, *, length: int | None = None) -> tuple[int, ...]:
+    """Return ``values`` as a tuple if they are ints in [1, LARGEST_SIZE], ``length`` of them or 1 to 16."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of ints, got {type(values).__name__}")
+    if not 1 <= len(values) <= 16 or (length is not None and len(values) != length):
+        raise ValueError(f"{name} must have {length or '1 to 16'} numbers, got {len(values)}")
+    return tuple(check_integer(f"{name}[{i}]", value, low=1, high=LARGEST_SIZE) for i, value in enumerate(values))
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pursamere._extras import MissingExtraError
-from pursamere.cli import demo, evaluate, info, purify
+from pursamere.cli import demo, evaluate, info, purify, train
 from pursamere.cli.errors import CommandError, printable
 
 _INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pursamere {info.package_version('pursamere')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (demo, purify, evaluate, info):
+    for module in (demo, purify, evaluate, train, info):
         module.add_parser(commands, common)
     return parser
 

@@ -17,7 +17,7 @@ from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.progress import Advance, progress_bar
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from pursamere.datasets import Dataset
 
 _DESCRIPTION = """\
 Run a protocol of attacks on a classifier behind a purifier, and believe the worst case per sample. The folder OUTPUT
@@ -31,11 +31,16 @@ _DATA = (
 )
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
-    "file is executed. Without it, digits are classified by a small network that is trained in seconds"
+    "file is executed. In place of a defence, a denoiser and a classifier"
 )
+_CLASSIFIER = (
+    "checkpoint of the classifier, see pursamere train; without it, digits are classified by a small network that is "
+    "trained in seconds"
+)
+_DENOISER = "checkpoint of the denoiser; without it, the digits' is the kernel density of their training images"
 _OPTION = (
-    "an argument of the defence's class, or draws, noise_seed or bandwidth (of the kernel density that serves as the "
-    "digits' denoiser, 0.25); may be repeated"
+    "an argument of the defence's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
+    "be repeated"
 )
 
 
@@ -57,6 +62,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
     add("--preset", choices=("quick", "standard", "full"), default="quick", help="how thorough: minutes, hours, days")
     add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
+    add("--classifier", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_CLASSIFIER)
+    add("--denoiser", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_DENOISER)
     add("--defence", default="pursamere", metavar="NAME", help="none, pursamere, or one of pursamere.baselines")
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
@@ -90,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.samples > len(data):
         raise CommandError(f"--samples: {data.name} has {len(data)} in its split {arguments.split}")
     data = data.head(arguments.samples)
-    model = _model(arguments, data.images)
+    model = _model(arguments, data)
 
     def bar(total: int, description: str) -> AbstractContextManager[Advance]:
         first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar
@@ -122,31 +129,68 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model(arguments: argparse.Namespace, images: Tensor) -> Any:
+def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     """The model that the options describe, on the device asked for."""
     options: dict[str, Any] = dict(arguments.option)
     if "model" in arguments:
-        if options or "evaluations" in arguments:
-            raise CommandError("--model makes its own defence, so --option and --evaluations cannot be given with it")
+        if options or any(name in arguments for name in ("evaluations", "classifier", "denoiser")):
+            raise CommandError(
+                "--model makes its own defence, so --option, --evaluations, --classifier and --denoiser cannot be "
+                "given with it"
+            )
         return _from_file(arguments.model)
-    if arguments.data != "digits":
-        raise CommandError("--model: only the digits have a classifier of their own; give one for other data")
-    from pursamere import PurifiedClassifier, datasets
-    from pursamere.demo.classifier import train_classifier
-    from pursamere.denoisers import KernelDensity
+    defended = arguments.defence != "none"
+    if "denoiser" in arguments and not defended:
+        raise CommandError("--denoiser: there is no use for one in the defence none")
+    for name in ("classifier", *(["denoiser"] if defended else [])):
+        if name not in arguments and arguments.data != "digits":
+            raise CommandError(f"--{name}: only the digits have one of their own; give a checkpoint, or a --model")
+    from pursamere import ConvClassifier, PurifiedClassifier
     from pursamere.evaluation.defences import build_defence
 
-    train = datasets.load("digits", "train")
-    bandwidth = options.pop("bandwidth", 0.25)
-    options.setdefault("micro_batch", arguments.micro_batch)
+    classifier = _checkpoint(arguments, "classifier", ConvClassifier, data) if "classifier" in arguments else None
     purifier = None
-    if arguments.defence != "none":
-        denoiser = KernelDensity(train.images.to(arguments.device), bandwidth)
+    if defended:
+        denoiser = _denoiser(arguments, data, options)
+        options.setdefault("micro_batch", arguments.micro_batch)
         purifier = build_defence(arguments.defence, denoiser, options, getattr(arguments, "evaluations", None))
         print(f"{arguments.defence}: {purifier.extra_repr()}")
-    with progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
-        classifier = train_classifier(train, seed=arguments.seed, progress=advance).to(arguments.device)
+    if classifier is None:  # trained after everything else was found to be in order
+        classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
+
+
+def _denoiser(arguments: argparse.Namespace, data: Dataset, options: dict[str, Any]) -> Any:
+    """The checkpoint, or the digits' kernel density, whose bandwidth is taken out of the options."""
+    from pursamere import datasets
+    from pursamere.denoisers import EDMUNet, KernelDensity
+
+    if "denoiser" in arguments:
+        return _checkpoint(arguments, "denoiser", EDMUNet, data)
+    return KernelDensity(datasets.load("digits", "train").images.to(arguments.device), options.pop("bandwidth", 0.25))
+
+
+def _digits_classifier(arguments: argparse.Namespace) -> Any:
+    from pursamere import datasets
+    from pursamere.demo.classifier import train_classifier
+
+    train = datasets.load("digits", "train")
+    with progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
+        return train_classifier(train, seed=arguments.seed, progress=advance).to(arguments.device)
+
+
+def _checkpoint(arguments: argparse.Namespace, option: str, kind: Any, data: Dataset) -> Any:
+    """The network in the folder that an option names, if it is of the kind and for images of the shape needed."""
+    from pursamere import load_checkpoint
+
+    folder = getattr(arguments, option)
+    network: Any = load_checkpoint(folder, arguments.device)
+    where, shape = f"--{option}: {printable(folder)}", tuple(data.images.shape[1:])
+    if not isinstance(network, kind):
+        raise CommandError(f"{where} must hold a {kind.__name__}, and is a {type(network).__name__}")
+    if network.image_shape != shape:
+        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {network.image_shape}")
+    return network
 
 
 def _from_file(source: str) -> Any:

@@ -1,7 +1,7 @@
 """Images with labels: the built-in sets, the standard files of MNIST and CIFAR-10, image folders and ``.npz`` files."""
 
 from .dataset import Dataset
-from .loading import load
+from .loading import load, splits
 from .standard import DATA_VARIABLE
 
-__all__ = ["DATA_VARIABLE", "Dataset", "load"]
+__all__ = ["DATA_VARIABLE", "Dataset", "load", "splits"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .dataset import Dataset
@@ -48,15 +49,28 @@ def load(source: str | Path, split: str = "test") -> Dataset:
         TypeError: ``source`` is neither text nor a path.
         ValueError: something is missing, damaged or not as described; the message names the file or the array.
     """
-    if not isinstance(source, str | Path):
-        raise TypeError(f"source must be a str or a Path, got {type(source).__name__}")
-    try:
+    with _errors_named(source):
         opened = _open(source)
         if split not in opened.parts:
             expected = ", ".join(map(repr, opened.parts))
             raise ValueError(f"split must be one of those it has, {expected}, got {split!r}")
         part = opened.parts[split]()
         return Dataset(opened.name, to_images(part.pixels), to_labels(part.labels), opened.classes)
+
+
+def splits(source: str | Path) -> tuple[str, ...]:
+    """The splits that ``load`` finds in a data set; ``source`` and what is raised are the same."""
+    with _errors_named(source):
+        return tuple(_open(source).parts)
+
+
+@contextmanager
+def _errors_named(source: object) -> Iterator[None]:
+    """Require a source of the right type, and name it in the errors of the block."""
+    if not isinstance(source, str | Path):
+        raise TypeError(f"source must be a str or a Path, got {type(source).__name__}")
+    try:
+        yield
     except (ValueError, OSError, MemoryError) as error:
         raise ValueError(f"data set {str(source)!r}: {str(error) or type(error).__name__}") from error
 

@@ -1,0 +1,231 @@
+"""Trained networks in a folder: ``model.safetensors`` and ``config.json``. Reading one executes nothing in it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pursamere._extras import require
+from pursamere._files import write_bytes
+from pursamere._validation import check_choice
+from pursamere.denoisers.edm_unet import EDMUNet
+from pursamere.image_classifier import ConvClassifier
+
+WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"
+FORMAT = 1
+ARCHITECTURES: dict[str, type[nn.Module]] = {kind.architecture: kind for kind in (EDMUNet, ConvClassifier)}
+_STORED_AS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
+_LARGEST_CONFIGURATION = 2**20  # bytes
+
+
+def save_checkpoint(
+    folder: str | Path,
+    network: EDMUNet | ConvClassifier,
+    *,
+    dtype: torch.dtype = torch.float32,
+    information: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a network of one of the library's own architectures.
+
+    Each of the two files is written whole or not at all; ``config.json`` holds the SHA-256 of the weights, so that two
+    files that do not belong together are found out.
+
+    Args:
+        folder: made if needed.
+        network: an ``EDMUNet`` or a ``ConvClassifier``.
+        dtype: what the weights are stored as: float32, float16 or bfloat16. They are loaded as float32.
+        information: values for JSON about the training, kept under ``"training"`` in ``config.json``.
+        overwrite: replace a checkpoint that is in the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: ``network`` is of no known architecture.
+        ValueError: ``dtype`` is none of the three, or a weight is not finite in it.
+        FileExistsError: there is a checkpoint, and not ``overwrite``.
+    """
+    folder = Path(folder)
+    name = getattr(network, "architecture", None)
+    if not isinstance(name, str) or ARCHITECTURES.get(name) is not type(network):
+        raise TypeError(f"network must be one of {', '.join(ARCHITECTURES)}, got {type(network).__name__}")
+    stored_as = storage_name(dtype)
+    weights = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in network.state_dict().items()}
+    _check_finite("network", weights)
+    content = require("safetensors.torch", extra="train").save(weights)
+    configuration = {
+        "format": FORMAT,
+        "architecture": {"name": name, "arguments": network.arguments()},
+        "weights": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "dtype": stored_as},
+        "data_range": [0.0, 1.0],
+        "versions": {package: _version(package) for package in ("pursamere", "torch", "diffusers", "safetensors")},
+        "training": dict(information or {}),
+    }
+    if isinstance(network, EDMUNet):
+        configuration["preconditioning"] = "EDM, equation 7 of arXiv 2206.00364, in the range [-1, 1]"
+        configuration["sigma_range"] = list(network.sigma_range)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not overwrite and os.path.lexists(folder / CONFIGURATION):
+        raise FileExistsError(f"{folder / CONFIGURATION} exists")
+    write_bytes(folder / WEIGHTS, content, overwrite=overwrite)
+    text = json.dumps(configuration, indent=2) + "\n"
+    write_bytes(folder / CONFIGURATION, text.encode(), overwrite=overwrite)
+    return folder
+
+
+def storage_name(dtype: torch.dtype) -> str:
+    """What a checkpoint calls the dtype of its weights.
+
+    Raises:
+        ValueError: ``dtype`` is not float32, float16 or bfloat16.
+    """
+    for name, kind in _STORED_AS.items():
+        if dtype == kind:
+            return name
+    raise ValueError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype}")
+
+
+def read_configuration(folder: str | Path) -> dict[str, Any]:
+    """What ``config.json`` of a checkpoint says.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint at ``folder``.
+        ValueError: ``folder`` is a file, or ``config.json`` is damaged or of another version.
+    """
+    folder = Path(folder)
+    if folder.suffix.lower() in _PICKLED and not folder.is_dir():
+        raise ValueError(
+            f"{folder} looks like a pickled checkpoint, which could run any code when read, so it is not; load it "
+            f"yourself if you trust it, and pass the module to pursamere.denoisers.from_edm or its siblings"
+        )
+    if folder.is_file():
+        raise ValueError(f"{folder} must be a folder with {WEIGHTS} and {CONFIGURATION}, and is a file")
+    path = folder / CONFIGURATION
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: a checkpoint is a folder with {WEIGHTS} and {CONFIGURATION}")
+    if path.stat().st_size > _LARGEST_CONFIGURATION:
+        raise ValueError(f"{path} is too large to be a configuration")
+    try:
+        configuration = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    _require_form(path, configuration)
+    return configuration
+
+
+def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> nn.Module:
+    """Load a network that ``save_checkpoint`` or ``pursamere train`` wrote.
+
+    Only numbers and names are read: the architecture must be one of the library's own, and its arguments are checked
+    before a network is built. Float32 whatever the weights were stored as.
+
+    Args:
+        folder: with ``model.safetensors`` and ``config.json``.
+        device: where the network goes.
+
+    Returns:
+        The network in evaluation mode with frozen parameters: a denoiser or a classifier.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: ``folder`` is a pickled checkpoint; a file is damaged, truncated, or does not belong to the other;
+            the architecture is unknown or its arguments are wrong; a weight is missing, unexpected, of the wrong shape
+            or dtype, or not finite.
+    """
+    folder = Path(folder)
+    configuration = read_configuration(folder)
+    weights = _read_weights(folder / WEIGHTS, configuration["weights"])
+    network = _build(folder / CONFIGURATION, **configuration["architecture"])
+    _check_weights(folder / WEIGHTS, network.state_dict(), weights, configuration["weights"]["dtype"])
+    network.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _require_form(path: Path, configuration: Any) -> None:
+    """Check the parts of a configuration that loading relies on."""
+    if not isinstance(configuration, dict) or "format" not in configuration:
+        raise ValueError(f"{path} is not the configuration of a checkpoint")
+    if configuration["format"] != FORMAT:
+        raise ValueError(f"{path} has format {configuration['format']!r}, this version of pursamere reads {FORMAT}")
+    form: dict[str, dict[str, type]] = {
+        "architecture": {"name": str, "arguments": dict},
+        "weights": {"sha256": str, "bytes": int, "dtype": str},
+    }
+    for part, entries in form.items():
+        found = configuration.get(part)
+        if not isinstance(found, dict) or set(found) != set(entries):
+            raise ValueError(f"{path} must have under {part!r} an object of {', '.join(entries)}")
+        for name, kind in entries.items():
+            if type(found[name]) is not kind:
+                raise ValueError(f"{path} must have at {part}.{name} a {kind.__name__}, got {found[name]!r}")
+    check_choice(f"{path}: weights.dtype", configuration["weights"]["dtype"], _STORED_AS)
+
+
+def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        what = "is truncated" if size < expected["bytes"] else "is not the file that config.json describes"
+        raise ValueError(f"{path} {what}: {size} bytes, expected {expected['bytes']}")
+    content = path.read_bytes()  # once, so that what was hashed is what is loaded
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected["sha256"]:
+        raise ValueError(f"{path} was changed: its SHA-256 is {found}, config.json says {expected['sha256']}")
+    try:
+        return dict(require("safetensors.torch", extra="train").load(content))
+    except Exception as error:  # several types of safetensors and of torch
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+
+def _build(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network without its weights."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"{path}: architecture must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    known = inspect.signature(ARCHITECTURES[name]).parameters
+    if set(arguments) != set(known):
+        raise ValueError(f"{path}: arguments of {name} must be {', '.join(known)}, got {', '.join(arguments)}")
+    try:
+        with torch.device("meta"):  # neither memory nor random numbers
+            return ARCHITECTURES[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], dtype: str) -> None:
+    for what, names in (("is missing", set(expected) - set(found)), ("is unexpected", set(found) - set(expected))):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ValueError(f"{path}: weight {min(names)!r} {what}{more}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: weight {name!r} must have shape {list(expected[name].shape)}, got {list(tensor.shape)}"
+            )
+        if tensor.dtype != _STORED_AS[dtype]:
+            raise ValueError(f"{path}: weight {name!r} must be {dtype}, got {tensor.dtype}")
+    _check_finite(str(path), found)
+
+
+def _check_finite(where: str, weights: Mapping[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{where}: weight {name!r} must be finite, got NaN or infinity")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

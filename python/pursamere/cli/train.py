@@ -1,0 +1,116 @@
+"""``pursamere train``: train a denoiser to purify with, or a classifier to defend."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pursamere.cli.errors import printable
+from pursamere.cli.progress import progress_bar, say
+
+_DESCRIPTION = """\
+Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
+folder. digits, mnist and cifar10 have settings of their own (another data set needs --config or flags to be trained
+well); a JSON file overrides those, and a flag both. A training that was stopped goes on when it is started again with
+the same settings and folder. Under torchrun the processes share every batch:
+torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
+"""
+_KINDS = {"denoiser": "by its expected reconstruction error", "classifier": "by the cross-entropy"}
+
+
+def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser("train", help="train a denoiser or a classifier", description=_DESCRIPTION)
+    kinds = parser.add_subparsers(title="what to train", metavar="WHAT", required=True, parser_class=_Parser)
+    for kind, how in _KINDS.items():
+        _add_kind(kinds.add_parser(kind, parents=[common], help=how, description=_DESCRIPTION), kind)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Has the settings as flags from when it is used on: they need torch, and the help of other commands does not."""
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        """Add the flags and parse."""
+        _add_settings(self, self.get_default("kind"))
+        return super().parse_known_args(*arguments, **named)
+
+
+def _add_kind(parser: argparse.ArgumentParser, kind: str) -> None:
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes, made if needed")
+    add("--config", type=Path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    add("--half", action="store_true", help="store the weights in half precision")
+    add("-q", "--quiet", action="store_true", help="no progress bar and no lines about the progress")
+    parser.set_defaults(command=run, kind=kind)
+
+
+def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
+    settings = parser.add_argument_group("settings")
+    # The flags are the settings themselves. Absent unless given, so that they do not override the file.
+    kind_of_settings = _settings_class(kind)
+    hints = get_type_hints(kind_of_settings)
+    for item in fields(kind_of_settings):
+        settings.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=f"{item.metadata['help']} (default: {_shown(item.default)})",
+            **_form(hints[item.name]),
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print the validation table and where the checkpoint is."""
+    import torch
+
+    from pursamere.training import Watcher, configuration, train
+    from pursamere.training.configuration import read_settings
+
+    kind = _settings_class(arguments.kind)
+    chosen = read_settings(arguments.config) if arguments.config else {}
+    chosen |= {item.name: getattr(arguments, item.name) for item in fields(kind) if item.name in arguments}
+    settings = configuration(kind, chosen)
+    quiet = arguments.quiet or os.environ.get("RANK", "0") != "0"
+    with progress_bar(settings.steps, f"train {arguments.kind}", unit="step", quiet=quiet) as advance:
+        result = train(
+            settings,
+            arguments.output,
+            device=arguments.device,
+            dtype=torch.float16 if arguments.half else torch.float32,
+            watcher=Watcher(advance, (lambda _: None) if quiet else say),
+        )
+    if result.table:
+        print(table_text(result.table))
+        print(f"checkpoint in {printable(arguments.output)}")
+    return 0
+
+
+def table_text(table: list[dict[str, float]]) -> str:
+    """The rows of a validation as text."""
+    widths = {name: max(len(name), 9) for name in table[0]}
+    lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
+    lines += ["  ".join(f"{row[name]:>{width}.5g}" for name, width in widths.items()) for row in table]
+    return "\n".join(lines)
+
+
+def _settings_class(kind: str) -> Any:
+    from pursamere.training.configuration import ClassifierConfiguration, DenoiserConfiguration
+
+    return {"denoiser": DenoiserConfiguration, "classifier": ClassifierConfiguration}[kind]
+
+
+def _form(kind: Any) -> dict[str, Any]:
+    """How argparse reads a setting of some type."""
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if kind == tuple[int, ...]:
+        return {"type": int, "nargs": "+", "metavar": "N"}
+    return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def _shown(default: Any) -> str:
+    assert default is not MISSING
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

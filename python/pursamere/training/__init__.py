@@ -1,0 +1,14 @@
+"""Training of denoisers and classifiers; ``pursamere train`` is its command line."""
+
+from pursamere.training.configuration import ClassifierConfiguration, DenoiserConfiguration, configuration
+from pursamere.training.loop import Watcher
+from pursamere.training.run import TrainingResult, train
+
+__all__ = [
+    "ClassifierConfiguration",
+    "DenoiserConfiguration",
+    "TrainingResult",
+    "Watcher",
+    "configuration",
+    "train",
+]

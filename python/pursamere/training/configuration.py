@@ -1,0 +1,184 @@
+"""What a training is asked to do: every setting has a name, a default, and a place in the JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+SIGMA_DISTRIBUTIONS = ("log-uniform", "log-normal")
+_T = TypeVar("_T", bound="TrainingConfiguration")
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfiguration:
+    """Settings that both kinds of training have.
+
+    Raises:
+        TypeError, ValueError: a setting is not as described, by its name.
+    """
+
+    dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
+    steps: int = _setting(1000, "optimiser steps")
+    batch_size: int = _setting(128, "images per step, over all processes together")
+    learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up")
+    warmup_steps: int = _setting(100, "steps in which the learning rate rises; it falls along a cosine afterwards")
+    weight_decay: float = _setting(1e-4, "of AdamW")
+    clip_norm: float = _setting(1.0, "gradients longer than this are shortened to it")
+    ema_decay: float = _setting(0.999, "of the moving average of the weights, which is what the checkpoint holds")
+    precision: str = _setting("auto", "auto (bfloat16 on CUDA, float32 on a CPU), float32, or bfloat16 (autocast)")
+    channels_last: bool = _setting(False, "memory format of the network, faster on GPUs")
+    flip: bool = _setting(False, "mirror half of the training images")
+    seed: int = _setting(0, "of the initial weights, of the order of the images, and of all noise")
+    validate_every: int = _setting(500, "steps between validations")
+    save_every: int = _setting(500, "steps between saved states, from which a training resumes")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "save_every"):
+            check_integer(name, getattr(self, name), low=1)
+        check_integer("warmup_steps", self.warmup_steps, low=0)
+        check_integer("seed", self.seed, low=0)
+        for name in ("learning_rate", "clip_norm"):
+            check_positive(name, getattr(self, name))
+        check_nonnegative("weight_decay", self.weight_decay)
+        if not check_nonnegative("ema_decay", self.ema_decay) < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        check_choice("precision", self.precision, PRECISIONS)
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if kind == tuple[int, ...] and isinstance(value, list):  # as JSON has it
+                object.__setattr__(self, name, tuple(value))
+            elif kind in (bool, str) and not isinstance(value, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as values for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfiguration(TrainingConfiguration):
+    """Settings of ``pursamere train denoiser``; the network's are those of :class:`pursamere.denoisers.EDMUNet`."""
+
+    channels: tuple[int, ...] = _setting((32, 64), "of the U-Net's levels, from the largest resolution down")
+    layers: int = _setting(1, "residual blocks per level")
+    patch: int = _setting(1, "side of the patches in which images enter the network, in pixels")
+    attention: bool = _setting(False, "attention at the lowest level")
+    groups: int = _setting(8, "of the group normalisation")
+    sigma_data: float = _setting(0.6, "standard deviation of the data in the network's range [-1, 1]")
+    sigma_distribution: str = _setting("log-uniform", "log-uniform or log-normal, of the noise levels in training")
+    sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units")
+    sigma_max: float = _setting(1.5, "highest noise level in training, in pixel units")
+    sigma_median: float = _setting(0.3, "of the log-normal distribution (cut to the range), in pixel units")
+    sigma_spread: float = _setting(1.0, "standard deviation of the logarithm, for the log-normal distribution")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("sigma_distribution", self.sigma_distribution, SIGMA_DISTRIBUTIONS)
+        for name in ("sigma_min", "sigma_max", "sigma_median", "sigma_spread"):
+            check_positive(name, getattr(self, name))
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min must be less than sigma_max, {self.sigma_max}, got {self.sigma_min}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfiguration(TrainingConfiguration):
+    """Settings of ``pursamere train classifier``; the network's are those of :class:`pursamere.ConvClassifier`."""
+
+    widths: tuple[int, ...] = _setting(
+        (32, 64), "channels of the stages; every stage but the first halves the resolution"
+    )
+    residual: bool = _setting(False, "a residual block in every other stage (with four stages ResNet-9)")
+    groups: int = _setting(8, "of the group normalisation")
+    shift: int = _setting(1, "training images are moved by up to so many pixels in both directions")
+    label_smoothing: float = _setting(0.0, "of the cross-entropy")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("shift", self.shift, low=0, high=64)
+        if not check_nonnegative("label_smoothing", self.label_smoothing) < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+
+
+# Chosen on validation splits. What is not named here has the default above.
+DENOISERS: dict[str, dict[str, Any]] = {
+    "digits": {"steps": 3000, "ema_decay": 0.995},
+    "mnist": {"channels": (32, 64), "patch": 2, "steps": 6000},
+    "cifar10": {
+        "channels": (128, 192, 256),
+        "layers": 2,
+        "attention": True,
+        "groups": 32,
+        "sigma_data": 0.5,
+        "sigma_min": 0.01,
+        "sigma_max": 1.0,
+        "steps": 12000,
+        "batch_size": 256,
+        "learning_rate": 6e-4,
+        "warmup_steps": 500,
+        "channels_last": True,
+        "flip": True,
+        "validate_every": 2000,
+        "save_every": 2000,
+    },
+}
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "digits": {"steps": 600, "ema_decay": 0.99},
+    "mnist": {"widths": (16, 32, 64), "steps": 3000, "shift": 2},
+    "cifar10": {
+        "widths": (64, 128, 256, 512),
+        "residual": True,
+        "groups": 32,
+        "steps": 8000,
+        "batch_size": 512,
+        "learning_rate": 2e-3,
+        "warmup_steps": 500,
+        "weight_decay": 0.05,
+        "channels_last": True,
+        "flip": True,
+        "shift": 4,
+        "label_smoothing": 0.1,
+        "validate_every": 1000,
+        "save_every": 1000,
+    },
+}
+
+
+def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
+    """The settings given, those of the data set's own configuration if there is one, and defaults for the rest.
+
+    Raises:
+        TypeError, ValueError: a setting is unknown or not as described, by its name.
+    """
+    known = [item.name for item in fields(kind)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(f"settings must be of {', '.join(known)}, got {', '.join(unknown)}")
+    named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
+    dataset = str(settings.get("dataset", "digits"))
+    return kind(**{**named.get(dataset, {}), **settings})
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file, an object; they are checked by ``configuration``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, or no object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(settings).__name__}")
+    return settings

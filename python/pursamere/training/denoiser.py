@@ -1,0 +1,111 @@
+"""Training a denoiser by the expected reconstruction error (M1), averaged over the data and over noise levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pursamere.datasets import Dataset
+from pursamere.denoisers import KernelDensity
+from pursamere.denoisers.edm_unet import EDMUNet
+
+from .configuration import DenoiserConfiguration
+from .initial import seeded
+from .order import generator
+
+VALIDATION_SIGMAS = (0.1, 0.2, 0.4, 0.8)
+VALIDATION_IMAGES = 256
+BANDWIDTHS = (0.05, 0.1, 0.15, 0.2)  # of the kernel density that the network is compared with
+_BATCH = 128
+_VALIDATION_STREAM = 2
+
+
+def build_denoiser(settings: DenoiserConfiguration, image_shape: tuple[int, ...]) -> EDMUNet:
+    """The untrained network, its weights drawn from the seed."""
+    with seeded(settings.seed):
+        return EDMUNet(
+            image_shape,
+            settings.channels,
+            layers=settings.layers,
+            patch=settings.patch,
+            attention=settings.attention,
+            groups=settings.groups,
+            sigma_data=settings.sigma_data,
+            sigma_range=(settings.sigma_min, settings.sigma_max),
+        )
+
+
+class DenoiserTask:
+    """``min E_sigma lambda(sigma) E_x R(x; sigma)``, with EDM's weight lambda and one draw per image and step."""
+
+    def __init__(
+        self, settings: DenoiserConfiguration, train: Dataset, validation: Dataset, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.images = train.images.to(device)
+        self.validation = validation.head(min(len(validation), VALIDATION_IMAGES)).images.to(device)
+        self.size = len(self.images)
+
+    def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
+        """Weighted mean squared errors per image."""
+        x = self.images[rows.to(self.images.device)]
+        if self.settings.flip:
+            mirrored = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        uniform = torch.rand(len(x), generator=generator, device=x.device)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        # One noise level in every part of the distribution: the loss varies less than with independent ones.
+        sigma = noise_levels((torch.arange(len(x), device=x.device) + uniform) / len(x), self.settings)
+        x, sigma, noise = x[mine], sigma[mine], noise[mine]
+        error = (network(x + sigma.view(-1, 1, 1, 1) * noise, sigma) - x).square().mean(dim=(1, 2, 3))
+        return network.loss_weight(sigma) * error
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Mean squared error per pixel at every validation noise level."""
+        return {f"error at {sigma:g}": self.error(network, sigma) for sigma in VALIDATION_SIGMAS}
+
+    def error(self, denoiser: nn.Module, sigma: float) -> float:
+        """Mean squared error per pixel of a denoiser on the validation images, with noise that is always the same."""
+        x = self.validation
+        noise = torch.randn(x.shape, generator=generator(0, _VALIDATION_STREAM, 0)).to(x.device)
+        batches = zip(x.split(_BATCH), (x + sigma * noise).split(_BATCH), strict=True)
+        return float(sum((denoiser(y, sigma) - clean).square().sum() for clean, y in batches)) / x.numel()
+
+    def table(self, network: nn.Module) -> list[dict[str, float]]:
+        """The errors of the network, of doing nothing, and of the best kernel density, per noise level.
+
+        The bandwidth of the kernel density is chosen per noise level on the same images, which favours it.
+        """
+        rows = []
+        for sigma in VALIDATION_SIGMAS:
+            densities = {h: self.error(KernelDensity(self.images, h), sigma) for h in BANDWIDTHS}
+            best = min(densities, key=densities.__getitem__)
+            rows.append(
+                {
+                    "sigma": sigma,
+                    "network": self.error(network, sigma),
+                    "identity": self.error(_Identity(), sigma),
+                    "kernel density": densities[best],
+                    "bandwidth": best,
+                }
+            )
+        return rows
+
+
+def noise_levels(uniform: Tensor, settings: DenoiserConfiguration) -> Tensor:
+    """Map uniform numbers in [0, 1] to noise levels in pixel units, by the distribution's inverse."""
+    low, high = math.log(settings.sigma_min), math.log(settings.sigma_max)
+    if settings.sigma_distribution == "log-uniform":
+        return (low + (high - low) * uniform).exp()
+    middle, spread = math.log(settings.sigma_median), settings.sigma_spread
+    below, above = (0.5 * (1 + math.erf((edge - middle) / (spread * math.sqrt(2)))) for edge in (low, high))
+    logarithm = middle + spread * torch.special.ndtri((below + (above - below) * uniform).double())
+    return logarithm.clamp(low, high).exp().to(uniform.dtype)
+
+
+class _Identity(nn.Module):
+    def forward(self, y: Tensor, sigma: float) -> Tensor:
+        return y

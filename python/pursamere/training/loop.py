@@ -1,0 +1,159 @@
+"""The training loop: AdamW along a warm-up and a cosine, clipped gradients, averaged weights, resumable at any time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .configuration import TrainingConfiguration
+from .data_parallel import Processes
+from .order import DataOrder, noise_generator
+from .state import read_progress, restore_state, save_state
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+class Task(Protocol):
+    """What is trained: its data, its loss, and its validation."""
+
+    size: int  # number of training images
+
+    def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
+        """The losses of this process's part, ``mine``, of a batch, ``rows`` of the data; noise is drawn for all."""
+        ...
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Figures by name, for a network in evaluation mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told about the training: ``advance(n)`` after ``n`` steps, ``report(line)`` after every validation."""
+
+    advance: Callable[[int], None] = field(default=lambda _: None)
+    report: Callable[[str], None] = field(default=lambda _: None)
+
+
+def fit(
+    network: _Network,
+    task: Task,
+    settings: TrainingConfiguration,
+    folder: Path,
+    device: torch.device,
+    group: Processes,
+    watcher: Watcher,
+) -> tuple[_Network, list[dict[str, Any]]]:
+    """Train, or go on from the state in ``folder``; return the averaged network in evaluation mode and the history.
+
+    The history has an entry per validation: the step, the mean training loss since the last one, and the figures.
+    The same settings give the same bits on a CPU, interrupted or not.
+
+    Raises:
+        ValueError: the state in ``folder`` is damaged or belongs to other settings.
+        RuntimeError: the loss is not finite.
+    """
+    network.to(device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
+    average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay))
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True)
+    modules: dict[str, nn.Module] = {"network": network, "average": average}
+    start, history, losses = 0, [], []
+    if (progress := read_progress(folder)) is not None:
+        _check_same_settings(progress["settings"], settings, folder)
+        restore_state(folder, modules, optimizer)
+        start, history, losses = progress["step"], progress["history"], progress["losses"]
+        watcher.advance(start)
+    order = DataOrder(task.size, settings.batch_size, settings.seed)
+    began = time.monotonic()
+    for step in range(start, settings.steps):
+        for parameter_group in optimizer.param_groups:
+            parameter_group["lr"] = learning_rate(step, settings)
+        optimizer.zero_grad(set_to_none=False)
+        mine = group.rows(settings.batch_size)
+        with torch.enable_grad(), _precision(settings, device):
+            parts = task.losses(network, order.batch(step), mine, noise_generator(settings.seed, step, device))
+            loss = parts.sum() / settings.batch_size
+        loss.backward()
+        total = loss.detach()
+        group.add_up([total, *(p.grad for p in parameters if p.grad is not None)])
+        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimizer.step()
+        average.update_parameters(network)
+        losses.append(total)
+        done = step + 1
+        watcher.advance(1)
+        if done % settings.validate_every == 0 or done == settings.steps:
+            mean = float(torch.stack([torch.as_tensor(v, device=device) for v in losses]).mean())
+            losses = []
+            if not math.isfinite(mean):
+                raise RuntimeError(f"the training loss is {mean} before step {done}; a lower learning_rate may help")
+            if group.first:
+                history.append({"step": done, "loss": mean, **_validate(task, average.module)})
+                left = (time.monotonic() - began) / (done - start) * (settings.steps - done)
+                watcher.report(_line(history[-1], left))
+        if group.first and (done % settings.save_every == 0 or done == settings.steps):
+            losses = [float(v) for v in losses]
+            now = {"step": done, "history": history, "losses": losses, "settings": settings.to_json()}
+            save_state(folder, modules, optimizer, now)
+    group.wait()
+    result: Any = average.module  # a deep copy, so of the network's type
+    return result.eval().requires_grad_(False), history
+
+
+def learning_rate(step: int, settings: TrainingConfiguration) -> float:
+    """Linear to the top in ``warmup_steps``, then half a cosine to zero."""
+    warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    fraction = max(0, step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that forgets the initial weights sooner, for trainings of few steps."""
+
+    @torch.no_grad()
+    def update(averages: Any, weights: Any, count: Any) -> None:
+        seen = int(count)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + seen) / (10 + seen)))
+
+    return update
+
+
+@contextmanager
+def _precision(settings: TrainingConfiguration, device: torch.device) -> Iterator[None]:
+    low = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        yield
+
+
+def _validate(task: Task, network: nn.Module) -> dict[str, float]:
+    network.eval()
+    with torch.no_grad():
+        return task.validate(network)
+
+
+def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration, folder: Path) -> None:
+    now = settings.to_json()
+    for name in sorted(set(before) | set(now)):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"{folder} holds a training with {name}={before.get(name)!r}, not {now.get(name)!r}: choose another "
+                f"folder, or remove it"
+            )
+
+
+def _line(entry: dict[str, Any], seconds_left: float) -> str:
+    figures = ", ".join(f"{name} {value:.5g}" for name, value in entry.items() if name != "step")
+    return f"step {entry['step']}: {figures}; {seconds_left / 60:.1f} min left"

@@ -1,0 +1,44 @@
+"""Which images a step sees and what noise it draws: functions of the seed and the step, so resuming needs neither."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+from torch import Tensor
+
+_ORDER, _NOISE = 0, 1
+
+
+def generator(seed: int, stream: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose (``stream``) and one step or epoch; any two of them are unrelated."""
+    mixed = numpy.random.SeedSequence([seed, stream, number]).generate_state(1, numpy.uint64)
+    return torch.Generator(device).manual_seed(int(mixed[0] >> numpy.uint64(1)))
+
+
+def noise_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """The generator of a step's noise and augmentation, for the whole batch whatever process draws from it."""
+    return generator(seed, _NOISE, step, device)
+
+
+class DataOrder:
+    """Every epoch visits every image once, in an order of its own; batches run over the ends of epochs.
+
+    Args:
+        size: number of images, at least 1.
+        batch_size: images per step.
+        seed: of the orders.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._epochs: dict[int, Tensor] = {}
+
+    def batch(self, step: int) -> Tensor:
+        """The rows [batch_size] of a step, counted from 0."""
+        positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        first, last = (int(positions[i]) // self.size for i in (0, -1))
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._order(e) for e in range(first, last + 1)}
+        return torch.cat([self._epochs[e][positions[positions // self.size == e] % self.size] for e in self._epochs])
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.size, generator=generator(self.seed, _ORDER, epoch))

@@ -1,0 +1,74 @@
+"""The pictures of a training: its curves, and what the new denoiser does to some images."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pursamere._extras import require
+
+_SHOWN = 8
+_NOISE = 0.2  # standard deviation in pixel units, of the images that are purified
+
+
+def draw_curves(history: list[dict[str, Any]], table: list[dict[str, float]]) -> bytes:
+    """The training loss and every validation figure against the steps, as a PNG file.
+
+    Figures in ``table`` that belong to a noise level are drawn as lines for comparison.
+    """
+    figure = require("matplotlib.figure", extra="train").Figure(figsize=(10.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [entry["step"] for entry in history]
+    left.plot(steps, [entry["loss"] for entry in history], marker=".", color="#0969da")
+    left.set_title("training loss", fontsize=10)
+    names = [name for name in history[-1] if name not in ("step", "loss")]
+    baselines = {f"error at {row['sigma']:g}": row["kernel density"] for row in table if "sigma" in row}
+    for name in names:
+        (line,) = right.plot(steps, [entry[name] for entry in history], marker=".", label=name)
+        if name in baselines:
+            right.axhline(baselines[name], color=line.get_color(), linestyle=":", linewidth=1)
+    title = "validation: mean squared error per pixel" if baselines else "validation"
+    right.set_title(f"{title} (dotted: kernel density)" if baselines else title, fontsize=10)
+    right.legend(frameon=False)
+    for axis in (left, right) if baselines else (left,):
+        axis.set_yscale("log")
+    for axis in (left, right):
+        axis.set_xlabel("step")
+        axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def draw_purifications(denoiser: nn.Module, images: Tensor) -> bytes:
+    """Some images, the same with noise, denoised, and purified, as a PNG file."""
+    import pursamere as ps
+
+    clean = images[:_SHOWN]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
+    noisy = (clean + _NOISE * noise).clamp(0, 1)
+    purifier = ps.Purifier(denoiser, sigma=_NOISE, steps=5, radius=2 * _NOISE, noise=ps.GaussianNoise(draws=4))
+    rows = {
+        "image": clean,
+        f"with noise {_NOISE:g}": noisy,
+        "denoised": denoiser(noisy, _NOISE).clamp(0, 1),
+        "purified": purifier(noisy),
+    }
+    figure = require("matplotlib.figure", extra="train").Figure(
+        figsize=(1.1 * len(clean) + 0.6, 4.6), layout="constrained"
+    )
+    axes = figure.subplots(len(rows), len(clean), squeeze=False)
+    for line, (title, batch) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, batch.cpu(), strict=True):
+            axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(title, fontsize=9)
+    return _png(figure)
+
+
+def _png(figure: Any) -> bytes:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=110, metadata={"Software": None})
+    return target.getvalue()

@@ -1,0 +1,117 @@
+"""The two trainings from data to checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pursamere._extras import require
+from pursamere._files import write_bytes
+from pursamere._validation import check_supported_device
+from pursamere.checkpoints import save_checkpoint, storage_name
+from pursamere.denoisers.edm_unet import EDMUNet
+from pursamere.image_classifier import ConvClassifier
+
+from .classifier import ClassifierTask, build_classifier
+from .configuration import ClassifierConfiguration, DenoiserConfiguration
+from .data import load_data
+from .data_parallel import own_device, processes
+from .denoiser import DenoiserTask, build_denoiser
+from .loop import Watcher, fit
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training made.
+
+    Attributes:
+        network: the averaged network, in evaluation mode with frozen parameters.
+        history: an entry per validation.
+        table: the validation of the final network, one row per noise level for a denoiser; empty in the processes
+            other than the first.
+        folder: where the checkpoint is.
+    """
+
+    network: EDMUNet | ConvClassifier
+    history: list[dict[str, Any]]
+    table: list[dict[str, float]]
+    folder: Path
+
+
+def train(
+    settings: DenoiserConfiguration | ClassifierConfiguration,
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    watcher: Watcher | None = None,
+) -> TrainingResult:
+    """Train a denoiser or a classifier, and write a checkpoint, ``history.json`` and pictures into ``folder``.
+
+    A training that was stopped goes on where it was when it is started again with the same settings and folder. Started
+    by ``torchrun``, the processes share every batch.
+
+    Args:
+        settings: what to train.
+        folder: made if needed.
+        device: "cpu" or "cuda".
+        dtype: what the checkpoint's weights are stored as.
+        watcher: who is told about the progress.
+
+    Raises:
+        ValueError: ``dtype`` cannot be stored, the data cannot be loaded, or ``folder`` holds a training with other
+            settings.
+        RuntimeError: the loss is not finite.
+    """
+    folder, where = Path(folder), own_device(device)
+    check_supported_device("device", where)
+    storage_name(dtype)
+    for module in ("safetensors", "matplotlib.figure"):  # before the work rather than after it
+        require(module, extra="train")
+    watcher = watcher or Watcher()
+    train_set, validation_set = load_data(settings.dataset, watcher.report)
+    shape, classes = tuple(train_set.images.shape[1:]), len(train_set.classes)
+    network: EDMUNet | ConvClassifier
+    task: DenoiserTask | ClassifierTask
+    if isinstance(settings, DenoiserConfiguration):
+        network = build_denoiser(settings, shape)
+        task = DenoiserTask(settings, train_set, validation_set, where)
+    else:
+        network = build_classifier(settings, shape, classes)
+        task = ClassifierTask(settings, train_set, validation_set, where)
+    folder.mkdir(parents=True, exist_ok=True)
+    with processes(where) as group:
+        network, history = fit(network, task, settings, folder, where, group, watcher)
+        table: list[dict[str, float]] = []
+        if group.first:
+            with torch.no_grad():
+                table = task.table(network)
+            data = {"name": train_set.name, "sha256": train_set.sha256, "classes": list(train_set.classes)}
+            information = {"settings": settings.to_json(), "data": data, "seed": settings.seed, "validation": table}
+            save_checkpoint(folder, network, dtype=dtype, information=information, overwrite=True)
+            text = json.dumps(history, indent=2) + "\n"
+            write_bytes(folder / "history.json", text.encode(), overwrite=True)
+            _write_pictures(folder, task, network, history, table)
+        group.wait()
+    return TrainingResult(network, history, table, folder)
+
+
+def _write_pictures(
+    folder: Path,
+    task: DenoiserTask | ClassifierTask,
+    network: nn.Module,
+    history: list[dict[str, Any]],
+    table: list[dict[str, float]],
+) -> None:
+    from .pictures import draw_curves, draw_purifications
+
+    pictures = {"curves.png": draw_curves(history, table)}
+    if isinstance(task, DenoiserTask):
+        pictures["purified.png"] = draw_purifications(network, task.validation)
+    for name, content in pictures.items():
+        write_bytes(folder / name, content, overwrite=True)

@@ -1,0 +1,101 @@
+"""The settings of a training, in a file and as flags, and what ``pursamere train`` refuses."""
+
+import json
+
+import pytest
+from training_case import settings_of, write_data
+
+from pursamere.cli import main
+from pursamere.cli import train as command
+from pursamere.training import ClassifierConfiguration, DenoiserConfiguration, configuration
+from pursamere.training import run as training_run
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "error", "message"),
+    [
+        ("denoiser", {"stepz": 3}, ValueError, "settings must be of dataset, steps, .*, got stepz"),
+        ("classifier", {"channels": [8]}, ValueError, "settings must be of .*widths.*, got channels"),
+        ("denoiser", {"steps": 1.5}, TypeError, "steps must be an int, got float"),
+        ("denoiser", {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ("denoiser", {"batch_size": True}, TypeError, "batch_size must be an int, got bool"),
+        ("denoiser", {"learning_rate": "fast"}, TypeError, "learning_rate must be a real number, got str"),
+        ("denoiser", {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
+        ("denoiser", {"ema_decay": 1.0}, ValueError, r"ema_decay must be in \[0, 1\), got 1.0"),
+        ("denoiser", {"precision": "int8"}, ValueError, "precision must be one of 'auto', 'float32', 'bfloat16'"),
+        ("denoiser", {"flip": 1}, TypeError, "flip must be a bool, got int"),
+        ("denoiser", {"dataset": 3}, TypeError, "dataset must be a str, got int"),
+        ("denoiser", {"sigma_min": 2.0}, ValueError, "sigma_min must be less than sigma_max, 1.5, got 2.0"),
+        ("denoiser", {"sigma_distribution": "flat"}, ValueError, "sigma_distribution must be one of 'log-uniform'"),
+        ("classifier", {"shift": -1}, ValueError, r"shift must be in \[0, 64\], got -1"),
+        ("classifier", {"label_smoothing": 1}, ValueError, r"label_smoothing must be in \[0, 1\), got 1"),
+    ],
+)
+def test_settings_that_are_refused(kind, changes, error, message):
+    with pytest.raises(error, match=message):
+        configuration(DenoiserConfiguration if kind == "denoiser" else ClassifierConfiguration, changes)
+
+
+def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():
+    settings = configuration(ClassifierConfiguration, {"dataset": "mnist", "widths": [8, 8]})
+    assert (settings.widths, settings.shift, settings.batch_size) == ((8, 8), 2, 128)
+    assert json.loads(json.dumps(settings.to_json()))["widths"] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "no.json"], "no.json"),
+        (["--config", "bad.json"], "bad.json must be a JSON file"),
+        (["--config", "list.json"], "list.json must hold a JSON object, got list"),
+        (["--config", "unknown.json"], "got stepz"),
+        (["--config", "type.json"], "steps must be an int, got str"),
+        (["--config", "channels.json"], r"channels must be a sequence of ints, got str"),
+        (["--channels", "9"], "channels must be multiples of groups"),
+        (["--dataset", "nowhere"], "nowhere does not exist"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_what_the_command_refuses(data, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(data.parent)
+    wrong = {"unknown": {"stepz": 1}, "type": {"steps": "9"}, "channels": {"channels": "8"}, "list": [1]}
+    for name, text in {"bad": "{", **{name: json.dumps(value) for name, value in wrong.items()}}.items():
+        (data.parent / f"{name}.json").write_text(text)
+    if "--dataset" not in arguments:
+        arguments = [*arguments, "--dataset", "sides.npz"]
+    assert main(["train", "denoiser", "-o", "out", "-q", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (data.parent / "out").exists()
+
+
+def test_a_flag_overrides_the_file(data, tmp_path, no_pictures):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings_of("classifier", data, steps=5, seed=7).to_json()))
+    assert main(["train", "classifier", "--config", str(file), "--steps", "2", "-q", "-o", str(tmp_path / "out")]) == 0
+    used = json.loads((tmp_path / "out" / "config.json").read_text())["training"]["settings"]
+    assert (used["steps"], used["seed"], used["widths"]) == (2, 7, [8, 8])
+
+
+def test_help_of_the_whole_command_needs_no_settings(monkeypatch, capsys):
+    def unexpected(kind):
+        raise AssertionError("the settings come with torch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_settings_class", unexpected)
+        with pytest.raises(SystemExit) as done:
+            main(["--help"])
+    assert done.value.code == 0
+    assert "train a denoiser or a classifier" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "denoiser", "--help"])
+    assert "--sigma-max" in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""What a training is made of: batches, noise levels, learning rates, averages, and the split of the data."""
+
+import math
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel
+from training_case import settings_of, write_data
+
+import pursamere as ps
+from pursamere.training import ClassifierConfiguration, DenoiserConfiguration
+from pursamere.training.classifier import ClassifierTask, augment, build_classifier
+from pursamere.training.data import load_data
+from pursamere.training.data_parallel import Processes
+from pursamere.training.denoiser import DenoiserTask, build_denoiser, noise_levels
+from pursamere.training.loop import _moving_average, learning_rate
+from pursamere.training.order import DataOrder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "classifier"])
+def test_parts_of_a_batch_have_the_losses_of_the_whole(data, kind):
+    """With what all-reduce adds up, processes of unequal parts have the gradient of one."""
+    settings = settings_of(kind, data, flip=True)
+    sets = [ps.datasets.load(data, split) for split in ("train", "validation")]
+    build, task = (build_denoiser, DenoiserTask) if kind == "denoiser" else (build_classifier, ClassifierTask)
+    network = build(settings, (1, 8, 8), *([] if kind == "denoiser" else [2]))
+    task = task(settings, *sets, torch.device("cpu"))
+
+    def losses(mine):
+        return task.losses(network, torch.arange(7), mine, torch.Generator().manual_seed(4))
+
+    parts = [Processes(rank, 3).rows(7) for rank in range(3)]
+    assert [row for part in parts for row in range(7)[part]] == list(range(7))
+    torch.testing.assert_close(torch.cat([losses(part) for part in parts]), losses(slice(0, 7)), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="batch_size must be at least the number of processes, 3, got 2"):
+        Processes(0, 3).rows(2)
+
+
+def test_learning_rate_rises_linearly_and_falls_along_a_cosine():
+    settings = ClassifierConfiguration(steps=110, warmup_steps=10, learning_rate=0.4)
+    rates = [learning_rate(step, settings) for step in range(110)]
+    assert rates[:11] == pytest.approx([0.4 * (step + 1) / 11 for step in range(11)])
+    assert rates[10:] == pytest.approx([0.2 * (1 + math.cos(math.pi * k / 100)) for k in range(100)])
+    assert rates[60] == pytest.approx(0.2)  # half way
+    assert min(rates) > 0
+    assert learning_rate(0, ClassifierConfiguration(steps=1, warmup_steps=0)) == 1e-3
+
+
+def test_moving_average_of_the_weights():
+    """Against the recursion in plain numbers: the decay is (1 + n) / (10 + n) until it has reached its setting."""
+    network = torch.nn.Linear(1, 1, bias=False).double()
+    average = AveragedModel(network, multi_avg_fn=_moving_average(0.4))
+    expected = None
+    for n, value in enumerate([1.0, 5.0, -2.0, 3.0, 8.0, 0.5, 7.0, -4.0]):
+        network.weight.data.fill_(value)
+        average.update_parameters(network)
+        decay = min(0.4, (1 + n) / (10 + n))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
+    assert (1 + 7) / (10 + 7) > 0.4  # both parts of the rule were used
+
+
+@pytest.mark.parametrize("distribution", ["log-uniform", "log-normal"])
+def test_noise_levels_cover_their_range_in_every_batch(distribution):
+    settings = DenoiserConfiguration(
+        sigma_distribution=distribution, sigma_min=0.05, sigma_max=0.8, sigma_median=0.2, sigma_spread=0.9
+    )
+    ends = noise_levels(torch.tensor([0.0, 1.0], dtype=torch.float64), settings)
+    assert ends.tolist() == pytest.approx([0.05, 0.8])
+    uniform = (torch.arange(4096) + 0.5) / 4096
+    sigma = noise_levels(uniform, settings).double()
+    assert bool((sigma[1:] >= sigma[:-1]).all())
+    assert 0.05 <= float(sigma.min()) < 0.0501
+    assert 0.799 < float(sigma.max()) <= 0.8
+
+    def cdf(value):  # of the logarithm, before it is cut
+        return value if distribution == "log-uniform" else 0.5 * (1 + math.erf((value - math.log(0.2)) / 0.9 / 2**0.5))
+
+    low, high = cdf(math.log(0.05)), cdf(math.log(0.8))
+    for quantile in (0.1, 0.5, 0.9):
+        found = (cdf(math.log(float(sigma[int(quantile * 4096)]))) - low) / (high - low)
+        assert found == pytest.approx(quantile, abs=1e-3)
+
+
+def test_every_part_of_the_distribution_has_one_noise_level(data):
+    """Stratified: the k-th of n images has a level from the k-th n-th of the distribution."""
+    settings = settings_of("denoiser", data, sigma_min=0.1, sigma_max=1.0)
+    sets = [ps.datasets.load(data, split) for split in ("train", "validation")]
+    seen = []
+
+    class Spy:
+        def loss_weight(self, sigma):
+            return torch.ones_like(sigma)
+
+        def __call__(self, y, sigma):
+            seen.append(sigma)
+            return y
+
+    task = DenoiserTask(settings, *sets, torch.device("cpu"))
+    losses = task.losses(Spy(), torch.arange(16), slice(None), torch.Generator().manual_seed(0))
+    strata = 1 + torch.log10(seen[0])  # uniform in [0, 1]
+    assert (strata * 16).floor().tolist() == list(range(16))
+    assert bool((losses.sqrt() / seen[0] - 1).abs().lt(0.4).all())  # doing nothing leaves the noise: sigma^2 per pixel
+
+
+def test_every_epoch_visits_every_image_once():
+    order = DataOrder(10, 4, seed=3)
+    rows = torch.cat([order.batch(step) for step in range(5)])
+    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+    assert torch.equal(DataOrder(10, 4, seed=3).batch(2), rows[8:12])  # without what came before
+    assert not torch.equal(DataOrder(10, 4, seed=4).batch(0), rows[:4])
+    assert len(DataOrder(3, 8, seed=0).batch(1)) == 8  # a batch may be longer than an epoch
+
+
+def test_augmented_images_are_shifted_and_mirrored_originals():
+    x = torch.rand(40, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = set()
+    for image, original in zip(augment(x, 1, True, torch.Generator().manual_seed(1)), x, strict=True):
+        padded = torch.nn.functional.pad(original, (1, 1, 1, 1))
+        crops = {
+            (row, column): padded[:, row : row + 5, column : column + 4] for row in range(3) for column in range(3)
+        }
+        matches = [(where, "as it was") for where, crop in crops.items() if torch.equal(image, crop)]
+        matches += [(where, "mirrored") for where, crop in crops.items() if torch.equal(image, crop.flip(-1))]
+        assert len(matches) == 1
+        found.add(matches[0])
+    assert len(found) > 12  # of 18
+    assert torch.equal(augment(x, 0, False, torch.Generator()), x)
+
+
+def test_a_validation_split_is_held_out_where_there_is_none(tmp_path):
+    path, told = write_data(tmp_path, validation=False), []
+    train_set, validation = load_data(str(path), told.append)
+    assert told == ["sides has no validation split: 3 of its 24 training images are held out"]
+    assert (len(train_set), len(validation)) == (21, 3)
+    whole = ps.datasets.load(path, "train").images
+    both = torch.cat([train_set.images, validation.images])
+    assert sorted(both.flatten(1).tolist()) == sorted(whole.flatten(1).tolist())
+    again = load_data(str(path), told.append)
+    assert torch.equal(again[1].images, validation.images)
+    assert ps.datasets.splits(path) == ("train", "test")
+
+
+def test_data_that_is_not_split_at_all(tmp_path):
+    import numpy
+
+    images, labels = numpy.zeros((5, 1, 4, 4), numpy.float32), numpy.arange(5)
+    numpy.savez(tmp_path / "five.npz", images=images, labels=labels)
+    assert [len(part) for part in load_data(str(tmp_path / "five.npz"), lambda _: None)] == [4, 1]
+    numpy.savez(tmp_path / "one.npz", images=images[:1], labels=labels[:1])
+    with pytest.raises(ValueError, match="dataset must have two images or more"):
+        load_data(str(tmp_path / "one.npz"), lambda _: None)
+    numpy.savez(tmp_path / "test.npz", test_images=images, test_labels=labels)
+    with pytest.raises(ValueError, match="split must be one of those it has, 'test', got 'train'"):
+        load_data(str(tmp_path / "test.npz"), lambda _: None)
