@@ -46,6 +46,7 @@ CHANGES: list[dict[str, Any]] = [
     {"direction": "score", "ascent_radius": 0.0, "steps": 10, "step_size": 0.2},
     {"direction": "score", "ascent_radius": 0.0, "bandwidth": 0.3},
     # Round two, from what was best so far.
+    {"step_size": 0.64},
     {"step_size": 0.8, "radius": 0.3},
     *({"step_size": 0.8, "ascent_radius": value} for value in (0.0, 0.2)),
     {"step_size": 0.8, "draws": 4},
@@ -71,6 +72,13 @@ BASELINES: list[tuple[str, dict[str, Any]]] = [
     *(("likelihood_maximisation", {"radius": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02)),
     ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.01}),
     ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.01, "sigma_min": 0.1}),
+    # Round two, where the best so far was at the end of what had been tried.
+    ("scoreopt_n", {"sigma": 0.3, "learning_rate": 0.005}),
+    *(("scoreopt_n", {"sigma": 0.4, "learning_rate": value}) for value in (0.005, 0.02)),
+    ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.05}),
+    ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.02}),
+    ("scoreopt_o", {"sigma": 0.25, "learning_rate": 0.02}),
+    ("diffpure_fixed_noise", {"sigma_max": 0.25}),
 ]
 
 

@@ -93,16 +93,18 @@ def table(results: list[tuple[Setting, Result]], samples: int) -> str:
 # Digits: PurSAMERE and the baselines
 
 ```
-$ python experiments/digits_table.py -o FOLDER --write docs/results        # {environment["platform"]}
+$ python experiments/digits_table.py -o FOLDER --write docs/results
 ```
 
-{samples} digits of the test split, preset `{PRESET}`, torch {environment["versions"]["torch"]}, one CPU thread for \
-each of two processes. Left out of the full protocol: {PRESETS[PRESET].left_out}.
+{samples} digits of the test split, preset `{PRESET}`, torch {environment["versions"]["torch"]} \
+({environment["machine"]}), one CPU thread for each of two processes. Left out of the full protocol: \
+{PRESETS[PRESET].left_out}.
 
 A purifier takes at most {EVALUATIONS} passes through the denoiser for an image ("passes", forward and backward), \
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
-Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to."""
+Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure draws fresh \
+noise in every call; a sample counts as fallen when any of the attacks' dozen judgements goes wrong, be it by luck."""
     return "\n\n".join([head, *parts]) + "\n"
 
 

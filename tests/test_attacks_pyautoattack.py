@@ -163,6 +163,40 @@ def test_apgd_leaves_fallen_samples_alone_and_restarts_help(problem):
     assert bool((margins[1] < margins[0]).any())
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_apgd_on_float64_images_sees_the_whole_gradient(norm):
+    """The package's float32 images may lie outside the ball by a rounding error; that must not hide their gradient."""
+    model = Linear().double()
+    images = (0.5 + 0.3 * (torch.rand(50, 1, 4, 4, generator=generator(2), dtype=torch.float64) - 0.5)).clamp(0.3, 0.7)
+    labels = model(images).argmax(1)
+    seen = []
+
+    def observe(best_margin, gradient):
+        if gradient is not None:
+            seen.append(gradient)
+
+    apgd(model, images, labels, eps=0.03, steps=20, norm=norm, stop_at_success=False, observe=observe)
+    gradients = torch.cat(seen)
+    assert bool((gradients != 0).all())
+    if (
+        norm == "l2"
+    ):  # of the cross-entropy: a combination of differences of the weights, and nothing projected out of it
+        basis, _ = torch.linalg.qr((model.weight[1:] - model.weight[0]).detach().T)
+        flat = gradients.double().flatten(1)
+        flat = flat / flat.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(flat @ basis @ basis.T, flat, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attack", [apgd, autoattack, square])
+def test_inference_mode_does_not_matter(problem, attack):
+    model, images, labels = problem
+    options = {"queries": 5} if attack in (autoattack, square) else {"steps": 3}
+    want = attack(model, images[:6], labels[:6], eps=0.02, **options)
+    with torch.inference_mode():
+        got = attack(model, images[:6] * 1, labels[:6] * 1, eps=0.02, **options)
+    assert torch.equal(got, want)
+
+
 def test_a_samples_fate_under_apgd_does_not_depend_on_the_others(problem):
     """The package alone would draw the restart's starts for the survivors only."""
     model, images, labels = problem

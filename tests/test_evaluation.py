@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol, evaluate
-from pursamere.evaluation.protocol import LONG, PRESETS, SHORT, sweep_radii
+from pursamere.evaluation import Attack, Line, Protocol, evaluate
+from pursamere.evaluation.checks import masking_checks
+from pursamere.evaluation.protocol import LONG, LONGEST, PRESETS, SHORT, sweep_radii
 
 CASE = Path(evaluation_case.__file__)
 
@@ -156,7 +157,7 @@ def test_other_data_weights_and_folders_are_refused(whole, tmp_path):
         evaluate(model, images.flip(0), labels, **options)
     with torch.no_grad():
         model.classifier[1].bias += 1
-    with pytest.raises(ValueError, match=r"model\.sha256"):
+    with pytest.raises(ValueError, match=r"model\.logits_sha256"):
         evaluate(model, images, labels, **options)
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
@@ -248,6 +249,158 @@ def test_a_blind_attack_is_flagged_and_not_counted_as_robustness(tmp_path):
     (check,) = [check for check in result.checks if check.name == "attacks could see"]
     assert not check.passed
     assert "pgd-margin, eps 0.05: the gradient of the model is NaN" in check.detail
+    assert result.worst_case[0.05].count == 0
+
+
+def test_one_blind_sample_hides_no_other(tmp_path):
+    """The gradient is NaN for the one image that is bright."""
+
+    class NaNForOne(Smooth):
+        def forward(self, x):
+            bright = x.flatten(1).mean(1, keepdim=True) > 0.65
+            zero = (x - x.detach()).flatten(1).abs().sum(1, keepdim=True)
+            return self.logits(x) + torch.where(bright, zero, 1.0).sqrt()
+
+    model = NaNForOne()
+    clean, images, _ = planted(Smooth(), tmp_path / "smooth", samples=40)
+    images = images.clone()
+    images[17] = 0.75
+    labels = model(images).argmax(1)
+    protocol = Protocol("p", (Attack("clean", "none"), Attack(LONG, "pgd", steps=20)))
+    result = evaluate(model, images, labels, folder=tmp_path / "run", eps=0.05, preset=protocol)
+    expected = clean.withstood[0.05].clone()
+    expected[17] = False
+    assert torch.equal(result.withstood[0.05], expected)
+    assert [line.blind for line in result.lines] == [0, 1]
+    assert [row["sample"] for row in rows_of(tmp_path / "run") if row["blind"] == "1"] == ["17"]
+
+
+def test_nan_logits_count_as_wrong(tmp_path):
+    class NaNForOne(Smooth):
+        def forward(self, x):
+            return self.logits(x) + torch.where(x.flatten(1)[:, :1] > 0.9, torch.nan, 0.0)
+
+    images = 0.5 + 0.4 * (torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(2)) - 0.5)
+    labels = Smooth()(images).argmax(1)
+    images[3, 0, 0, 0] = 0.95
+    protocol = Protocol("p", (Attack("clean", "none"), Attack(LONG, "pgd", steps=3)))
+    result = evaluate(NaNForOne(), images, labels, folder=tmp_path / "run", eps=0.001, preset=protocol)
+    assert not result.withstood[0.001][3]
+    assert (result.clean.count, result.worst_case[0.001].count) == (5, 5)
+    (check,) = [check for check in result.checks if check.name == "attacks could see"]
+    assert "1 samples have NaN or infinite logits" in check.detail
+
+
+def test_what_the_parameters_do_not_tell_is_told_by_logits(tmp_path):
+    """Functions have no parameters, so another one of the same name must not go on with the first one's run."""
+    images = 0.5 + 0.4 * (torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(2)) - 0.5)
+    protocol = Protocol("p", (Attack("clean", "none"), Attack("r", "random_search", steps=2)))
+
+    def make(sign):
+        def model(x):
+            return sign * Smooth().logits(x)
+
+        return model
+
+    labels = make(1)(images).argmax(1)
+    for sign in (1, -1):
+        if sign == -1:
+            with pytest.raises(ValueError, match=r"model\.logits_sha256"):
+                evaluate(make(sign), images, labels, folder=tmp_path / "run", eps=0.05, preset=protocol)
+        else:
+            evaluate(make(sign), images, labels, folder=tmp_path / "run", eps=0.05, preset=protocol)
+
+
+def test_radii_that_look_alike_are_two(tmp_path):
+    eps = (8 / 255, 0.0313725)
+    images = 0.5 + 0.4 * (torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(2)) - 0.5)
+    protocol = Protocol("p", (Attack("clean", "none"), Attack("r", "random_search", steps=2)))
+    labels = Smooth()(images).argmax(1)
+    evaluate(Smooth(), images, labels, folder=tmp_path / "run", eps=eps, preset=protocol)
+    assert len(list((tmp_path / "run" / "units").iterdir())) == 3
+    assert {float(row["eps"]) for row in rows_of(tmp_path / "run")} == {0.0, *eps}
+
+
+def test_another_version_is_refused(whole, monkeypatch):
+    module = sys.modules["pursamere.evaluation.evaluate"]
+    real = module.versions()
+    monkeypatch.setattr(module, "versions", lambda: {**real, "torch": "1.0"})
+    with pytest.raises(ValueError, match=r'versions\.torch is "2.* there, and "1.0" was asked for'):
+        evaluation_case.run(whole[1])
+
+
+def test_a_random_defence_is_evaluated_and_left_as_it_was(tmp_path):
+    _, images, labels = evaluation_case.model_and_data(6)
+    means = torch.stack([torch.full((1, 3, 3), 0.2), torch.full((1, 3, 3), 0.8)])
+    purifier = ps.baselines.DiffPure(
+        ps.denoisers.GaussianMixture(means, 0.1),
+        steps=2,
+        fresh_noise=True,
+        micro_batch=1,
+        noise=ps.GaussianNoise(seed=5),
+    )
+    classifier = evaluation_case.model_and_data(6)[0].classifier
+    protocol = Protocol("p", (
+        Attack("clean", "none"), Attack(LONG, "pgd", steps=2), Attack("first", "pgd", steps=2, samples=3),
+        Attack("bpda", "apgd", gradient="identity", loss="cross_entropy", steps=2, survivors_only=True),
+    ))  # fmt: skip
+    results = []
+    for folder in ("one", "two"):
+        model = ps.PurifiedClassifier(purifier, classifier)
+        results.append(evaluate(model, images, labels, folder=tmp_path / folder, eps=0.1, preset=protocol, chunk=4))
+        assert (purifier.noise.seed, purifier.calls) == (5, 0)
+    assert (tmp_path / "one" / "outcomes.csv").read_bytes() == (tmp_path / "two" / "outcomes.csv").read_bytes()
+    result = results[0]
+    alive = torch.ones(6, dtype=torch.bool)
+    for line in result.lines:  # what was not attacked was judged with other noise, and does not count
+        alive[torch.tensor(line.rows)] &= line.correct | ~line.attacked
+    assert torch.equal(result.withstood[0.1], alive)
+    (check,) = [check for check in result.checks if check.name == "deterministic"]
+    assert not check.passed
+
+
+def line(attack, correct, curve=(), rows=None):
+    """What an attack found, made up."""
+    correct = torch.tensor(correct)
+    rows = list(range(len(correct))) if rows is None else rows
+    attacked = torch.ones_like(correct)
+    return Line(attack, 0.1, rows, attacked, correct, list(curve), {}, [], 0, None, 0.0)
+
+
+def test_each_masking_check_can_warn():
+    many, few = [True] * 9 + [False], [True] * 5 + [False] * 5
+    short, long = Attack(SHORT, "pgd", steps=5), Attack(LONG, "pgd", steps=40)
+    bpda = Attack("x", "pgd", gradient="identity", steps=40)
+    cases = {
+        "more steps": ([line(short, few), line(long, many)], [line(short, many), line(long, few)]),
+        "identity against exact": ([line(long, many), line(bpda, few)], [line(long, few), line(bpda, many)]),
+        "loss at rest": (
+            [line(long, many, [1 - 0.02 * i for i in range(41)])],
+            [line(long, many, [0.9**i for i in range(41)])],
+        ),
+    }
+    for name, (bad, good) in cases.items():
+        for lines, passed in ((bad, False), (good, True)):
+            (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith(name)]
+            assert check.passed == passed, (name, check)
+    longest = Attack(LONGEST, "pgd", steps=1000, samples=4)
+    for found, passed in (([True, False, False, True], False), ([True, True, False, True], True)):
+        lines = [line(long, [True] * 10, [0.9**i for i in range(41)]), line(longest, found, rows=[0, 1, 2, 3])]
+        (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith("loss at rest")]
+        assert check.passed == passed
+    # An attack through the identity is not compared with itself, nor with another attack.
+    assert not [c for c in masking_checks([line(bpda, few)], [0.1], False) if c.name.startswith("identity")]
+    other = Attack(LONG, "pgd", steps=41)
+    lines = [line(other, many), line(bpda, few)]
+    assert not [c for c in masking_checks(lines, [0.1], False) if c.name.startswith("identity")]
+
+
+def test_a_missing_package_is_told_before_the_work(tmp_path, monkeypatch):
+    model, images, labels = evaluation_case.model_and_data(4)
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(ImportError, match=r'pip install "pursamere\[evaluation\]"'):
+        evaluate(model, images, labels, folder=tmp_path / "run", eps=0.1, preset="quick")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_random_model_is_refused_with_both_logits(tmp_path):
@@ -345,6 +498,25 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         evaluate(model, images, labels.clone().index_fill_(0, torch.tensor([3]), 9), **good)
     with pytest.raises(ValueError, match=r"kind must be one of 'none', 'pgd'.*, got 'guess'"):
         Attack("a", "guess")
+    attack_cases = [
+        ({"name": "../out", "kind": "pgd"}, "name must be letters"),
+        ({"name": "=1+1", "kind": "pgd"}, "name must be letters"),
+        ({"name": "a", "kind": "transfer"}, "sources are for kind 'transfer', which needs one"),
+        ({"name": "a", "kind": "pgd", "sources": ("bare",)}, "sources are for kind 'transfer'"),
+        ({"name": "a", "kind": "transfer", "sources": ("other_nosie",)}, "sources must be one of 'bare'"),
+        ({"name": "a", "kind": "apgd", "ere_weight": 1.0}, "ere_weight is for kind 'pgd'"),
+        ({"name": "a", "kind": "pgd", "samples": 0}, "samples must be at least 1"),
+        ({"name": "a", "kind": "pgd", "steps": 0}, "steps must be at least 1"),
+    ]
+    for options, message in attack_cases:
+        with pytest.raises(ValueError, match=message):
+            Attack(**options)
+    for attacks in ((Attack("a", "pgd"),), (Attack("clean", "none", samples=4),), ()):
+        with pytest.raises(ValueError, match="the first attack, and no other, must be the images as they are"):
+            Protocol("p", attacks)
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match="images must be float32 or float64"):
+            evaluate(forbidden, images.to(dtype), labels, **good)
     with pytest.raises(ValueError, match="attack names must differ"):
         Protocol("p", (Attack("clean", "none"), Attack("a", "pgd"), Attack("a", "apgd")))
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
+from pursamere.path_gradient import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, as_float32, caller_undisturbed, check_gradient, package
@@ -19,6 +20,7 @@ from .pgd import Model, Observer
 _NAMES = {"cross_entropy": "ce", "dlr": "dlr", "margin": "dlr", TARGETED_DLR: "dlr-targeted"}
 
 
+@torch.inference_mode(False)
 def apgd(
     model: Model,
     images: Tensor,
@@ -50,7 +52,8 @@ def apgd(
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
-    ball = Ball(norm, eps, images.detach())
+    images, labels = images.detach().clone(), labels.clone()
+    ball = Ball(norm, eps, images)
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     module = package("autopgd_base")
     with torch.no_grad():
@@ -119,8 +122,10 @@ class _Seen:
         if here is not None and len(here) == 0:
             raise _AllFound
         rows = self.rows if here is None else self.rows[here]
-        # The package's last bits may leave the ball.
-        images = self.ball.rows(rows).project((x if here is None else x[here]).to(self.ball.center.dtype))
+        # The package's last bits may leave the ball. Its gradient is nevertheless that at what the model saw: the
+        # projection's own would be zero wherever a pixel is just outside.
+        seen = (x if here is None else x[here]).to(self.ball.center.dtype)
+        images = GradientOf.apply(seen, self.ball.rows(rows).project(seen.detach()))
         logits = logits_of(self.model, images, self.labels[rows])
         found = margin(logits.detach(), self.labels[rows])
         better = found < self.best_margin[rows]

@@ -31,13 +31,14 @@ _DATA = (
 )
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
-    "file is executed. In place of a defence, a denoiser and a classifier"
+    "file is executed. In place of a defence, a denoiser and a classifier; it must be on the device asked for"
 )
 _CLASSIFIER = (
     "checkpoint of the classifier, see pursamere train; without it, digits are classified by a small network that is "
     "trained in seconds"
 )
 _DENOISER = "checkpoint of the denoiser; without it, the digits' is the kernel density of their training images"
+_DEFENCE = "none, pursamere (if not given), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defence's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
     "be repeated"
@@ -64,7 +65,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
     add("--classifier", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_CLASSIFIER)
     add("--denoiser", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_DENOISER)
-    add("--defence", default="pursamere", metavar="NAME", help="none, pursamere, or one of pursamere.baselines")
+    add("--defence", default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
         "that purifying an image takes at most N network passes")  # fmt: skip
@@ -84,15 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     # Before the work: a missing extra should not be found out after hours.
     for module in ("pyautoattack", "safetensors", "matplotlib.figure", "markdown"):
         require(module, extra="evaluation")
-    import torch
-
     from pursamere import datasets
-    from pursamere._validation import check_supported_device
     from pursamere.evaluation.evaluate import evaluate
     from pursamere.evaluation.terminal import text_table
 
-    device = torch.device(arguments.device)
-    check_supported_device("--device", device)
+    arguments.device = device = _device(arguments.device)
     data = datasets.load(arguments.data, arguments.split)
     if arguments.samples > len(data):
         raise CommandError(f"--samples: {data.name} has {len(data)} in its split {arguments.split}")
@@ -129,17 +126,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _device(name: str) -> Any:
+    """The device asked for; under torchrun each process of a machine has a GPU of its own."""
+    import torch
+
+    from pursamere._validation import check_supported_device
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CommandError(f"--device: expected cpu or cuda, got {printable(name)}") from error
+    check_supported_device("--device", device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device: PyTorch finds no CUDA device")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return device
+
+
 def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     """The model that the options describe, on the device asked for."""
     options: dict[str, Any] = dict(arguments.option)
     if "model" in arguments:
-        if options or any(name in arguments for name in ("evaluations", "classifier", "denoiser")):
+        if options or any(name in arguments for name in ("defence", "evaluations", "classifier", "denoiser")):
             raise CommandError(
-                "--model makes its own defence, so --option, --evaluations, --classifier and --denoiser cannot be "
-                "given with it"
+                "--model makes its own defence, so --defence, --option, --evaluations, --classifier and --denoiser "
+                "cannot be given with it"
             )
         return _from_file(arguments.model)
-    defended = arguments.defence != "none"
+    name_of_defence = getattr(arguments, "defence", "pursamere")
+    defended = name_of_defence != "none"
     if "denoiser" in arguments and not defended:
         raise CommandError("--denoiser: there is no use for one in the defence none")
     for name in ("classifier", *(["denoiser"] if defended else [])):
@@ -153,8 +169,8 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     if defended:
         denoiser = _denoiser(arguments, data, options)
         options.setdefault("micro_batch", arguments.micro_batch)
-        purifier = build_defence(arguments.defence, denoiser, options, getattr(arguments, "evaluations", None))
-        print(f"{arguments.defence}: {purifier.extra_repr()}")
+        purifier = build_defence(name_of_defence, denoiser, options, getattr(arguments, "evaluations", None))
+        print(f"{name_of_defence}: {purifier.extra_repr()}")
     if classifier is None:  # trained after everything else was found to be in order
         classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
@@ -172,10 +188,12 @@ def _denoiser(arguments: argparse.Namespace, data: Dataset, options: dict[str, A
 
 def _digits_classifier(arguments: argparse.Namespace) -> Any:
     from pursamere import datasets
+    from pursamere._threads import cpu_threads
     from pursamere.demo.classifier import train_classifier
 
     train = datasets.load("digits", "train")
-    with progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
+    # With one thread, so that the weights are the same whatever number of threads this process, or another, has.
+    with cpu_threads(1), progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
         return train_classifier(train, seed=arguments.seed, progress=advance).to(arguments.device)
 
 

@@ -6,14 +6,14 @@ Each check states its bound. None of them proves anything: that all pass does no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pursamere.evaluation.protocol import LONG, SHORT
+from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
 
 if TYPE_CHECKING:
     from pursamere.evaluation.summary import Line
@@ -97,11 +97,14 @@ def _more_steps(lines: list[Line], eps: float) -> Check | None:
 
 def _identity(lines: list[Line], eps: float) -> Check | None:
     """BPDA must not do better than the exact gradient by more than a margin."""
-    pairs = []
-    for line in lines:
-        exact = _named(lines, line.attack.name.removesuffix("-bpda"))
-        if line.attack.gradient == "identity" and exact is not None and not line.attack.survivors_only:
-            pairs.append((exact.share.value - line.share.value, exact, line))
+    comparable = [line for line in lines if not line.attack.survivors_only and not line.attack.is_black_box]
+    pairs = [
+        (exact.share.value - line.share.value, exact, line)
+        for line in comparable
+        for exact in comparable
+        if line.attack.gradient == "identity"
+        and exact.attack == replace(line.attack, name=exact.attack.name, gradient="exact")
+    ]
     if not pairs:
         return None
     gap, exact, identity = max(pairs, key=lambda pair: pair[0])
@@ -114,12 +117,25 @@ def _identity(lines: list[Line], eps: float) -> Check | None:
 
 
 def _flat(lines: list[Line], eps: float) -> Check | None:
-    """The loss of the long attack must have come to rest."""
-    line = _named(lines, LONG)
-    if line is None or len(line.curve) < 10:
+    """The loss of the long attack must have come to rest: many more steps must not find more, where they were run."""
+    line, longest = _named(lines, LONG), _named(lines, LONGEST)
+    if line is None:
         return None
-    fall = line.curve[0] - line.curve[-1]
-    late = line.curve[-1 - len(line.curve) // 10] - line.curve[-1]
+    if longest is not None:
+        same = torch.tensor(longest.rows)
+        more = int((line.correct[same] & ~longest.correct).sum())
+        allowed = max(1, int(TOLERANCE * len(same)))
+        return Check(
+            f"loss at rest, eps {eps:.4g}",
+            more <= allowed,
+            f"{more} of {len(same)} samples fell to {longest.attack.steps:,} steps of PGD that withstood "
+            f"{line.attack.restarts} times {line.attack.steps} (at most {allowed} allowed)",
+        )
+    curve = line.curve[: line.attack.steps + 1]  # of the first start
+    if len(curve) < 10:
+        return None
+    fall = curve[0] - curve[-1]
+    late = curve[-1 - len(curve) // 10] - curve[-1]
     share = late / fall if fall > 0 else 0.0
     return Check(
         f"loss at rest, eps {eps:.4g}",
@@ -164,7 +180,7 @@ def _warnings(lines: Sequence[Line]) -> Check | None:
     said = [
         f"{line.attack.name}, eps {line.eps:.4g}: {text}"
         for line in lines
-        for text in (line.blind, *line.flags)
+        for text in (line.blind_reason, *line.flags)
         if text
     ]
     return Check(

@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_images, check_integer, check_positive
 from pursamere.attacks._balls import check_problem, logits_of
-from pursamere.evaluation.determinism import check_deterministic
+from pursamere.cli.info import package_version, versions
+from pursamere.evaluation.determinism import CHECKED, check_deterministic
 from pursamere.evaluation.environment import describe_environment
 from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.plan import cost_of, make_plan
+from pursamere.evaluation.plan import cost_of, make_plan, steps_of
 from pursamere.evaluation.protocol import CLEAN, PRESETS, Protocol
-from pursamere.evaluation.summary import Result, require_report_packages, summarize, write_summary
+from pursamere.evaluation.summary import Result, require_packages, summarize, write_summary
 from pursamere.evaluation.target import Model, Target
 from pursamere.evaluation.units import Unit, run_unit
 
@@ -63,7 +67,8 @@ def evaluate(
         norm: "linf" or "l2".
         preset: "quick", "standard", "full", or a :class:`Protocol`.
         seed: of the attacks' random starts.
-        chunk: samples attacked together; part of what defines a run.
+        chunk: samples attacked together, whose activations may be in memory at once; part of what defines a run, and
+            what is divided among processes.
         micro_batch: batch size of models that are no ``PurifiedClassifier``.
         threads: CPU threads while it runs, by default what PyTorch has; a run that is gone on with, or shared, keeps
             those it began with, since last bits may depend on them.
@@ -86,25 +91,37 @@ def evaluate(
     if len(images) == 0:
         raise ValueError("images must hold at least one image, got none")
     images, labels = images.detach(), labels.detach()
-    radii = tuple(check_positive("eps", e) for e in ([eps] if isinstance(eps, int | float) else eps))
+    if images.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"images must be float32 or float64, since half types round the ball away, got {images.dtype}")
+    given: Any = [eps] if isinstance(eps, Real) else eps
+    radii = tuple(check_positive("eps", radius) for radius in given)
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
     check_choice("norm", norm, ("linf", "l2"))
     protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
+    require_packages(protocol)
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
     number, count = _shard(shard)
     with torch.no_grad():
-        target.reset(seed)
         classes = logits_of(target.model, images[:1], labels[:1]).shape[1]
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
     if not target.is_random:
         check_deterministic(target.model, images)
+    with cpu_threads(1):  # the last bits may depend on it
+        behaviour = target.behaviour_sha256(images[:CHECKED], seed)
     config = {
         "format": _FORMAT,
         "data": {"name": data, "sha256": _sha256(images, labels), "samples": len(images)},
-        "model": {"description": target.description, "sha256": target.sha256(), "random": target.is_random},
+        "model": {
+            "description": target.description,
+            "random": target.is_random,
+            "sha256": target.sha256(),
+            "logits_sha256": behaviour,
+        },
+        "versions": {**versions(), "pyautoattack": package_version("pyautoattack")},
+        "device": images.device.type,
         "norm": norm,
         "eps": list(radii),
         "seed": seed,
@@ -112,9 +129,11 @@ def evaluate(
         "micro_batch": micro_batch,
         "protocol": asdict(protocol),
     }
-    require_report_packages()
     run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
-    with _threads(run.environment["threads"], asked=threads or torch.get_num_threads()):
+    count_of_threads, asked = run.environment["threads"], threads or torch.get_num_threads()
+    if count_of_threads != asked:
+        warnings.warn(f"evaluating with {count_of_threads} CPU threads, as the run began, not {asked}", stacklevel=2)
+    with cpu_threads(count_of_threads):
         plan = make_plan(protocol, target, radii, norm, len(images), chunk, classes)
         mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
         total = sum(cost_of(unit) for units in mine for unit in units)
@@ -152,17 +171,20 @@ def _run_chunk(
             outcome = run.load(unit)
             advance(cost_of(unit))
         else:
-            scale = cost_of(unit) / (unit.attack.steps * unit.attack.restarts)
+            cost = cost_of(unit)
+            scale = cost / steps_of(unit)
             done = 0.0
 
-            def progress(steps: int, scale: float = scale) -> None:
+            def progress(steps: int, scale: float = scale, cost: int = cost) -> None:
                 nonlocal done
-                before, done = int(done), done + steps * scale
+                before, done = int(done), min(float(cost), done + steps * scale)  # a blind attack is tried again
                 advance(int(done) - before)
 
             outcome, adversarial = run_unit(target, unit, part, answers, alive, norm=norm, seed=seed, progress=progress)
             run.save(unit, outcome, adversarial if keep_adversarial and unit.attack.name != CLEAN else None)
+        # Those that were not attacked were judged all the same, a random defence with other noise: nothing follows.
         correct = torch.tensor(outcome.correct, device=images.device)
+        correct |= ~torch.tensor(outcome.attacked, device=images.device)
         if unit.attack.name == CLEAN:
             clean &= correct
         elif not unit.attack.sweep:
@@ -176,18 +198,6 @@ def _shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     check_integer("shard's count", count, low=1)
     check_integer("shard's number", number, low=0, high=count - 1)
     return number, count
-
-
-@contextmanager
-def _threads(count: int, asked: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count != asked:
-        warnings.warn(f"evaluating with {count} CPU threads, as the run began, not {asked}", stacklevel=4)
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _sha256(images: Tensor, labels: Tensor) -> str:

@@ -48,4 +48,9 @@ def cost_of(unit: Unit) -> int:
     attack = unit.attack
     samples = len(unit.rows) if attack.samples is None else min(len(unit.rows), attack.samples)
     share = _COST.get(attack.kind, _COST.get(attack.gradient, 1.0)) * (_SURVIVORS if attack.survivors_only else 1.0)
-    return max(1, round(samples * attack.steps * attack.restarts * share))
+    return max(1, round(samples * steps_of(unit) * share))
+
+
+def steps_of(unit: Unit) -> int:
+    """How many steps a unit's attack reports."""
+    return unit.attack.steps * unit.attack.restarts * max(1, len(unit.attack.sources))

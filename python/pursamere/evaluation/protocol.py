@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
-from pursamere._validation import check_choice, check_integer
+from pursamere._validation import check_choice, check_integer, check_nonnegative
 from pursamere.attacks import LOSSES, TARGETED_DLR
 
+SOURCES = ("bare", "other_noise", "fewer_steps")
 KINDS = ("none", "pgd", "apgd", "autoattack", "transfer", "random_search", "square")
 GRADIENTS = ("exact", "identity", "straight_through")
 GRADIENT_FREE = ("none", "random_search", "square", "transfer")
@@ -46,11 +48,21 @@ class Attack:
     sweep: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
+            raise ValueError(f"name must be letters, digits, '-', '_' and '.', at most 64 of them, got {self.name!r}")
         check_choice("kind", self.kind, KINDS)
         check_choice("gradient", self.gradient, GRADIENTS)
         check_choice("loss", self.loss, (*LOSSES, TARGETED_DLR))
         check_integer("steps", self.steps, low=1)
         check_integer("restarts", self.restarts, low=1)
+        for source in self.sources:
+            check_choice("sources", source, SOURCES)
+        if (self.kind == "transfer") != bool(self.sources):
+            raise ValueError(f"sources are for kind 'transfer', which needs one, got {self.sources} for {self.kind!r}")
+        if check_nonnegative("ere_weight", self.ere_weight) and self.kind != "pgd":
+            raise ValueError(f"ere_weight is for kind 'pgd', got {self.ere_weight} for {self.kind!r}")
+        if self.samples is not None:
+            check_integer("samples", self.samples, low=1)
 
     @property
     def is_black_box(self) -> bool:
@@ -76,12 +88,17 @@ class Protocol:
         names = [attack.name for attack in self.attacks]
         if len(set(names)) < len(names):
             raise ValueError(f"attack names must differ, got {names}")
-        if names[:1] != [CLEAN]:
-            raise ValueError(f"the first attack must be {CLEAN!r}, the images as they are, got {names[:1]}")
+        as_they_are = [(attack.name, attack.samples) for attack in self.attacks if attack.kind == "none"]
+        if names[:1] != [CLEAN] or as_they_are != [(CLEAN, None)]:
+            raise ValueError(
+                f"the first attack, and no other, must be the images as they are, named {CLEAN!r} and of kind 'none'"
+            )
 
 
 # The step counts that the masking check "more steps" compares.
 SHORT, LONG = "pgd-margin-short", "pgd-margin"
+# Shows whether LONG had come to rest.
+LONGEST = "pgd-margin-1000"
 
 
 def _attacks(
@@ -156,7 +173,7 @@ PRESETS = {
                 steps=100, restarts=5, targets=9, queries=5000, weak_steps=100, sweep_samples=256, thorough=True,
             ),
             Attack("autoattack", "autoattack", steps=5000),
-            Attack("pgd-margin-1000", "pgd", steps=1000, samples=32),
+            Attack(LONGEST, "pgd", steps=1000, samples=32),
         ),
     ),
 }  # fmt: skip
@@ -169,4 +186,4 @@ def sweep_radii(norm: str, eps: tuple[float, ...]) -> tuple[float, ...]:
         beyond = [radius for radius in (1.5 * max(eps), 2.0 * max(eps)) if radius < end] + [end]
     else:
         beyond = [factor * max(eps) for factor in (2.0, 4.0, 8.0, 16.0)]
-    return tuple(sorted({round(radius, 6) for radius in (0.5 * min(eps), *eps, *beyond)}))
+    return tuple(sorted({*eps, *(float(f"{radius:.6g}") for radius in (0.5 * min(eps), *beyond))}))

@@ -276,7 +276,8 @@ def _recompute(result: Result) -> list[str]:
         "import pandas",
         'outcomes = pandas.read_csv("outcomes.csv")',
         f"counted = outcomes.eps.isin([0, {result.eps[0]!r}]) & ~outcomes.attack.isin({sweeps!r})",
-        'print(outcomes[counted].groupby("sample").correct.min().mean())',
+        "attacked = outcomes[counted & (outcomes.attacked == 1)]",
+        'print(attacked.groupby("sample").correct.min().mean())',
     ]
 
 

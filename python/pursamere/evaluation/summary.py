@@ -22,13 +22,13 @@ from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.html_page import html_page
 from pursamere.evaluation.pictures import picture_grid
 from pursamere.evaluation.plots import accuracy_plot, bar_plot, loss_plot
-from pursamere.evaluation.protocol import CLEAN, Attack
+from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.evaluation.report import ACCURACY, BARS, GRID, LOSS, markdown_report, title
 from pursamere.evaluation.target import Target
 from pursamere.evaluation.units import Outcome, Unit
 
 OUTCOMES = "outcomes.csv"
-_COLUMNS = ("sample", "label", "eps", "attack", "attacked", "prediction", "correct", "margin", "linf", "l2")
+_COLUMNS = ("sample", "label", "eps", "attack", "attacked", "blind", "prediction", "correct", "margin", "linf", "l2")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Line:
         curve: mean smallest margin after 1, 2, ... evaluations, over the attacked samples.
         gradients: how many were seen, how many were zero, the median norm and the largest.
         flags: warnings of the attack itself.
-        blind: why the attack saw nothing on some chunk, or ``None``.
+        blind: on how many samples the attack could not see; they count as not correct.
+        blind_reason: what it said, or ``None``.
         seconds: of computation.
     """
 
@@ -82,7 +83,8 @@ class Line:
     curve: list[float]
     gradients: dict[str, float]
     flags: list[str]
-    blind: str | None
+    blind: int
+    blind_reason: str | None
     seconds: float
 
     @property
@@ -151,7 +153,7 @@ def summarize(
         for line in lines:
             if line.eps == radius and not line.attack.sweep:
                 rows = torch.tensor(line.rows)
-                alive[rows] &= line.correct
+                alive[rows] &= line.correct | ~line.attacked
         withstood[radius] = alive
     return Result(
         config=run.config,
@@ -179,7 +181,7 @@ def summary_json(result: Result) -> dict[str, Any]:
             {
                 "attack": line.attack.name,
                 "eps": line.eps,
-                **line.share.to_json(),
+                **(line.share.to_json() if bool(line.attacked.any()) else {"samples": 0, "accuracy": None}),
                 "survivors_only": line.attack.survivors_only,
                 "sweep": line.attack.sweep,
                 "gradients": line.gradients,
@@ -197,9 +199,10 @@ def summary_json(result: Result) -> dict[str, Any]:
     }
 
 
-def require_report_packages() -> None:
+def require_packages(protocol: Protocol) -> None:
     """Raise a ``MissingExtraError`` before hours of work rather than after them."""
-    for module in ("matplotlib.figure", "markdown"):
+    from_package = any(attack.kind in ("apgd", "autoattack", "square") for attack in protocol.attacks)
+    for module in ("safetensors", "matplotlib.figure", "markdown", *(["pyautoattack"] if from_package else [])):
         require(module, extra="evaluation")
 
 
@@ -242,7 +245,7 @@ def _table(found: Sequence[tuple[Unit, Outcome]], labels: list[int]) -> str:
     for unit, outcome in found:
         order.setdefault(unit.attack.name, len(order))
         for i, row in enumerate(unit.rows):
-            said = (outcome.attacked[i], outcome.prediction[i], outcome.correct[i])
+            said = (outcome.attacked[i], outcome.blind[i], outcome.prediction[i], outcome.correct[i])
             figures = (outcome.margin[i], outcome.linf[i], outcome.l2[i])
             rows.append((row, labels[row], unit.eps, unit.attack.name, *map(int, said), *figures))
     rows.sort(key=lambda values: (values[2], order[values[3]], values[0]))
@@ -278,7 +281,8 @@ def _line(group: list[tuple[Unit, Outcome]]) -> Line:
         curve=_mean_curve([(outcome.curve, sum(outcome.attacked)) for outcome in outcomes if outcome.curve]),
         gradients=gradients,
         flags=sorted({flag for outcome in outcomes for flag in outcome.flags}),
-        blind=next((outcome.blind for outcome in outcomes if outcome.blind), None),
+        blind=sum(sum(outcome.blind) for outcome in outcomes),
+        blind_reason=next((outcome.blind_reason for outcome in outcomes if outcome.blind_reason), None),
         seconds=sum(outcome.seconds for outcome in outcomes),
     )
 

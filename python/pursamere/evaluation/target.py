@@ -15,6 +15,7 @@ from pursamere.classifier import PurifiedClassifier
 from pursamere.evaluation.protocol import Attack
 from pursamere.iterative import IterativePurifier
 from pursamere.micro_batch import map_micro_batches
+from pursamere.networks import check_evaluation_mode
 from pursamere.purifier import Purifier
 
 Model = Callable[[Tensor], Tensor]
@@ -60,12 +61,15 @@ class Target:
     def __init__(self, model: Model, micro_batch: int) -> None:
         if not callable(model):
             raise TypeError(f"model must be callable, got {type(model).__name__}")
+        check_evaluation_mode("model", model)
         self.original = model
         self.purifier: IterativePurifier | None = None
         self.bare: Model | None = None
         if isinstance(model, PurifiedClassifier):
-            self.purifier = model.purifier
-            self.model: Model = PurifiedClassifier(model.purifier, model.classifier, gradient="identity")
+            self.purifier = copy.copy(model.purifier)  # a random one is reset again and again
+            if self.is_random and not callable(getattr(self.purifier, "reset", None)):
+                raise TypeError("model.purifier says that it is random, so it must have a method reset(seed)")
+            self.model: Model = self._purified(self.purifier, "identity")
             self.bare = FixedBatches(model.classifier, micro_batch)
         else:
             self.model = FixedBatches(model, micro_batch)
@@ -116,6 +120,12 @@ class Target:
             return "its standard version is for deterministic defences"
         return None
 
+    @torch.no_grad()
+    def behaviour_sha256(self, images: Tensor, seed: int) -> str:
+        """A fingerprint of some logits: functions and plain attributes are no parameters, but show in these."""
+        self.reset(seed)
+        return hashlib.sha256(self.model(images).float().cpu().numpy().tobytes()).hexdigest()
+
     def sha256(self) -> str:
         """A fingerprint of the parameters, the buffers and what ``repr`` tells."""
         digest = hashlib.sha256()
@@ -125,7 +135,7 @@ class Target:
                 for name, tensor in (*part.named_parameters(), *part.named_buffers()):
                     values = tensor.detach().cpu().contiguous()
                     digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-                    digest.update(values.view(torch.uint8).numpy().tobytes() if values.dim() else repr(values).encode())
+                    digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def _purified(self, purifier: IterativePurifier, gradient: str) -> Model:

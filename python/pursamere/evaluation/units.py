@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pursamere import attacks
 from pursamere._validation import NotFiniteError
-from pursamere.attacks._balls import logits_of
 from pursamere.evaluation.protocol import Attack
 from pursamere.evaluation.target import Target
 from pursamere.purifier import Purifier
@@ -40,7 +39,7 @@ class Unit:
     @property
     def name(self) -> str:
         """Unique in a run, and a file's name."""
-        return f"{self.attack.name}-eps{self.eps:.6g}-{self.chunk:05d}"
+        return f"{self.attack.name}-eps{self.eps!r}-{self.chunk:05d}"
 
     def seed(self, seed: int) -> int:
         """A seed of its own, so that units neither share random starts nor depend on their order."""
@@ -60,9 +59,11 @@ class Outcome:
         linf: distance from the image as it is, in pixel units.
         l2: the same in the L2 norm.
         curve: mean over the attacked samples of the smallest margin reached after 1, 2, ... evaluations.
-        gradients: norms of the gradients seen: how many, how many zero, and quantiles.
+        gradients: norms of the gradients seen: how many, how many zero, the median and the largest.
         flags: warnings of the attack itself.
-        blind: why the attack saw nothing (NaN logits or gradients); the images are unchanged then.
+        blind: whether the attack could not see on the sample (NaN logits or gradients), so that the sample's image is
+            unchanged. Such a sample is never ``correct``: nobody knows whether it is robust.
+        blind_reason: what the attack said.
         seconds: it took; not part of what is compared between runs.
     """
 
@@ -75,7 +76,8 @@ class Outcome:
     curve: list[float] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
-    blind: str | None = None
+    blind: list[bool] = field(default_factory=list)
+    blind_reason: str | None = None
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -116,23 +118,30 @@ def run_unit(
     )  # fmt: skip
     if attack.survivors_only:
         chosen = chosen & survivors
-    outcome = Outcome(chosen.tolist())
+    outcome = Outcome(chosen.tolist(), blind=[False] * len(labels))
     adversarial = images.clone()
     record = _Record(outcome)
-    target.reset(unit.seed(seed))
-    if bool(chosen.any()) and attack.kind != "none":
-        try:
-            found = _attack(target, unit, images[chosen], labels[chosen], norm, unit.seed(seed), progress, record)
-            adversarial[chosen] = found
-        except NotFiniteError as error:
-            outcome.blind = str(error)
-            progress(attack.steps * attack.restarts)
-    else:
-        progress(attack.steps * attack.restarts)
+    rows = chosen.nonzero().squeeze(1)
+    if attack.kind != "none":
+        pending = [rows] if len(rows) else []
+        while pending:
+            part = pending.pop()
+            target.reset(unit.seed(seed))
+            try:
+                adversarial[part] = _attack(
+                    target, unit, images[part], labels[part], norm, unit.seed(seed), progress, record
+                )
+            except NotFiniteError as error:
+                outcome.blind_reason = str(error)
+                if len(part) == 1:
+                    outcome.blind[int(part)] = True
+                else:  # halved until the samples that blind it are alone, so that they hide no other
+                    pending += part.tensor_split(2)
+    progress(attack.steps * attack.restarts)
     _check_legal(attack.name, images, adversarial, norm, unit.eps)
     target.reset(unit.seed(seed) ^ 1)  # noise that the attack has not seen
     _judge(target, images, adversarial, labels, outcome)
-    record.finish(int(chosen.sum()))
+    record.finish()
     outcome.seconds = time.perf_counter() - start
     return outcome, adversarial
 
@@ -181,13 +190,17 @@ def _attack(
 
 @torch.no_grad()
 def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, outcome: Outcome) -> None:
-    logits = logits_of(target.model, adversarial, labels)
-    prediction = logits.argmax(dim=1)
+    logits = target.model(adversarial)
+    finite = torch.isfinite(logits).all(dim=1)
+    if not bool(finite.all()):
+        outcome.flags.append(f"{int((~finite).sum())} samples have NaN or infinite logits, and count as wrong")
+    margin = torch.where(finite, attacks.margin(logits, labels), -torch.inf)
+    blind = torch.tensor(outcome.blind, device=labels.device)
     offset = (adversarial - images).flatten(1)
-    outcome.prediction = prediction.tolist()
-    # As the margin has it: where the label's logit is the largest but shared, argmax would depend on the order.
-    outcome.correct = (prediction == labels).tolist()
-    outcome.margin = attacks.margin(logits, labels).tolist()
+    outcome.prediction = logits.argmax(dim=1).tolist()
+    # Where the label's logit is the largest but shared the prediction depends on the classes' order, so that is wrong.
+    outcome.correct = ((margin > 0) & ~blind).tolist()
+    outcome.margin = margin.tolist()
     outcome.linf = offset.abs().amax(dim=1).tolist()
     outcome.l2 = torch.linalg.vector_norm(offset, dim=1).tolist()
 
@@ -214,14 +227,13 @@ class _Record:
         if gradient is not None:
             self.norms.append(torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1).double().cpu())
 
-    def finish(self, attacked: int) -> None:
+    def finish(self) -> None:
         if not self.norms:
             return
         norms = torch.cat(self.norms)
-        quantiles = torch.quantile(norms[: 10**6], torch.tensor([0.5, 1.0], dtype=torch.float64))
         self.outcome.gradients = {
             "count": len(norms),
             "zero": int((norms == 0).sum()),
-            "median": float(quantiles[0]),
+            "median": float(norms.median()),
             "largest": float(norms.max()),
         }
