@@ -61,7 +61,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--samples", type=types.count, default=256, help="how many of its images, from the first")
     add("--eps", type=types.positive, nargs="+", default=[0.1, 0.15], help="radii of the attacks, in pixel units")
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
-    add("--preset", choices=("quick", "standard", "full"), default="quick", help="how thorough; full takes fifty times standard")
+    add("--preset", choices=("quick", "standard", "full"), default="quick", help="full is fifty times standard")
     add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
     add("--classifier", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_CLASSIFIER)
     add("--denoiser", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_DENOISER)
