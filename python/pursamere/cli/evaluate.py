@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pursamere._extras import require
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.progress import Advance, progress_bar
@@ -82,13 +81,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the evaluation, print the report's table and the verdict."""
-    # Before the work: a missing extra should not be found out after hours.
-    for module in ("pyautoattack", "safetensors", "matplotlib.figure", "markdown"):
-        require(module, extra="evaluation")
     from pursamere import datasets
     from pursamere.evaluation.evaluate import evaluate
+    from pursamere.evaluation.protocol import PRESETS
+    from pursamere.evaluation.summary import require_packages
     from pursamere.evaluation.terminal import text_table
 
+    require_packages(PRESETS[arguments.preset])  # before data are loaded and a classifier is trained
     arguments.device = device = _device(arguments.device)
     data = datasets.load(arguments.data, arguments.split)
     if arguments.samples > len(data):

@@ -106,7 +106,7 @@ def run_unit(
         survivors: bool [n], the samples that withstood everything before.
         norm: "linf" or "l2".
         seed: of the evaluation.
-        progress: called with numbers of steps done, ``restarts * steps`` in total.
+        progress: called with numbers of steps done, at least ``restarts * steps`` in total.
 
     Returns:
         The outcome and the adversarial images [n, C, H, W].
@@ -137,7 +137,7 @@ def run_unit(
                     outcome.blind[int(part)] = True
                 else:  # halved until the samples that blind it are alone, so that they hide no other
                     pending += part.tensor_split(2)
-    progress(attack.steps * attack.restarts)
+    progress(attack.steps * attack.restarts)  # not every attack tells, and some end early
     _check_legal(attack.name, images, adversarial, norm, unit.eps)
     target.reset(unit.seed(seed) ^ 1)  # noise that the attack has not seen
     _judge(target, images, adversarial, labels, outcome)
@@ -159,15 +159,11 @@ def _attack(
     attack, model = unit.attack, target.attacked(unit.attack.gradient)
     common: dict[str, Any] = {"eps": unit.eps, "norm": norm, "seed": seed}
     if attack.kind == "random_search":
-        found = attacks.random_search(model, images, labels, queries=attack.steps, **common)
-        progress(attack.steps * attack.restarts)
-        return found
+        return attacks.random_search(model, images, labels, queries=attack.steps, **common)
     if attack.kind == "autoattack":
-        found = attacks.autoattack(
+        return attacks.autoattack(
             model, images, labels, queries=attack.steps, on_warning=record.outcome.flags.append, **common
         )
-        progress(attack.steps * attack.restarts)
-        return found
     common["progress"] = progress
     if attack.kind == "square":
         return attacks.square(model, images, labels, queries=attack.steps, **common)
