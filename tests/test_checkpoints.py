@@ -207,7 +207,7 @@ def test_configurations_that_cannot_be_read(folder, text, message):
         ({"architecture": {"name": "conv_classifier", "arguments": {"x": 1}}}, "arguments of conv_classifier must be"),
         ({"weights": {"sha256": "", "bytes": "9", "dtype": "float32"}}, "must have at weights.bytes a int, got '9'"),
         ({"weights": {"sha256": "", "bytes": 9, "dtype": "int8"}}, "weights.dtype must be one of 'float16'"),
-        ({"classes": 4}, r"'head.weight' must have shape \[4, 8\], got \[3, 8\]"),
+        ({"classes": 4}, r"'head.bias' must have shape \[4\], got \[3\]"),
         ({"classes": 10**9}, r"config.json: classes must be in \[1, 100000\], got 1000000000"),
         ({"widths": [8, "8"]}, r"config.json: widths\[1\] must be an int, got str"),
         ({"groups": 3}, "config.json: widths must be multiples of groups, 3"),

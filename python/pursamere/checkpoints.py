@@ -184,9 +184,10 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     if found != expected["sha256"]:
         raise ValueError(f"{path} was changed: its SHA-256 is {found}, config.json says {expected['sha256']}")
     try:
-        return dict(require("safetensors.torch", extra="train").load(content))
+        weights = require("safetensors.torch", extra="train").load(content)
     except Exception as error:  # several types of safetensors and of torch
         raise ValueError(f"{path} is no safetensors file: {error}") from error
+    return dict(sorted(weights.items()))  # safetensors gives any order, and errors name the first wrong weight
 
 
 def _build(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
