@@ -274,12 +274,11 @@ def test_autoattack_hands_on_warnings_and_explains_a_purifier():
 def test_autoattack_on_a_purified_classifier_of_16_digits():
     """End to end on real images, with the exact gradient of a small purifier."""
     from pursamere.demo.classifier import train_classifier
-    from pursamere.demo.data import load_digits
 
-    digits = load_digits()
-    classifier = train_classifier(digits.train, seed=0, epochs=4)
+    train, test = (ps.datasets.load("digits", split) for split in ("train", "test"))
+    classifier = train_classifier(train, seed=0, epochs=4)
     purifier = ps.Purifier(
-        ps.denoisers.KernelDensity(digits.train.images[:200], 0.25),
+        ps.denoisers.KernelDensity(train.images[:200], 0.25),
         steps=1,
         radius=0.1,
         direction="score",
@@ -287,7 +286,7 @@ def test_autoattack_on_a_purified_classifier_of_16_digits():
         micro_batch=16,
     )
     model = ps.PurifiedClassifier(purifier, classifier)
-    images, labels = digits.test.images[:16], digits.test.labels[:16]
+    images, labels = test.images[:16], test.labels[:16]
     said: list[str] = []
     found = autoattack(model, images, labels, eps=0.2, queries=50, on_warning=said.append)
     assert not [text for text in said if "dynamic" in text or "randomized" in text]

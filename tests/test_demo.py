@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from pursamere.demo import classifier, data, plot, report, results, run
+from pursamere.datasets import load
+from pursamere.demo import classifier, plot, report, results, run
 from pursamere.demo.settings import Settings
 from pursamere.demo.statistics import wilson_interval
 
 TINY = Settings(samples=24, attack_steps=2, bare_attack_steps=4, epochs=2, steps=2, draws=2, micro_batch=8)
 EPS = TINY.eps
-PINNED_LABELS = [6, 7, 0, 8, 6, 6, 9, 1, 0, 7, 4, 5]
 
 
 @contextlib.contextmanager
@@ -116,15 +116,15 @@ def test_worst_case_of_disjoint_failures():
 def test_results_are_what_the_classifiers_say(demo):
     images, labels = demo.attacked.images, demo.attacked.labels
     clean = results.find(demo.results, results.UNDEFENDED, results.CLEAN, 0.0)
-    assert torch.equal(clean.predictions, demo.classifier(images).argmax(1))
+    assert torch.equal(clean.predictions, demo.subject.classifier(images).argmax(1))
     purified = results.find(demo.results, results.PURIFIED, results.CLEAN, 0.0)
-    assert torch.equal(purified.predictions, demo.classifier(demo.purifier(images)).argmax(1))
+    assert torch.equal(purified.predictions, demo.subject.classifier(demo.purifier(images)).argmax(1))
     for eps, adversarial in demo.adversarial.items():
         assert ((adversarial - images).abs() <= eps + 1e-6).all()
         bare = results.find(demo.results, results.UNDEFENDED, results.PGD, eps)
-        assert torch.equal(bare.correct, demo.classifier(adversarial).argmax(1) == labels)
+        assert torch.equal(bare.correct, demo.subject.classifier(adversarial).argmax(1) == labels)
         transfer = results.find(demo.results, results.PURIFIED, results.TRANSFER, eps)
-        assert torch.equal(transfer.predictions, demo.classifier(demo.purifier(adversarial)).argmax(1))
+        assert torch.equal(transfer.predictions, demo.subject.classifier(demo.purifier(adversarial)).argmax(1))
 
 
 def test_attacks_use_the_gradients_they_are_named_after(monkeypatch):
@@ -167,28 +167,8 @@ def test_the_global_seed_does_not_matter(demo):
     with torch.random.fork_rng():
         torch.manual_seed(12345)
         again = run.run_demo(TINY, no_bar)
-    for one, other in zip(demo.classifier.parameters(), again.classifier.parameters(), strict=True):
+    for one, other in zip(demo.subject.classifier.parameters(), again.subject.classifier.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_splits_are_disjoint_and_whole():
-    from sklearn.datasets import load_digits
-
-    digits = data.load_digits()
-    parts = (digits.train, digits.validation, digits.test)
-    assert [len(part.labels) for part in parts] == [1029, 256, 512]
-    rows = [tuple(image.tolist()) for part in parts for image in part.images.flatten(1)]
-    original = load_digits()
-    expected = [tuple((image / 16).tolist()) for image in original.data]
-    assert sorted(rows) == sorted(expected)
-    labelled = sorted(zip(rows, torch.cat([part.labels for part in parts]).tolist(), strict=True))
-    assert labelled == sorted(zip(expected, original.target.tolist(), strict=True))
-    assert digits.train.images.shape[1:] == (1, 8, 8)
-    assert digits.train.images.dtype == torch.float32
-
-
-def test_split_is_the_one_the_settings_were_chosen_on():
-    assert data.load_digits().test.labels[:12].tolist() == PINNED_LABELS
 
 
 @pytest.mark.parametrize("samples", [0, 513])
@@ -198,15 +178,15 @@ def test_number_of_samples_is_checked(samples):
 
 
 def test_the_purifier_knows_training_images_only(demo):
-    assert torch.equal(demo.purifier.denoiser.images, data.load_digits().train.images)
+    assert torch.equal(demo.purifier.denoiser.images, load("digits", "train").images)
 
 
 def test_classifier_learns():
-    digits = data.load_digits()
-    network = classifier.train_classifier(digits.train, seed=0, epochs=6)
+    train, validation = (load("digits", split) for split in ("train", "validation"))
+    network = classifier.train_classifier(train, seed=0, epochs=6)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
-    accuracy = (classifier.predict(network, digits.validation.images) == digits.validation.labels).float().mean()
+    accuracy = (classifier.predict(network, validation.images) == validation.labels).float().mean()
     assert accuracy > 0.9
 
 

@@ -12,6 +12,7 @@ from .image_classifier import ConvClassifier
 from .iterative import IterativePurifier
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
+from .pretrained import load_pretrained
 from .purifier import PurificationTrace, Purifier
 
 __version__ = _version("pursamere")
@@ -33,5 +34,6 @@ __all__ = [
     "expected_reconstruction_error",
     "functional",
     "load_checkpoint",
+    "load_pretrained",
     "save_checkpoint",
 ]

@@ -46,7 +46,7 @@ def _draw_images(demo: Demo, panel: Any) -> None:
     rows = (("input", images), ("adversarial", adversarial), ("purified", demo.purifier(adversarial)))
     axes = panel.subplots(len(rows), len(shown), squeeze=False)
     for line, (title, batch) in zip(axes, rows, strict=True):
-        predictions = predict(demo.classifier, batch)
+        predictions = predict(demo.subject.classifier, batch)
         for axis, image, predicted, label in zip(line, batch, predictions.tolist(), labels.tolist(), strict=True):
             axis.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_title(str(predicted), fontsize=11, color=_RIGHT if predicted == label else _WRONG, pad=3)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pursamere.cli.info import package_version, versions
-from pursamere.datasets.digits import SPLIT_SEED
 from pursamere.demo import results as names
 from pursamere.demo.results import find, format_table
 from pursamere.demo.run import Demo
@@ -32,11 +31,9 @@ def text_report(demo: Demo) -> str:
     }
     return "\n".join(
         [
-            f"{len(demo.attacked.labels)} held-out 8x8 digits, classifier and purifier made from "
-            f"{len(demo.data.train.labels)} others (seed {s.seed})",
+            f"{len(demo.attacked)} held-out {demo.subject.images}; {demo.subject.origin}",
             f"purifier: direction {s.direction}, sigma {s.sigma:g}, {s.draws} draws, {s.steps} steps of L2 length "
-            f"{s.step_size:g}, ascent radius {s.ascent_radius:g}, Linf radius {s.radius:g}, kernel density of "
-            f"bandwidth {s.bandwidth:g}",
+            f"{s.step_size:g}, ascent radius {s.ascent_radius:g}, Linf radius {s.radius:g}",
             "(chosen on validation images that are not attacked here)",
             "",
             format_table(demo.results, described),
@@ -51,7 +48,7 @@ def text_report(demo: Demo) -> str:
 def json_report(demo: Demo) -> str:
     """Settings, versions, timings and per-sample outcomes."""
     weights = hashlib.sha256()
-    for parameter in demo.classifier.parameters():
+    for parameter in demo.subject.classifier.parameters():
         weights.update(parameter.numpy().tobytes())
     report: dict[str, Any] = {
         "format": _FORMAT,
@@ -59,13 +56,7 @@ def json_report(demo: Demo) -> str:
         "versions": {**versions(), "scikit-learn": package_version("scikit-learn")},
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
-        "data": {
-            "name": "scikit-learn digits, 8x8",
-            "split_seed": SPLIT_SEED,
-            "train": len(demo.data.train.labels),
-            "validation": len(demo.data.validation.labels),
-            "test": len(demo.data.test.labels),
-        },
+        "data": demo.subject.record,
         "classifier_sha256": weights.hexdigest(),
         "images_per_second": demo.images_per_second,
         "seconds": demo.seconds,

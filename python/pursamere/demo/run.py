@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import pursamere as ps
-from pursamere._validation import check_integer
+from pursamere._validation import check_choice, check_integer
 from pursamere.attacks.pgd import Model, pgd
 from pursamere.datasets import Dataset
 from pursamere.demo import results as names
-from pursamere.demo.classifier import predict, train_classifier
-from pursamere.demo.data import Digits, load_digits
+from pursamere.demo.classifier import predict
 from pursamere.demo.results import Result, outcome, worst_case
 from pursamere.demo.settings import Settings
+from pursamere.demo.subject import Subject, digits, mnist
 
 Bar = Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]]
 """``bar(total, description, unit)`` shows a progress bar; its block gets a function that advances it."""
@@ -30,20 +31,18 @@ class Demo:
 
     Attributes:
         settings: what was asked for.
-        data: the digits in their three parts.
-        attacked: the held-out images, the first ``settings.samples`` of the test part.
-        classifier: the trained network.
-        purifier: the purifier, made from the training images.
-        adversarial: by eps, the images [B, 1, 8, 8] that the attack on the undefended classifier found.
+        subject: the networks, and the images that they have not seen.
+        attacked: the first ``settings.samples`` of these images.
+        purifier: what the settings describe, around the denoiser.
+        adversarial: by eps, the images [B, 1, H, W] that the attack on the undefended classifier found.
         results: one per classifier, attack and eps.
         seconds: wall time of each phase.
         images_per_second: of purification, without gradients.
     """
 
     settings: Settings
-    data: Digits
+    subject: Subject
     attacked: Dataset
-    classifier: nn.Sequential
     purifier: ps.Purifier
     adversarial: dict[float, Tensor] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
@@ -62,13 +61,16 @@ class Demo:
 
 def run_demo(settings: Settings, bar: Bar) -> Demo:
     """Train, purify and attack; deterministic but for the timings."""
-    data = load_digits()
-    attacked = data.test.head(check_integer("samples", settings.samples, low=1, high=len(data.test)))
+    check_choice("dataset", settings.dataset, ("digits", "mnist"))
+    check_integer("samples", settings.samples, low=1, high=512)
     start = time.perf_counter()
-    with bar(settings.epochs, "train the classifier", "epoch") as advance:
-        classifier = train_classifier(data.train, seed=settings.seed, epochs=settings.epochs, progress=advance)
-    demo = Demo(settings, data, attacked, classifier, build_purifier(data.train.images, settings))
-    demo.seconds["training"] = time.perf_counter() - start
+    if settings.dataset == "mnist":
+        subject = mnist()
+    else:
+        with bar(settings.epochs, "train the classifier", "epoch") as advance:
+            subject = digits(settings, advance)
+    demo = Demo(settings, subject, subject.test.head(settings.samples), build_purifier(subject.denoiser, settings))
+    demo.seconds["networks"] = time.perf_counter() - start
     _measure_speed(demo)
     _evaluate_clean(demo)
     for eps in settings.eps:
@@ -76,10 +78,10 @@ def run_demo(settings: Settings, bar: Bar) -> Demo:
     return demo
 
 
-def build_purifier(images: Tensor, settings: Settings) -> ps.Purifier:
-    """The purifier that the settings describe, its denoiser made from ``images`` [N, C, H, W]."""
+def build_purifier(denoiser: Any, settings: Settings) -> ps.Purifier:
+    """The purifier that the settings describe."""
     return ps.Purifier(
-        ps.denoisers.KernelDensity(images, settings.bandwidth),
+        denoiser,
         sigma=settings.sigma,
         steps=settings.steps,
         step_size=settings.step_size,
@@ -106,7 +108,7 @@ def _measure_speed(demo: Demo) -> None:
 def _evaluate_clean(demo: Demo) -> None:
     images, labels = demo.attacked.images, demo.attacked.labels
     with demo.timed("evaluation"):
-        for model, defence in ((names.UNDEFENDED, demo.classifier), (names.PURIFIED, _defended(demo))):
+        for model, defence in ((names.UNDEFENDED, demo.subject.classifier), (names.PURIFIED, _defended(demo))):
             demo.results.append(outcome(model, names.CLEAN, 0.0, predict(defence, images), labels))
 
 
@@ -130,22 +132,22 @@ def _attack(demo: Demo, eps: float, bar: Bar) -> None:
 
     def judge(model: str, attack: str, images: Tensor) -> None:
         with demo.timed("evaluation"):
-            predictions = predict(demo.classifier if model == names.UNDEFENDED else defended, images)
+            predictions = predict(demo.subject.classifier if model == names.UNDEFENDED else defended, images)
         demo.results.append(outcome(model, attack, eps, predictions, labels))
 
-    adversarial = attack(demo.classifier, names.PGD, settings.bare_attack_steps, False)
+    adversarial = attack(demo.subject.classifier, names.PGD, settings.bare_attack_steps, False)
     demo.adversarial[eps] = adversarial
     judge(names.UNDEFENDED, names.PGD, adversarial)
     demo.results.append(worst_case(demo.results, names.UNDEFENDED, eps))
     judge(names.PURIFIED, names.TRANSFER, adversarial)
     for name, gradient in ((names.BPDA, "identity"), (names.EXACT, "exact")):
-        model = ps.PurifiedClassifier(demo.purifier, demo.classifier, gradient=gradient)
+        model = ps.PurifiedClassifier(demo.purifier, demo.subject.classifier, gradient=gradient)
         judge(names.PURIFIED, name, attack(model, name, settings.attack_steps, True))
     demo.results.append(worst_case(demo.results, names.PURIFIED, eps))
 
 
 def _defended(demo: Demo) -> ps.PurifiedClassifier:
-    return ps.PurifiedClassifier(demo.purifier, demo.classifier, gradient="identity")
+    return ps.PurifiedClassifier(demo.purifier, demo.subject.classifier, gradient="identity")
 
 
 def _attack_seed(seed: int, attack: str, eps: float) -> int:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """The defaults were chosen on the validation images, which the demo does not attack.
+    """The defaults, those for the digits, were chosen on validation images, which the demo does not attack.
 
     Attributes:
-        seed: of the classifier's weights and batches, and of the attacks' random starts.
+        dataset: ``"digits"`` or ``"mnist"``.
+        seed: of the weights and batches of the digits' classifier, and of the attacks' random starts.
         samples: number of held-out images attacked.
         eps: Linf radii of the attacks, in pixel units.
         bare_attack_steps: gradient steps of the attack on the classifier alone, which are cheap.
         attack_steps: gradient steps of each attack on the purified classifier.
-        epochs: of the classifier's training.
-        bandwidth: of the kernel density estimate.
+        epochs: of the training of the digits' classifier.
+        bandwidth: of the kernel density estimate of the digits.
         sigma: noise level of the purifier.
         draws: noise draws of the purifier.
         noise_seed: of the purifier's noise.
@@ -29,6 +30,7 @@ class Settings:
         micro_batch: images that pass through the denoiser at a time; results may depend on it in the last bits.
     """
 
+    dataset: str = "digits"
     seed: int = 0
     samples: int = 256
     eps: tuple[float, ...] = (0.10, 0.15)
@@ -45,3 +47,21 @@ class Settings:
     radius: float = 0.2
     direction: str = "ere"
     micro_batch: int = 32
+
+
+SETTINGS = {
+    "digits": Settings(),
+    "mnist": Settings(
+        dataset="mnist",
+        samples=32,
+        eps=(0.2, 0.3),
+        attack_steps=10,
+        sigma=0.3,
+        draws=2,
+        steps=3,
+        step_size=2.0,
+        radius=0.3,
+        direction="score",
+    ),
+}
+"""By data set."""

@@ -1,0 +1,51 @@
+"""Trained networks that come with the library, so that something works at once: a folder for each data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pursamere._validation import check_choice
+from pursamere.checkpoints import load_checkpoint
+from pursamere.datasets import Dataset, load
+
+NAMES = ("mnist",)
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A denoiser and a classifier for one kind of images, and some images to try them on.
+
+    Attributes:
+        denoiser: in evaluation mode with frozen parameters, see :class:`pursamere.denoisers.EDMUNet`.
+        classifier: images [N, C, H, W] in [0, 1] to logits, in evaluation mode with frozen parameters.
+        images: the first 512 images of the test set, which neither has been trained on.
+    """
+
+    denoiser: nn.Module
+    classifier: nn.Module
+    images: Dataset
+
+
+def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained:
+    """Load the networks for "mnist", [1, 28, 28]. Nothing is downloaded, and nothing in the files is executed.
+
+    Args:
+        name: "mnist".
+        device: where the networks go; the images stay on the CPU.
+
+    Raises:
+        MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
+        ValueError: ``name`` is unknown, or a file is damaged.
+    """
+    folder = _FOLDER / check_choice("name", name, NAMES)
+    images = load(folder / "images.npz")
+    return Pretrained(
+        load_checkpoint(folder / "denoiser", device),
+        load_checkpoint(folder / "classifier", device),
+        replace(images, name=name),
+    )
