@@ -9,22 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from digits import EPS, MICRO_BATCH, Setting, denoiser, parser, run_all, write_table
+from digits import denoiser, subject
+from runs import MICRO_BATCH, SWEEP, Setting, parser, run_all, told, worst_cases, write_table
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol
 
-PROTOCOL = Protocol(
-    "sweep",
-    (
-        Attack("clean", "none"),
-        Attack("transfer-bare", "transfer", steps=50, sources=("bare",)),
-        Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=20),
-        Attack("apgd-ce", "apgd", loss="cross_entropy", steps=20, survivors_only=True),
-        Attack("apgd-t", "apgd", loss="targeted_dlr", steps=20, survivors_only=True),
-    ),
-    "nearly everything: to compare settings with one another, not to claim robustness",
-)
 # One parameter at a time is changed from here.
 CENTRE = {
     "direction": "ere", "bandwidth": 0.25, "sigma": 0.2, "steps": 5, "step_size": 0.4, "ascent_radius": 0.05,
@@ -92,20 +81,13 @@ def baseline(name: str, options: dict[str, Any]) -> ps.IterativePurifier:
     return ps.baselines.with_evaluations(name, denoiser(0.25), EVALUATIONS, micro_batch=4 * MICRO_BATCH, **options)
 
 
-def told(options: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items())
-
-
 def main() -> None:
     arguments_parser = parser(__doc__ or "", samples=128)
     arguments_parser.add_argument("--table", type=Path, help="write the table there, as CSV")
     arguments = arguments_parser.parse_args()
     settings = [Setting(told(change) or "centre", partial(purifier, **{**CENTRE, **change})) for change in CHANGES]
     settings += [Setting(f"{name} {told(options)}", partial(baseline, name, options)) for name, options in BASELINES]
-    rows = []
-    for setting, result in run_all(settings, "validation", PROTOCOL, arguments):
-        worst = {f"worst_{eps:.2f}": f"{result.worst_case[eps].value:.3f}" for eps in EPS}
-        rows.append({"setting": setting.name, "clean": f"{result.clean.value:.3f}", **worst})
+    rows = worst_cases(run_all(settings, subject("validation"), SWEEP, arguments))
     if arguments.table:
         write_table(arguments.table, rows)
 
