@@ -12,7 +12,8 @@ import torch
 from training_case import tiny_denoiser
 
 import pursamere as ps
-from pursamere.cli import main
+from pursamere.cli import build_parser, main
+from pursamere.cli.evaluate import _model as evaluated_model
 from pursamere.evaluation.defences import build_defence
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
@@ -94,7 +95,7 @@ def test_a_model_from_a_file_and_shards(data):
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere"),
-        (["--data", "data.npz"], "--classifier: only the digits have one of their own"),
+        (["--data", "data.npz"], "--classifier: only digits and mnist have their own"),
         (["--data", "data.npz", "--model", "model.py"], "--model: expected FILE.py:FUNCTION, got model.py"),
         (["--data", "data.npz", "--model", "other.py:model"], "--model: other.py does not exist"),
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
@@ -154,11 +155,26 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     assert [int(row["prediction"]) for row in clean] == expected.tolist()
 
 
+def test_mnist_has_the_networks_that_ship():
+    """What is evaluated is what the shipped networks say, put together by hand."""
+    shipped = ps.load_pretrained("mnist")
+    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "mnist", "--micro-batch", "4", *CHEAP])
+    purifier = ps.Purifier(
+        shipped.denoiser, direction="score", steps=1, ascent_radius=0.0, micro_batch=4, noise=ps.GaussianNoise(draws=2)
+    )
+    images = shipped.images.images[:8]
+    with torch.no_grad():
+        expected = ps.PurifiedClassifier(purifier, shipped.classifier)(images)
+        assert torch.equal(evaluated_model(parsed, shipped.images)(images), expected)
+    bare = build_parser().parse_args(["evaluate", "-o", "run", "--data", "mnist", "--defence", "none"])
+    assert torch.equal(evaluated_model(bare, shipped.images)(images), shipped.classifier(images))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--classifier", "classifier"], "--denoiser: only the digits have one of their own"),
-        (["--denoiser", "denoiser"], "--classifier: only the digits have one of their own"),
+        (["--classifier", "classifier"], "--denoiser: only digits and mnist have their own"),
+        (["--denoiser", "denoiser"], "--classifier: only digits and mnist have their own"),
         (["--denoiser", "denoiser", "--defence", "none"], "--denoiser: there is no use for one in the defence none"),
         (["--classifier", "denoiser", "--defence", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
         (

@@ -1,5 +1,6 @@
 """``pursamere purify``."""
 
+import contextlib
 import os
 import struct
 import subprocess
@@ -48,14 +49,18 @@ def written(root: str = "out") -> list[str]:
     return sorted(os.path.relpath(os.path.join(p, n), root) for p, _, names in os.walk(root) for n in names)
 
 
-def purified(array: np.ndarray, reference: np.ndarray, **options) -> np.ndarray:
-    """What the library makes of 8-bit images [H, W] or [H, W, C]."""
+def tensor(array: np.ndarray) -> torch.Tensor:
+    array = array[..., None] if array.ndim == 2 else array
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
-    def tensor(value):
-        value = value[..., None] if value.ndim == 2 else value
-        return torch.from_numpy(value).permute(2, 0, 1).float() / 255
 
-    denoiser = ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.2)
+def kernel_density(reference: np.ndarray) -> ps.denoisers.KernelDensity:
+    return ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.2)
+
+
+def purified(array: np.ndarray, reference, **options) -> np.ndarray:
+    """What the library makes of 8-bit images [H, W] or [H, W, C]; ``reference`` may be a denoiser."""
+    denoiser = kernel_density(reference) if isinstance(reference, np.ndarray) else reference
     noise = ps.GaussianNoise(seed=0, draws=2)
     result = ps.Purifier(denoiser, **{"steps": 2, "noise": noise, **options})(tensor(array).unsqueeze(0))[0]
     return result.mul(255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
@@ -304,6 +309,36 @@ def test_digits_are_the_default_reference():
     save("digit.png", (digits[0] * 255 / 16).astype(np.uint8))
     assert cli.main(["purify", "digit.png", "-o", "out", "--steps", "1"]) == 0
     assert load("out/digit.png").shape == (8, 8)
+
+
+def test_a_trained_denoiser_in_place_of_a_reference():
+    network = ps.denoisers.EDMUNet((1, 8, 8), (8,), groups=4)
+    ps.save_checkpoint("net", network)
+    save("digit.png", pixels(3, 8, 8))
+    assert cli.main(["purify", "digit.png", "-o", "out", "--denoiser", "net", *FAST[2:]]) == 0
+    expected = purified(load("digit.png"), ps.load_checkpoint("net"))
+    np.testing.assert_array_equal(load("out/digit.png"), expected)
+    save("mnist.png", pixels(3, 28, 28))
+    assert cli.main(["purify", "mnist.png", "-o", "out", "--denoiser", "mnist", "--steps", "1", "--draws", "2"]) == 0
+    assert load("out/mnist.png").shape == (28, 28)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--denoiser", "nowhere"], 1, "nowhere/config.json does not exist"),
+        (["--denoiser", "classifier"], 1, "--denoiser: classifier holds a ConvClassifier"),
+        (["--denoiser", "mnist", "--bandwidth", "0.1"], 1, "--bandwidth is of the kernel density of a --reference"),
+        (["--denoiser", "mnist", "--reference", "digits"], 2, "not allowed with argument"),
+    ],
+)
+def test_denoisers_that_are_refused(capsys, arguments, code, message):
+    ps.save_checkpoint("classifier", ps.ConvClassifier((1, 8, 8), 2, (8,)))
+    save("digit.png", pixels(3, 8, 8))
+    with contextlib.suppress(SystemExit):
+        assert cli.main(["purify", "digit.png", "-o", "out", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert not os.path.exists("out")
 
 
 def test_reference_forms_agree():

@@ -15,7 +15,7 @@ from scipy import stats
 
 from pursamere.datasets import load
 from pursamere.demo import classifier, plot, report, results, run
-from pursamere.demo.settings import Settings
+from pursamere.demo.settings import SETTINGS, Settings
 from pursamere.demo.statistics import wilson_interval
 
 TINY = Settings(samples=24, attack_steps=2, bare_attack_steps=4, epochs=2, steps=2, draws=2, micro_batch=8)
@@ -67,6 +67,27 @@ def test_command_writes_a_picture_and_json(command):
     assert str(folder / "demo.png").endswith("out/demo.png")
     assert "out/demo.png" in printed
     assert "out/demo.json" in printed
+
+
+def test_mnist_is_attacked_with_the_networks_that_ship(tmp_path, capsys):
+    from pursamere.cli import main
+
+    arguments = ["--dataset", "mnist", "--samples", "4", "--attack-steps", "1", "-q"]
+    assert main(["demo", "-o", str(tmp_path), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "4 held-out 28x28 digits of MNIST" in printed
+    content = json.loads((tmp_path / "demo.json").read_text())
+    assert content["settings"]["eps"] == list(SETTINGS["mnist"].eps)
+    assert content["labels"] == [7, 2, 1, 0]  # the first of the test set
+    assert content["results"][0]["accuracy"] == content["results"][1]["accuracy"] == 1
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+def test_training_what_is_trained_already_is_refused(tmp_path, capsys):
+    from pursamere.cli import main
+
+    assert main(["demo", "-o", str(tmp_path), "--dataset", "mnist", "--epochs", "3"]) == 1
+    assert "--epochs: the networks for mnist are trained already" in capsys.readouterr().err
 
 
 def test_table_agrees_with_the_outcomes(command):

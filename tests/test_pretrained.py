@@ -35,7 +35,7 @@ def test_small_enough_to_ship():
     weights = [file.stat().st_size for file in FOLDER.rglob("*.safetensors")]
     assert len(weights) == 2
     assert sum(weights) <= 3_000_000
-    assert (FOLDER / "README.md").is_file()
+    assert all((FOLDER / kind / "README.md").is_file() for kind in ("denoiser", "classifier"))  # the model cards
 
 
 def test_the_images_are_the_first_of_the_test_set(mnist, test_set):

@@ -10,6 +10,7 @@ from training_case import settings_of, write_data
 import pursamere as ps
 from pursamere.training import ClassifierConfiguration, DenoiserConfiguration
 from pursamere.training.classifier import ClassifierTask, augment, build_classifier
+from pursamere.training.configuration import configuration
 from pursamere.training.data import load_data
 from pursamere.training.data_parallel import Processes
 from pursamere.training.denoiser import DenoiserTask, build_denoiser, noise_levels
@@ -159,3 +160,14 @@ def test_data_that_is_not_split_at_all(tmp_path):
     numpy.savez(tmp_path / "test.npz", test_images=images, test_labels=labels)
     with pytest.raises(ValueError, match="split must be one of those it has, 'test', got 'train'"):
         load_data(str(tmp_path / "test.npz"), lambda _: None)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar10_jpeg"])
+def test_networks_for_cifar10_have_the_size_that_is_kept(dataset):
+    """A denoiser of 5 to 15 million parameters, and at most 20 MB for both in half precision."""
+    settings = {"dataset": dataset}
+    denoiser = build_denoiser(configuration(DenoiserConfiguration, settings), (3, 32, 32))
+    classifier = build_classifier(configuration(ClassifierConfiguration, settings), (3, 32, 32), 10)
+    counts = [sum(p.numel() for p in network.parameters()) for network in (denoiser, classifier)]
+    assert 5e6 <= counts[0] <= 15e6
+    assert 2 * sum(counts) <= 20e6

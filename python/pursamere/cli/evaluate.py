@@ -33,10 +33,13 @@ _MODEL = (
     "file is executed. In place of a defence, a denoiser and a classifier; it must be on the device asked for"
 )
 _CLASSIFIER = (
-    "checkpoint of the classifier, see pursamere train; without it, digits are classified by a small network that is "
-    "trained in seconds"
+    "checkpoint of the classifier, see pursamere train; without it, mnist has the one that comes with the library, and "
+    "digits are classified by a small network that is trained in seconds"
 )
-_DENOISER = "checkpoint of the denoiser; without it, the digits' is the kernel density of their training images"
+_DENOISER = (
+    "checkpoint of the denoiser; without it, mnist has the one that comes with the library, and digits the kernel "
+    "density of their training images"
+)
 _DEFENCE = "none, pursamere (if not given), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defence's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
@@ -158,9 +161,9 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     if "denoiser" in arguments and not defended:
         raise CommandError("--denoiser: there is no use for one in the defence none")
     for name in ("classifier", *(["denoiser"] if defended else [])):
-        if name not in arguments and arguments.data != "digits":
-            raise CommandError(f"--{name}: only the digits have one of their own; give a checkpoint, or a --model")
-    from pursamere import ConvClassifier, PurifiedClassifier
+        if name not in arguments and arguments.data not in ("digits", "mnist"):
+            raise CommandError(f"--{name}: only digits and mnist have their own; give a checkpoint, or a --model")
+    from pursamere import ConvClassifier, PurifiedClassifier, load_pretrained
     from pursamere.evaluation.defences import build_defence
 
     classifier = _checkpoint(arguments, "classifier", ConvClassifier, data) if "classifier" in arguments else None
@@ -170,18 +173,22 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
         options.setdefault("micro_batch", arguments.micro_batch)
         purifier = build_defence(name_of_defence, denoiser, options, getattr(arguments, "evaluations", None))
         print(f"{name_of_defence}: {purifier.extra_repr()}")
-    if classifier is None:  # trained after everything else was found to be in order
+    if classifier is None and arguments.data == "mnist":
+        classifier = load_pretrained("mnist", arguments.device).classifier
+    elif classifier is None:  # trained after everything else was found to be in order
         classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
 
 
 def _denoiser(arguments: argparse.Namespace, data: Dataset, options: dict[str, Any]) -> Any:
-    """The checkpoint, or the digits' kernel density, whose bandwidth is taken out of the options."""
-    from pursamere import datasets
+    """A checkpoint, the library's own, or the digits' kernel density, whose bandwidth is taken out of the options."""
+    from pursamere import datasets, load_pretrained
     from pursamere.denoisers import EDMUNet, KernelDensity
 
     if "denoiser" in arguments:
         return _checkpoint(arguments, "denoiser", EDMUNet, data)
+    if arguments.data == "mnist":
+        return load_pretrained("mnist", arguments.device).denoiser
     return KernelDensity(datasets.load("digits", "train").images.to(arguments.device), options.pop("bandwidth", 0.25))
 
 

@@ -56,7 +56,7 @@ def read_image(path: Path, size: Size) -> Tensor:
             pixels = decode(image, channels)
             if tuple(pixels.shape) == size:
                 return pixels
-        raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height} as in the reference")
+        raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height}, the denoiser's size")
 
 
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:

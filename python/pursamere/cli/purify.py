@@ -1,11 +1,11 @@
-"""``pursamere purify``: purify image files with a denoiser made from reference images."""
+"""``pursamere purify``: purify image files with a denoiser that was trained, or made from reference images."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +28,21 @@ Job = tuple[Path, Path]  # input file, output file
 
 _DESCRIPTION = """\
 Move every image to a nearby point where the expected reconstruction error of a denoiser is small and flat. The denoiser
-is a kernel density over reference images: samples of what the inputs should look like, all of one size, which is the
-size that the inputs must have. Colours are kept if the reference has colours. Pixels are in [0, 1], a radius of 0.1 is
-25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where the exact pixels matter.
+is a network (--denoiser), or a kernel density over reference images (--reference): samples of what the inputs should
+look like, all of one size. Inputs must have the size of its images, and colours are kept if these have colours. Pixels
+are in [0, 1], a radius of 0.1 is 25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
+the exact pixels matter.
 """
 
 
+DEFAULT_BANDWIDTH = 0.2
 _OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
 _REFERENCE = (
-    "digits (8x8, from scikit-learn), a folder of images, an .npz file with an array images or train_images, or mnist "
-    f"or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
+    "digits (8x8, from scikit-learn; if not given), a folder of images, an .npz file with an array images or "
+    f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
+_DENOISER = "mnist, for the network that comes with the library, or a checkpoint, see pursamere train"
+_BANDWIDTH = f"standard deviation of the reference's kernel density, {DEFAULT_BANDWIDTH} if not given"
 _MICRO_BATCH = "images that pass through the denoiser together: 1 on a CPU and 64 on a GPU if not given"
 
 
@@ -56,8 +60,10 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace outputs that exist")
-    add("--reference", default="digits", metavar="WHAT", help=_REFERENCE)
-    add("--bandwidth", type=types.positive, default=0.2, help="standard deviation of the kernel density")
+    source = parser.add_mutually_exclusive_group().add_argument
+    source("--reference", default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
+    source("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    add("--bandwidth", type=types.positive, default=argparse.SUPPRESS, help=_BANDWIDTH)
     add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
     add("--steps", type=types.count, default=5, help="number of steps")
     add("--step-size", type=types.positive, default=argparse.SUPPRESS, help="L2 length of a step, chosen if not given")
@@ -78,9 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
     check_supported_device("--device", torch.device(arguments.device))
     jobs, total = plan(arguments.input, arguments.output)
-    reference = load_reference(arguments.reference)
-    purifier = build_purifier(reference, arguments)
-    size: Size = (reference.shape[1], reference.shape[2], reference.shape[3])
+    denoiser, size = build_denoiser(arguments)
+    purifier = build_purifier(denoiser, arguments)
     failures = 0
     with progress_bar(total, "purify", unit="image", quiet=arguments.quiet) as advance:
         while batch := list(itertools.islice(jobs, arguments.batch_size)):
@@ -90,12 +95,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def build_purifier(reference: Tensor, arguments: argparse.Namespace) -> Purifier:
+def build_denoiser(arguments: argparse.Namespace) -> tuple[Any, Size]:
+    """The denoiser that the options describe, and the shape of its images."""
+    import pursamere as ps
+
+    if "denoiser" not in arguments:
+        reference = load_reference(getattr(arguments, "reference", "digits")).to(arguments.device)
+        bandwidth = getattr(arguments, "bandwidth", DEFAULT_BANDWIDTH)
+        return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
+    if "bandwidth" in arguments:
+        raise CommandError("--bandwidth is of the kernel density of a --reference, and there is a --denoiser")
+    if arguments.denoiser in ps.pretrained.NAMES:
+        network: Any = ps.load_pretrained(arguments.denoiser, arguments.device).denoiser
+    else:
+        network = ps.load_checkpoint(arguments.denoiser, arguments.device)
+    if not isinstance(network, ps.denoisers.EDMUNet):
+        raise CommandError(f"--denoiser: {printable(arguments.denoiser)} holds a {type(network).__name__}")
+    return network, _size(network.image_shape)
+
+
+def _size(shape: Sequence[int]) -> Size:
+    channels, height, width = shape
+    return channels, height, width
+
+
+def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> Purifier:
     """The purifier that the options describe."""
     import pursamere as ps
 
     return ps.Purifier(
-        ps.denoisers.KernelDensity(reference.to(arguments.device), arguments.bandwidth),
+        denoiser,
         sigma=arguments.sigma,
         steps=arguments.steps,
         step_size=getattr(arguments, "step_size", None),
