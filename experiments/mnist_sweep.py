@@ -28,10 +28,6 @@ CHANGES: list[dict[str, Any]] = [
     {**SCORE, "ascent_radius": 0.0, "draws": 4},
     {**ERE, "ascent_radius": 0.5},
     {**SCORE, "ascent_radius": 0.5},
-    {**ERE, "radius": 0.4},
-    {**SCORE, "radius": 0.2},
-    {**ERE, "steps": 1, "draws": 4},
-    {**SCORE, "step_size": 2.0},
 ]
 
 
