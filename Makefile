@@ -52,15 +52,18 @@ lint: $(VENV)/.tools
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
 
+# Where trainings leave their networks.
+WEIGHTS ?= build/weights
+
 # The data are in the folder that PURSAMERE_DATA names. A training that was stopped goes on when it is started again.
 train-mnist: $(VENV)/.tools
-	$(BIN)/pursamere train denoiser --dataset mnist --half -o build/weights/mnist-denoiser $(TRAIN_ARGS)
-	$(BIN)/pursamere train classifier --dataset mnist --half -o build/weights/mnist-classifier $(TRAIN_ARGS)
+	$(BIN)/pursamere train denoiser --dataset mnist --half -o $(WEIGHTS)/mnist-denoiser $(TRAIN_ARGS)
+	$(BIN)/pursamere train classifier --dataset mnist --half -o $(WEIGHTS)/mnist-classifier $(TRAIN_ARGS)
 
-# Without a GPU, a few steps: TRAIN_ARGS="--device cpu --steps 3"
+# Without a GPU, a few steps: WEIGHTS=build/trial TRAIN_ARGS="--device cpu --steps 3"
 train-cifar10: $(VENV)/.tools
-	$(BIN)/pursamere train denoiser --dataset cifar10 --half --device cuda -o build/weights/cifar10-denoiser $(TRAIN_ARGS)
-	$(BIN)/pursamere train classifier --dataset cifar10 --half --device cuda -o build/weights/cifar10-classifier $(TRAIN_ARGS)
+	$(BIN)/pursamere train denoiser --dataset cifar10 --half --device cuda -o $(WEIGHTS)/cifar10-denoiser $(TRAIN_ARGS)
+	$(BIN)/pursamere train classifier --dataset cifar10 --half --device cuda -o $(WEIGHTS)/cifar10-classifier $(TRAIN_ARGS)
 
 # With the machine's own Python, whose torch has CUDA, not that of .venv.
 gpu-check:

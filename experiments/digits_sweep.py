@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from digits import denoiser, subject
+from digits import denoiser, target
 from runs import MICRO_BATCH, SWEEP, Setting, parser, run_all, told, worst_cases, write_table
 
 import pursamere as ps
@@ -87,7 +87,7 @@ def main() -> None:
     arguments = arguments_parser.parse_args()
     settings = [Setting(told(change) or "centre", partial(purifier, **{**CENTRE, **change})) for change in CHANGES]
     settings += [Setting(f"{name} {told(options)}", partial(baseline, name, options)) for name, options in BASELINES]
-    rows = worst_cases(run_all(settings, subject("validation"), SWEEP, arguments))
+    rows = worst_cases(run_all(settings, target("validation"), SWEEP, arguments))
     if arguments.table:
         write_table(arguments.table, rows)
 

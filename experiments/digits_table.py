@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from digits import denoiser, subject
+from digits import denoiser, target
 from runs import MICRO_BATCH, Setting, parser, run_all
 from tables import conditions, write
 
@@ -77,14 +77,15 @@ A purifier takes at most {EVALUATIONS} passes through the denoiser for an image 
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
 Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure draws fresh \
-noise in every call; a sample counts as fallen when any of the attacks' dozen judgements goes wrong, be it by luck."""
+noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements goes wrong,\
+ be it by luck."""
 
 
 def main() -> None:
     arguments_parser = parser(__doc__ or "", samples=256)
     arguments_parser.add_argument("--write", type=Path, help="write digits.md and digits-outcomes.csv in this folder")
     arguments = arguments_parser.parse_args()
-    results = run_all(settings(), subject("test"), PRESET, arguments)
+    results = run_all(settings(), target("test"), PRESET, arguments)
     if arguments.write:
         write(arguments.write, "digits", introduction(results, arguments.samples), results)
 

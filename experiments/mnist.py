@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from runs import MICRO_BATCH, Subject
+from runs import MICRO_BATCH, Target
 
 import pursamere as ps
 
 EPS = (0.2, 0.3)
 
 
-def subject(split: str) -> Subject:
+def target(split: str) -> Target:
     images = ps.datasets.load("mnist", split)
-    return Subject(images, ps.load_pretrained("mnist").classifier, EPS, split)
+    return Target(images, ps.load_pretrained("mnist").classifier, EPS, split)
 
 
 def purifier(draws: int, **options: Any) -> ps.Purifier:

@@ -1,6 +1,6 @@
 """Whether the weights in half precision that ship decide like the float32 ones that they were rounded from.
 
-    python experiments/mnist_half.py FOLDER
+    python experiments/mnist_half.py FOLDER --write tests/data/mnist_float32_logits.npz
 
 FOLDER has the trainings of `make train-mnist` (build/weights), whose saved states hold the float32 weights.
 """
@@ -9,52 +9,58 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors.torch import load_file
 
 import pursamere as ps
+from pursamere._files import write_bytes
 from pursamere.demo.run import build_purifier
 from pursamere.demo.settings import SETTINGS
 
 PREFIX = "average/module."
 
 
-def in_float32(network: torch.nn.Module, state: Path) -> Any:
-    tensors = load_file(state)
-    original = copy.deepcopy(network)
-    original.load_state_dict({k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)})
-    pairs = list(zip(network.state_dict().items(), original.state_dict().values(), strict=True))
-    wrong = [name for (name, shipped), tensor in pairs if not torch.equal(shipped, tensor.half().float())]
+def in_float32(shipped: torch.nn.Module, state: Path) -> Any:
+    """The network with the weights that it was trained to, if these are what was rounded."""
+    weights = {k.removeprefix(PREFIX): v for k, v in load_file(state).items() if k.startswith(PREFIX)}
+    wrong = [name for name, rounded in shipped.state_dict().items() if not torch.equal(rounded, weights[name].half())]
     if wrong:
         raise SystemExit(f"{state} is not the training that the shipped weights come from: {wrong[0]} differs")
+    original = copy.deepcopy(shipped)
+    original.load_state_dict(weights)
     return original
 
 
+@torch.no_grad()
+def logits(denoiser: Any, classifier: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    purified = ps.PurifiedClassifier(build_purifier(denoiser, SETTINGS["mnist"]), classifier)
+    return {"undefended": classifier(images), "purified": purified(images)}
+
+
 def main() -> None:
-    arguments_parser = argparse.ArgumentParser(description=__doc__)
-    arguments_parser.add_argument("folder", type=Path)
-    folder = arguments_parser.parse_args().folder
-    shipped = ps.load_pretrained("mnist")
-    classifier = in_float32(shipped.classifier, folder / "mnist-classifier" / "training.safetensors")
-    denoiser = in_float32(shipped.denoiser, folder / "mnist-denoiser" / "training.safetensors")
-    images = shipped.images.images
-    for eps in (0.0, 0.3):
-        signs = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
-        x = (images + eps * signs).clamp(0, 1)
-        for what, pair in (("bare", (None, None)), ("purified", (shipped.denoiser, denoiser))):
-            logits = []
-            for purified, network in zip(pair, (shipped.classifier, classifier), strict=True):
-                if purified is not None:
-                    network = ps.PurifiedClassifier(build_purifier(purified, SETTINGS["mnist"]), network)
-                with torch.no_grad():
-                    logits.append(torch.cat([network(part) for part in x.split(64)]))
-            same = int((logits[0].argmax(1) == logits[1].argmax(1)).sum())
-            largest = float((logits[0] - logits[1]).abs().max())
-            about = f"{what:9} eps {eps:.1f} (random signs)"
-            print(f"{about}: {same} of {len(x)} decide alike, logits differ by at most {largest:.4f}")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", type=Path, help="write the float32 logits there")
+    arguments = parser.parse_args()
+    mnist = ps.load_pretrained("mnist")
+    kinds = ("denoiser", "classifier")
+    states = {kind: arguments.folder / f"mnist-{kind}" / "training.safetensors" for kind in kinds}
+    originals = [in_float32(getattr(mnist, kind), states[kind]) for kind in kinds]
+    shipped = logits(mnist.denoiser, mnist.classifier, mnist.test.images)
+    expected = logits(*originals, mnist.test.images)
+    for name, said in shipped.items():
+        same = int((said.argmax(1) == expected[name].argmax(1)).sum())
+        largest = float((said - expected[name]).abs().max())
+        print(f"{name}: {same} of {len(said)} decisions alike, logits differ by at most {largest:.4f}")
+    if arguments.write:
+        content = io.BytesIO()
+        numpy.savez_compressed(content, **{name: tensor.numpy() for name, tensor in expected.items()})
+        write_bytes(arguments.write, content.getvalue(), overwrite=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnist import purifier, subject
+from mnist import purifier, target
 from runs import Setting, parser, run_all
 from tables import conditions, write
 
@@ -55,7 +55,7 @@ def main() -> None:
     arguments_parser = parser(__doc__ or "", samples=64)
     arguments_parser.add_argument("--write", type=Path, help="write mnist.md and mnist-outcomes.csv in this folder")
     arguments = arguments_parser.parse_args()
-    results = run_all(settings(), subject("test"), PRESET, arguments)
+    results = run_all(settings(), target("test"), PRESET, arguments)
     if arguments.write:
         write(arguments.write, "mnist", introduction(results, arguments.samples), results)
 

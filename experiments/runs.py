@@ -34,7 +34,7 @@ SWEEP = Protocol(
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """What is attacked, whatever the purifier: some images, a classifier, and the radii of the attacks."""
 
     images: Dataset
@@ -62,26 +62,26 @@ def parser(description: str, samples: int) -> argparse.ArgumentParser:
 
 
 def run_all(
-    settings: Iterable[Setting], subject: Subject, protocol: str | Protocol, arguments: argparse.Namespace
+    settings: Iterable[Setting], target: Target, protocol: str | Protocol, arguments: argparse.Namespace
 ) -> list[tuple[Setting, Result]]:
     """Evaluate every setting in a folder of its own, and print a line for each."""
     torch.set_num_threads(arguments.threads)
-    data = subject.images.head(arguments.samples)
+    data = target.images.head(arguments.samples)
     first, every = map(int, arguments.part.split("/"))
     results = []
     for setting in list(settings)[first::every]:
         purifier = setting.make()
-        model = subject.classifier if purifier is None else ps.PurifiedClassifier(purifier, subject.classifier)
+        model = target.classifier if purifier is None else ps.PurifiedClassifier(purifier, target.classifier)
         result = evaluate(
             model,
             data.images,
             data.labels,
             folder=arguments.output / setting.name,
-            eps=subject.eps,
+            eps=target.eps,
             preset=protocol,
             micro_batch=MICRO_BATCH,
             chunk=arguments.samples,
-            data=f"{data.name}, {subject.split} split",
+            data=f"{data.name}, {target.split} split",
             bar=lambda total, what, name=setting.name: progress_bar(total, f"{name}: {what}", unit="", quiet=False),
             keep_adversarial=False,
         )

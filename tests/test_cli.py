@@ -99,9 +99,17 @@ def test_info_tells_of_an_extension_that_does_not_load(tmp_path, capsys, monkeyp
     assert "pursamere_ext" in json.loads(capsys.readouterr().out)["extension"]["error"]
 
 
-@pytest.mark.parametrize("names", [["sklearn"], ["matplotlib"]])
-def test_demo_without_its_extra_says_how_to_install_it_before_working(tmp_path, names):
-    done = run_without(names, ["demo", "--output", "out"], tmp_path)
+@pytest.mark.parametrize(
+    ("names", "arguments"),
+    [
+        (["sklearn"], []),
+        (["matplotlib"], []),
+        (["diffusers"], ["--dataset", "mnist"]),
+        (["safetensors"], ["--dataset", "mnist"]),
+    ],
+)
+def test_demo_without_its_extra_says_how_to_install_it_before_working(tmp_path, names, arguments):
+    done = run_without(names, ["demo", "--output", "out", *arguments], tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from training_case import tiny_denoiser
 import pursamere as ps
 from pursamere.cli import build_parser, main
 from pursamere.cli.evaluate import _model as evaluated_model
+from pursamere.demo.run import build_purifier
+from pursamere.demo.settings import SETTINGS
 from pursamere.evaluation.defences import build_defence
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
@@ -156,18 +159,25 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
 
 
 def test_mnist_has_the_networks_that_ship():
-    """What is evaluated is what the shipped networks say, put together by hand."""
-    shipped = ps.load_pretrained("mnist")
-    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "mnist", "--micro-batch", "4", *CHEAP])
-    purifier = ps.Purifier(
-        shipped.denoiser, direction="score", steps=1, ascent_radius=0.0, micro_batch=4, noise=ps.GaussianNoise(draws=2)
-    )
-    images = shipped.images.images[:8]
-    with torch.no_grad():
-        expected = ps.PurifiedClassifier(purifier, shipped.classifier)(images)
-        assert torch.equal(evaluated_model(parsed, shipped.images)(images), expected)
-    bare = build_parser().parse_args(["evaluate", "-o", "run", "--data", "mnist", "--defence", "none"])
-    assert torch.equal(evaluated_model(bare, shipped.images)(images), shipped.classifier(images))
+    """What is evaluated is what the shipped networks say, with the demo's settings where no others are given."""
+    shipped, images = ps.load_pretrained("mnist"), ps.load_pretrained("mnist").test.images[:4]
+    settings = replace(SETTINGS["mnist"], micro_batch=4)
+
+    def said(*arguments):
+        parsed = build_parser().parse_args(["evaluate", "-o", "run", *arguments, "--micro-batch", "4"])
+        with torch.no_grad():
+            return evaluated_model(parsed, shipped.test)(images)
+
+    def expected(**changes):
+        purifier = build_purifier(shipped.denoiser, replace(settings, **changes))
+        with torch.no_grad():
+            return ps.PurifiedClassifier(purifier, shipped.classifier)(images)
+
+    assert torch.equal(said("--data", "mnist", "--defence", "none"), shipped.classifier(images))
+    assert torch.equal(said("--data", "mnist"), expected())
+    by_name = ("--data", "other.npz", "--denoiser", "mnist", "--classifier", "mnist")
+    changed = ("--option", "steps=1", "--option", "sigma=0.3", "--option", "ascent_radius=0")
+    assert torch.equal(said(*by_name, *changed), expected(steps=1, sigma=0.3, ascent_radius=0.0))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +195,11 @@ def test_mnist_has_the_networks_that_ship():
         (["--classifier", "classifier", "--model", "model.py:model"], "--model makes its own defence"),
         (
             ["--classifier", "classifier", "--denoiser", "denoiser", "--option", "bandwidth=1"],
-            "an option of pursamere must be one of",
+            "--option bandwidth is of the kernel density of the digits",
+        ),
+        (
+            ["--denoiser", "nowhere", "--classifier", "classifier"],
+            "--denoiser: expected mnist or the folder of a check",
         ),
     ],
 )

@@ -78,16 +78,26 @@ def test_mnist_is_attacked_with_the_networks_that_ship(tmp_path, capsys):
     assert "4 held-out 28x28 digits of MNIST" in printed
     content = json.loads((tmp_path / "demo.json").read_text())
     assert content["settings"]["eps"] == list(SETTINGS["mnist"].eps)
+    assert "epochs" not in content["settings"]
+    assert len(content["denoiser_sha256"]) == 64
     assert content["labels"] == [7, 2, 1, 0]  # the first of the test set
     assert content["results"][0]["accuracy"] == content["results"][1]["accuracy"] == 1
     assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
-def test_training_what_is_trained_already_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "mnist", "--epochs", "3"], "--epochs: the networks for mnist are trained already"),
+        (["--samples", "513"], "--samples: there are 512 images, got 513"),
+    ],
+)
+def test_what_the_command_refuses(tmp_path, capsys, arguments, message):
     from pursamere.cli import main
 
-    assert main(["demo", "-o", str(tmp_path), "--dataset", "mnist", "--epochs", "3"]) == 1
-    assert "--epochs: the networks for mnist are trained already" in capsys.readouterr().err
+    assert main(["demo", "-o", str(tmp_path / "out"), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_table_agrees_with_the_outcomes(command):

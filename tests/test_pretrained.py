@@ -1,14 +1,20 @@
 """The networks that come with the library do what their model cards say."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import pursamere as ps
+from pursamere.demo.run import build_purifier
+from pursamere.demo.settings import SETTINGS
 
 SIGMAS = (0.1, 0.2, 0.4, 0.8)
+FLOAT32 = Path(__file__).parent / "data" / "mnist_float32_logits.npz"
 FOLDER = Path(ps.__file__).parent / "pretrained" / "mnist"
 
 
@@ -39,14 +45,14 @@ def test_small_enough_to_ship():
 
 
 def test_the_images_are_the_first_of_the_test_set(mnist, test_set):
-    assert len(mnist.images) == 512
-    assert torch.equal(mnist.images.images, test_set.images[:512])
-    assert torch.equal(mnist.images.labels, test_set.labels[:512])
+    assert len(mnist.test) == 512
+    assert torch.equal(mnist.test.images, test_set.images[:512])
+    assert torch.equal(mnist.test.labels, test_set.labels[:512])
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_denoiser_beats_the_identity(mnist, sigma):
-    images = mnist.images.images[:64]
+    images = mnist.test.images[:64]
     assert error(mnist.denoiser, images, sigma) < 0.5 * sigma**2
     assert mnist.denoiser.sigma_range[0] <= sigma <= mnist.denoiser.sigma_range[1]
 
@@ -62,7 +68,7 @@ def test_the_denoiser_beats_the_kernel_density(mnist, test_set, sigma):
 
 def test_the_classifier_on_the_images_that_ship(mnist):
     with torch.no_grad():
-        right = mnist.classifier(mnist.images.images).argmax(1) == mnist.images.labels
+        right = mnist.classifier(mnist.test.images).argmax(1) == mnist.test.labels
     assert float(right.float().mean()) >= 0.98
 
 
@@ -73,17 +79,58 @@ def test_the_classifier_on_the_whole_test_set(mnist, test_set):
     assert float((said == test_set.labels).float().mean()) >= 0.99
 
 
-def test_a_purified_classifier_works_at_once_and_in_any_batch(mnist):
-    purifier = ps.Purifier(mnist.denoiser, sigma=0.3, steps=2, radius=0.3, noise=ps.GaussianNoise(draws=2))
-    model = ps.PurifiedClassifier(purifier, mnist.classifier)
-    images, labels = mnist.images.images[:6], mnist.images.labels[:6]
+def purified(mnist, gradient="exact", **options):
+    purifier = ps.Purifier(
+        mnist.denoiser, sigma=0.5, steps=2, step_size=4.0, radius=0.3, noise=ps.GaussianNoise(draws=2), **options
+    )
+    return ps.PurifiedClassifier(purifier, mnist.classifier, gradient=gradient)
+
+
+def test_the_same_bits_in_any_batch(mnist):
+    """D2, where it does not hold by construction: several images go through the network at a time."""
+    model = purified(mnist, micro_batch=4, invariance="strict")
+    images = mnist.test.images[:6]
     logits = model(images)
-    assert torch.equal(logits.argmax(1), labels)
-    assert torch.equal(torch.cat([model(image[None]) for image in images.flip(0)]).flip(0), logits)  # D2
-    x = images[:1].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).logsumexp(1).sum(), x)
-    assert bool(torch.isfinite(gradient).all())
-    assert float(gradient.abs().max()) > 0
+    assert torch.equal(logits.argmax(1), mnist.test.labels[:6])
+    assert torch.equal(torch.cat([model(image[None]) for image in images.flip(0)]).flip(0), logits)
+    assert torch.equal(model(images.roll(2, 0)).roll(-2, 0), logits)
+
+
+@pytest.mark.parametrize("direction", ["ere", "score"])
+def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
+    x = mnist.test.images[:2].clone().requires_grad_()
+    models = [purified(mnist, gradient, direction=direction) for gradient in ("exact", "unrolled")]
+    exact, unrolled = (torch.autograd.grad(model(x).logsumexp(1).sum(), x)[0] for model in models)
+    assert float((exact - unrolled).norm()) <= 1e-4 * float(unrolled.norm())
+
+
+def test_half_precision_decides_like_the_float32_weights(mnist):
+    """Their logits on the images that ship were written by experiments/mnist_half.py, from the training itself."""
+    original = {name: torch.from_numpy(logits) for name, logits in np.load(FLOAT32).items()}
+    assert json.loads((FOLDER / "denoiser" / "config.json").read_text())["weights"]["dtype"] == "float16"
+    model = ps.PurifiedClassifier(build_purifier(mnist.denoiser, SETTINGS["mnist"]), mnist.classifier)
+    for name, said in (
+        ("undefended", mnist.classifier(mnist.test.images)),
+        ("purified", model(mnist.test.images[:32])),
+    ):
+        expected = original[name][: len(said)]
+        assert torch.equal(said.argmax(1), expected.argmax(1))
+        torch.testing.assert_close(said, expected, rtol=0, atol=0.05)
+
+
+def test_devices_that_cannot_be_used(monkeypatch):
+    from pursamere import _validation
+
+    monkeypatch.setattr(_validation, "BUILT_WITH_CUDA", False)
+    with pytest.raises(ValueError, match="device is on cuda, but pursamere was built without CUDA"):
+        ps.load_pretrained("mnist", "cuda")
+
+
+@pytest.mark.parametrize("package", ["diffusers", "safetensors.torch"])
+def test_a_missing_extra_is_named(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r'pip install "pursamere\[train\]"'):
+        ps.load_pretrained("mnist")
 
 
 def test_other_names_are_refused():

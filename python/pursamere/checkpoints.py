@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pursamere._extras import require
 from pursamere._files import write_bytes
-from pursamere._validation import check_choice
+from pursamere._validation import check_choice, check_supported_device
 from pursamere.denoisers.edm_unet import EDMUNet
 from pursamere.image_classifier import ConvClassifier
 
@@ -138,12 +138,14 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> n
         The network in evaluation mode with frozen parameters: a denoiser or a classifier.
 
     Raises:
+        MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
         FileNotFoundError: one of the files is missing.
-        ValueError: ``folder`` is a pickled checkpoint; a file is damaged, truncated, or does not belong to the other;
-            the architecture is unknown or its arguments are wrong; a weight is missing, unexpected, of the wrong shape
-            or dtype, or not finite.
+        ValueError: ``device`` is not one that this build can use; ``folder`` is a pickled checkpoint; a file is
+            damaged, truncated, or does not belong to the other; the architecture is unknown or its arguments are wrong;
+            a weight is missing, unexpected, of the wrong shape or dtype, or not finite.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), torch.device(device)
+    check_supported_device("device", device)
     configuration = read_configuration(folder)
     weights = _read_weights(folder / WEIGHTS, configuration["weights"])
     network = _build(folder / CONFIGURATION, **configuration["architecture"])
@@ -183,8 +185,9 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     found = hashlib.sha256(content).hexdigest()
     if found != expected["sha256"]:
         raise ValueError(f"{path} was changed: its SHA-256 is {found}, config.json says {expected['sha256']}")
+    load = require("safetensors.torch", extra="train").load
     try:
-        weights = require("safetensors.torch", extra="train").load(content)
+        weights = load(content)
     except Exception as error:  # several types of safetensors and of torch
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     return dict(sorted(weights.items()))  # safetensors gives any order, and errors name the first wrong weight

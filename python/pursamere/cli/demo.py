@@ -37,9 +37,20 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, default=Path("pursamere-demo"), help="folder for demo.png and demo.json")
     add("--seed", type=types.index, default=0, help="of the digits' classifier and of the attacks' random starts")
     # Absent unless given: the defaults, which depend on the data, are in SETTINGS, which needs torch.
-    add("--samples", type=types.count, default=argparse.SUPPRESS, help="held-out images attacked, at most 512")
-    add("--attack-steps", type=types.count, default=argparse.SUPPRESS, help="gradient steps against the purifier")
-    add("--epochs", type=types.count, default=argparse.SUPPRESS, help="of the training of the digits' classifier")
+    add(
+        "--samples",
+        type=types.count,
+        default=argparse.SUPPRESS,
+        help="held-out images attacked, at most 512 (256, of mnist 32)",
+    )
+    add(
+        "--attack-steps",
+        type=types.count,
+        default=argparse.SUPPRESS,
+        help="gradient steps against the purifier (20, for mnist 10)",
+    )
+    add("--epochs", type=types.count, default=argparse.SUPPRESS, help="of the training of the digits' "
+        "classifier (20)")  # fmt: skip
     add("-q", "--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(command=run)
 
@@ -55,8 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.demo.plot import draw
     from pursamere.demo.report import headline, json_report, text_report
     from pursamere.demo.run import run_demo
-    from pursamere.demo.settings import SETTINGS
+    from pursamere.demo.settings import MOST_SAMPLES, SETTINGS
 
+    if getattr(arguments, "samples", 1) > MOST_SAMPLES:
+        raise CommandError(f"--samples: there are {MOST_SAMPLES} images, got {arguments.samples}")
     start = time.perf_counter()
     arguments.output.mkdir(parents=True, exist_ok=True)
     options = ("seed", "samples", "attack_steps", "epochs")

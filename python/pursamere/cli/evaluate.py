@@ -33,18 +33,18 @@ _MODEL = (
     "file is executed. In place of a defence, a denoiser and a classifier; it must be on the device asked for"
 )
 _CLASSIFIER = (
-    "checkpoint of the classifier, see pursamere train; without it, mnist has the one that comes with the library, and "
-    "digits are classified by a small network that is trained in seconds"
+    "mnist, for the one that comes with the library, or a checkpoint, see pursamere train; without it, mnist has the "
+    "former, and digits are classified by a small network that is trained in seconds"
 )
 _DENOISER = (
-    "checkpoint of the denoiser; without it, mnist has the one that comes with the library, and digits the kernel "
-    "density of their training images"
+    "mnist, or a checkpoint; without it, mnist has its own, and digits the kernel density of their training images"
 )
 _DEFENCE = "none, pursamere (if not given), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defence's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
-    "be repeated"
+    "be repeated; with MNIST's denoiser pursamere has the settings of the demo, where none are given"
 )
+_OWN_NETWORKS = ("digits", "mnist")
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -60,13 +60,20 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, help="folder of the run")
     add("--data", default="digits", metavar="WHAT", help=_DATA)
     add("--split", default="test", help="of the data")
-    add("--samples", type=types.count, default=256, help="how many of its images, from the first")
-    add("--eps", type=types.positive, nargs="+", default=[0.1, 0.15], help="radii of the attacks, in pixel units")
+    # Absent unless given, since the defaults depend on the data.
+    add(
+        "--samples",
+        type=types.count,
+        default=argparse.SUPPRESS,
+        help="how many of its images, from the first (256, of mnist 64)",
+    )
+    add("--eps", type=types.positive, nargs="+", default=argparse.SUPPRESS, help="radii of the attacks, in pixel units "
+        "(0.1 and 0.15, for mnist 0.2 and 0.3)")  # fmt: skip
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
     add("--preset", choices=("quick", "standard", "full"), default="quick", help="full is fifty times standard")
     add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
-    add("--classifier", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_CLASSIFIER)
-    add("--denoiser", type=Path, default=argparse.SUPPRESS, metavar="FOLDER", help=_DENOISER)
+    add("--classifier", default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
+    add("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
     add("--defence", default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
@@ -85,17 +92,21 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the evaluation, print the report's table and the verdict."""
     from pursamere import datasets
+    from pursamere.cli.networks import find_device
     from pursamere.evaluation.evaluate import evaluate
     from pursamere.evaluation.protocol import PRESETS
     from pursamere.evaluation.summary import require_packages
     from pursamere.evaluation.terminal import text_table
 
+    mnist = arguments.data == "mnist"
+    samples = getattr(arguments, "samples", 64 if mnist else 256)
+    eps = getattr(arguments, "eps", [0.2, 0.3] if mnist else [0.1, 0.15])
     require_packages(PRESETS[arguments.preset])  # before data are loaded and a classifier is trained
-    arguments.device = device = _device(arguments.device)
+    arguments.device = device = find_device(arguments.device)
     data = datasets.load(arguments.data, arguments.split)
-    if arguments.samples > len(data):
+    if samples > len(data):
         raise CommandError(f"--samples: {data.name} has {len(data)} in its split {arguments.split}")
-    data = data.head(arguments.samples)
+    data = data.head(samples)
     model = _model(arguments, data)
 
     def bar(total: int, description: str) -> AbstractContextManager[Advance]:
@@ -107,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         data.images.to(device),
         data.labels.to(device),
         folder=arguments.output,
-        eps=arguments.eps,
+        eps=eps,
         norm=arguments.norm,
         preset=arguments.preset,
         seed=arguments.seed,
@@ -128,24 +139,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device(name: str) -> Any:
-    """The device asked for; under torchrun each process of a machine has a GPU of its own."""
-    import torch
-
-    from pursamere._validation import check_supported_device
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise CommandError(f"--device: expected cpu or cuda, got {printable(name)}") from error
-    check_supported_device("--device", device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CommandError("--device: PyTorch finds no CUDA device")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return device
-
-
 def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     """The model that the options describe, on the device asked for."""
     options: dict[str, Any] = dict(arguments.option)
@@ -161,34 +154,58 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     if "denoiser" in arguments and not defended:
         raise CommandError("--denoiser: there is no use for one in the defence none")
     for name in ("classifier", *(["denoiser"] if defended else [])):
-        if name not in arguments and arguments.data not in ("digits", "mnist"):
-            raise CommandError(f"--{name}: only digits and mnist have their own; give a checkpoint, or a --model")
-    from pursamere import ConvClassifier, PurifiedClassifier, load_pretrained
+        if name not in arguments and arguments.data not in _OWN_NETWORKS:
+            raise CommandError(
+                f"--{name}: only digits and mnist have their own; give mnist, a checkpoint, or a --model"
+            )
+    from pursamere import PurifiedClassifier
     from pursamere.evaluation.defences import build_defence
 
-    classifier = _checkpoint(arguments, "classifier", ConvClassifier, data) if "classifier" in arguments else None
+    classifier = _network(arguments, "classifier", data)
     purifier = None
     if defended:
-        denoiser = _denoiser(arguments, data, options)
-        options.setdefault("micro_batch", arguments.micro_batch)
+        _complete(options, arguments)
+        denoiser = _network(arguments, "denoiser", data) or _digits_denoiser(arguments, options)
         purifier = build_defence(name_of_defence, denoiser, options, getattr(arguments, "evaluations", None))
         print(f"{name_of_defence}: {purifier.extra_repr()}")
-    if classifier is None and arguments.data == "mnist":
-        classifier = load_pretrained("mnist", arguments.device).classifier
-    elif classifier is None:  # trained after everything else was found to be in order
+    if classifier is None:  # trained after everything else was found to be in order
         classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
 
 
-def _denoiser(arguments: argparse.Namespace, data: Dataset, options: dict[str, Any]) -> Any:
-    """A checkpoint, the library's own, or the digits' kernel density, whose bandwidth is taken out of the options."""
-    from pursamere import datasets, load_pretrained
-    from pursamere.denoisers import EDMUNet, KernelDensity
+def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
+    """The network that an option names, if it is for images of the shape needed; ``None`` for the digits' own."""
+    from pursamere.cli.networks import load_network
 
-    if "denoiser" in arguments:
-        return _checkpoint(arguments, "denoiser", EDMUNet, data)
-    if arguments.data == "mnist":
-        return load_pretrained("mnist", arguments.device).denoiser
+    source = getattr(arguments, option, "mnist" if arguments.data == "mnist" else None)
+    if source is None:
+        return None
+    network, shape = load_network(option, source, arguments.device), tuple(data.images.shape[1:])
+    if network.image_shape != shape:
+        where = f"--{option}: {printable(source)}"
+        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {network.image_shape}")
+    return network
+
+
+def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Options that were not given: the micro-batch, and PurSAMERE's settings for the denoiser of MNIST that ships."""
+    from pursamere.demo.settings import SETTINGS
+
+    options.setdefault("micro_batch", arguments.micro_batch)
+    denoiser = getattr(arguments, "denoiser", arguments.data)
+    if "bandwidth" in options and denoiser != "digits":
+        raise CommandError("--option bandwidth is of the kernel density of the digits, and there is another denoiser")
+    if denoiser == "mnist" and getattr(arguments, "defence", "pursamere") == "pursamere":
+        names = ["sigma", "step_size", "radius", "direction", "draws", *(["steps"] * ("evaluations" not in arguments))]
+        for name in names:
+            options.setdefault(name, getattr(SETTINGS["mnist"], name))
+
+
+def _digits_denoiser(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
+    """The digits' kernel density, whose bandwidth is taken out of the options."""
+    from pursamere import datasets
+    from pursamere.denoisers import KernelDensity
+
     return KernelDensity(datasets.load("digits", "train").images.to(arguments.device), options.pop("bandwidth", 0.25))
 
 
@@ -201,20 +218,6 @@ def _digits_classifier(arguments: argparse.Namespace) -> Any:
     # With one thread, so that the weights are the same whatever number of threads this process, or another, has.
     with cpu_threads(1), progress_bar(20, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
         return train_classifier(train, seed=arguments.seed, progress=advance).to(arguments.device)
-
-
-def _checkpoint(arguments: argparse.Namespace, option: str, kind: Any, data: Dataset) -> Any:
-    """The network in the folder that an option names, if it is of the kind and for images of the shape needed."""
-    from pursamere import load_checkpoint
-
-    folder = getattr(arguments, option)
-    network: Any = load_checkpoint(folder, arguments.device)
-    where, shape = f"--{option}: {printable(folder)}", tuple(data.images.shape[1:])
-    if not isinstance(network, kind):
-        raise CommandError(f"{where} must hold a {kind.__name__}, and is a {type(network).__name__}")
-    if network.image_shape != shape:
-        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {network.image_shape}")
-    return network
 
 
 def _from_file(source: str) -> Any:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pursamere._images import FORMATS, ImageError, is_image_name
-from pursamere._validation import check_supported_device
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.images import Size, find_images, read_image, write_image
+from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say
 from pursamere.cli.reference import load_reference
 from pursamere.datasets import DATA_VARIABLE
@@ -82,7 +82,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
-    check_supported_device("--device", torch.device(arguments.device))
+    arguments.device = find_device(arguments.device)
     jobs, total = plan(arguments.input, arguments.output)
     denoiser, size = build_denoiser(arguments)
     purifier = build_purifier(denoiser, arguments)
@@ -105,12 +105,7 @@ def build_denoiser(arguments: argparse.Namespace) -> tuple[Any, Size]:
         return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
     if "bandwidth" in arguments:
         raise CommandError("--bandwidth is of the kernel density of a --reference, and there is a --denoiser")
-    if arguments.denoiser in ps.pretrained.NAMES:
-        network: Any = ps.load_pretrained(arguments.denoiser, arguments.device).denoiser
-    else:
-        network = ps.load_checkpoint(arguments.denoiser, arguments.device)
-    if not isinstance(network, ps.denoisers.EDMUNet):
-        raise CommandError(f"--denoiser: {printable(arguments.denoiser)} holds a {type(network).__name__}")
+    network = load_network("denoiser", arguments.denoiser, arguments.device)
     return network, _size(network.image_shape)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from pursamere.cli.info import package_version, versions
 from pursamere.demo import results as names
@@ -47,23 +48,29 @@ def text_report(demo: Demo) -> str:
 
 def json_report(demo: Demo) -> str:
     """Settings, versions, timings and per-sample outcomes."""
-    weights = hashlib.sha256()
-    for parameter in demo.subject.classifier.parameters():
-        weights.update(parameter.numpy().tobytes())
+    settings = asdict(demo.settings)
+    if demo.settings.dataset == "mnist":  # whose networks were not made by the demo
+        del settings["epochs"], settings["bandwidth"]
     report: dict[str, Any] = {
         "format": _FORMAT,
-        "settings": asdict(demo.settings),
-        "versions": {**versions(), "scikit-learn": package_version("scikit-learn")},
+        "settings": settings,
+        "versions": {**versions(), **{name: package_version(name) for name in ("scikit-learn", "diffusers")}},
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
         "data": demo.subject.record,
-        "classifier_sha256": weights.hexdigest(),
+        "classifier_sha256": _sha256(demo.subject.classifier),
+        "denoiser_sha256": _sha256(demo.subject.denoiser),  # null for a kernel density, which has no weights
         "images_per_second": demo.images_per_second,
         "seconds": demo.seconds,
         "labels": demo.attacked.labels.tolist(),
         "results": [result.to_json() for result in demo.results],
     }
     return json.dumps(report, indent=1) + "\n"
+
+
+def _sha256(network: nn.Module) -> str | None:
+    weights = b"".join(parameter.numpy().tobytes() for parameter in network.parameters())
+    return hashlib.sha256(weights).hexdigest() if weights else None
 
 
 def headline(demo: Demo) -> str:

@@ -18,7 +18,7 @@ from pursamere.datasets import Dataset
 from pursamere.demo import results as names
 from pursamere.demo.classifier import predict
 from pursamere.demo.results import Result, outcome, worst_case
-from pursamere.demo.settings import Settings
+from pursamere.demo.settings import MOST_SAMPLES, SETTINGS, Settings
 from pursamere.demo.subject import Subject, digits, mnist
 
 Bar = Callable[[int, str, str], AbstractContextManager[Callable[[int], None]]]
@@ -61,8 +61,8 @@ class Demo:
 
 def run_demo(settings: Settings, bar: Bar) -> Demo:
     """Train, purify and attack; deterministic but for the timings."""
-    check_choice("dataset", settings.dataset, ("digits", "mnist"))
-    check_integer("samples", settings.samples, low=1, high=512)
+    check_choice("dataset", settings.dataset, SETTINGS)
+    check_integer("samples", settings.samples, low=1, high=MOST_SAMPLES)
     start = time.perf_counter()
     if settings.dataset == "mnist":
         subject = mnist()
@@ -70,7 +70,7 @@ def run_demo(settings: Settings, bar: Bar) -> Demo:
         with bar(settings.epochs, "train the classifier", "epoch") as advance:
             subject = digits(settings, advance)
     demo = Demo(settings, subject, subject.test.head(settings.samples), build_purifier(subject.denoiser, settings))
-    demo.seconds["networks"] = time.perf_counter() - start
+    demo.seconds["training" if settings.dataset == "digits" else "loading"] = time.perf_counter() - start
     _measure_speed(demo)
     _evaluate_clean(demo)
     for eps in settings.eps:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_SAMPLES = 512  # held-out images that there are, of either data set
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,6 +64,7 @@ SETTINGS = {
         step_size=3.0,
         radius=0.3,
         direction="score",
+        micro_batch=8,
     ),
 }
 """By data set."""

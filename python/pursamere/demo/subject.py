@@ -61,10 +61,10 @@ def mnist() -> Subject:
     """MNIST, with the networks that come with the library."""
     pretrained = load_pretrained("mnist")
     return Subject(
-        pretrained.images,
+        pretrained.test,
         pretrained.classifier,
         pretrained.denoiser,
         "28x28 digits of MNIST",
         "the classifier and the denoiser are those that come with the library",
-        {"name": "MNIST", "test": len(pretrained.images)},
+        {"name": "MNIST", "test": len(pretrained.test), "networks": "those that ship"},
     )

@@ -23,12 +23,12 @@ class Pretrained:
     Attributes:
         denoiser: in evaluation mode with frozen parameters, see :class:`pursamere.denoisers.EDMUNet`.
         classifier: images [N, C, H, W] in [0, 1] to logits, in evaluation mode with frozen parameters.
-        images: the first 512 images of the test set, which neither has been trained on.
+        test: the first 512 images of the test set, which neither has been trained on, on the CPU.
     """
 
     denoiser: nn.Module
     classifier: nn.Module
-    images: Dataset
+    test: Dataset
 
 
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained:
@@ -36,16 +36,16 @@ def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained
 
     Args:
         name: "mnist".
-        device: where the networks go; the images stay on the CPU.
+        device: where the networks go.
 
     Raises:
         MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
-        ValueError: ``name`` is unknown, or a file is damaged.
+        ValueError: ``name`` is unknown, ``device`` is not one that this build can use, or a file is damaged.
     """
     folder = _FOLDER / check_choice("name", name, NAMES)
-    images = load(folder / "images.npz")
+    test = load(folder / "images.npz")
     return Pretrained(
         load_checkpoint(folder / "denoiser", device),
         load_checkpoint(folder / "classifier", device),
-        replace(images, name=name),
+        replace(test, name=name),
     )

@@ -113,7 +113,7 @@ class ClassifierConfiguration(TrainingConfiguration):
 # together can be kept in 20 MB. What is not named here has the default above.
 DENOISERS: dict[str, dict[str, Any]] = {
     "digits": {"steps": 3000, "ema_decay": 0.995},
-    "mnist": {"channels": (32, 64), "patch": 2, "steps": 6000},
+    "mnist": {"channels": (32, 64), "patch": 2, "steps": 6000, "precision": "bfloat16"},
     "cifar10": {
         "channels": (64, 128, 128),
         "layers": 2,
@@ -134,7 +134,7 @@ DENOISERS: dict[str, dict[str, Any]] = {
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "digits": {"steps": 600, "ema_decay": 0.99},
-    "mnist": {"widths": (16, 32, 64), "steps": 3000, "shift": 2},
+    "mnist": {"widths": (16, 32, 64), "steps": 3000, "shift": 2, "precision": "bfloat16"},
     "cifar10": {
         "widths": (64, 128, 256, 256),
         "residual": True,
@@ -166,7 +166,7 @@ def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
         raise ValueError(f"settings must be of {', '.join(known)}, got {', '.join(unknown)}")
     named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
     dataset = str(settings.get("dataset", "digits"))
-    return kind(**{**named.get(dataset.removesuffix("_jpeg"), {}), **settings})
+    return kind(**{**named.get("cifar10" if dataset == "cifar10_jpeg" else dataset, {}), **settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -38,8 +38,9 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
+    safe_open = require("safetensors", extra="train").safe_open
     try:
-        with require("safetensors", extra="train").safe_open(path, framework="pt") as content:
+        with safe_open(path, framework="pt") as content:
             return dict(json.loads(content.metadata()["progress"]))
     except Exception as error:  # safetensors has an error of its own, which is not to be imported by name here
         raise ValueError(f"{path} is damaged: {error}; remove it to train from the beginning") from error

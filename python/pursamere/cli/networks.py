@@ -1,0 +1,44 @@
+"""The networks that options name, and the device that they go to."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from pursamere._validation import check_supported_device
+from pursamere.cli.errors import CommandError, printable
+
+
+def find_device(name: str) -> torch.device:
+    """The device that ``--device`` names; under torchrun each process of a machine has a GPU of its own."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CommandError(f"--device: expected cpu or cuda, got {printable(name)}") from error
+    check_supported_device("--device", device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CommandError("--device: PyTorch finds no CUDA device")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return device
+
+
+def load_network(option: str, source: str, device: torch.device) -> Any:
+    """The network that ``--denoiser`` or ``--classifier`` names: one that ships, or that of a checkpoint."""
+    from pursamere import ConvClassifier, load_checkpoint, load_pretrained, pretrained
+    from pursamere.denoisers import EDMUNet
+
+    if source in pretrained.NAMES:
+        return getattr(load_pretrained(source, device), option)
+    where = f"--{option}: {printable(source)}"
+    try:
+        network = load_checkpoint(source, device)
+    except FileNotFoundError as error:
+        names = " or ".join(pretrained.NAMES)
+        raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
+    kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
+    if not isinstance(network, kind):
+        raise CommandError(f"{where} must hold a {kind.__name__}, and is a {type(network).__name__}")
+    return network
