@@ -14,8 +14,8 @@ from typing import Any
 from mnist import purifier, target
 from runs import SWEEP, Setting, parser, run_all, told, worst_cases, write_table
 
-# One parameter at a time is changed from these. All take 16 network passes for an image, so that there are twice as many
-# draws where there is no ascent.
+# One parameter at a time is changed from these. All take 16 network passes for an image; where there is no ascent, with
+# twice the draws.
 ERE = {
     "direction": "ere", "sigma": 0.5, "steps": 2, "step_size": 4.0, "ascent_radius": 0.05, "radius": 0.3, "draws": 2,
 }  # fmt: skip
