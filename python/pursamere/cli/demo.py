@@ -18,8 +18,8 @@ from pursamere.cli.progress import Advance, progress_bar
 _DESCRIPTION = """\
 Train a small classifier on the 8x8 digits of scikit-learn and build a purifier from the same training images, or take
 the networks for MNIST that come with the library; attack held-out images with and without the purifier, print a table,
-and write demo.png and demo.json. Nothing is downloaded. Takes about a minute on two cores; the accuracies are the same
-every time.
+and write demo.png and demo.json. Nothing is downloaded. Takes a minute on two cores, for mnist two; the accuracies are
+the same every time.
 """
 
 
