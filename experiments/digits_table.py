@@ -8,12 +8,11 @@ With two cores, run it twice at the same time with --part 0/2 and --part 1/2, an
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from digits import denoiser, target
-from runs import MICRO_BATCH, Setting, parser, run_all
-from tables import conditions, write
+from runs import MICRO_BATCH, Setting
+from tables import conditions, make
 
 import pursamere as ps
 from pursamere.evaluation import Result
@@ -76,19 +75,10 @@ $ python experiments/digits_table.py -o FOLDER --write docs/results
 A purifier takes at most {EVALUATIONS} passes through the denoiser for an image ("passes", forward and backward), \
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
-Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure draws fresh \
-noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements goes wrong,\
- be it by luck."""
-
-
-def main() -> None:
-    arguments_parser = parser(__doc__ or "", samples=256)
-    arguments_parser.add_argument("--write", type=Path, help="write digits.md and digits-outcomes.csv in this folder")
-    arguments = arguments_parser.parse_args()
-    results = run_all(settings(), target("test"), PRESET, arguments)
-    if arguments.write:
-        write(arguments.write, "digits", introduction(results, arguments.samples), results)
+Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure draws \
+fresh noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements goes wrong, be it \
+by luck."""
 
 
 if __name__ == "__main__":
-    main()
+    make("digits", settings(), target("test"), PRESET, introduction, description=__doc__ or "", samples=256)

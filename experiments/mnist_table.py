@@ -8,12 +8,11 @@ With two cores, run it twice at the same time with --part 0/2 and --part 1/2, an
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mnist import purifier, target
-from runs import Setting, parser, run_all
-from tables import conditions, write
+from runs import Setting
+from tables import conditions, make
 
 from pursamere.evaluation import Result
 
@@ -51,14 +50,5 @@ survivors, which have no column; in brackets 95 % Wilson intervals. `mnist-outco
 first attack that it fell to."""
 
 
-def main() -> None:
-    arguments_parser = parser(__doc__ or "", samples=64)
-    arguments_parser.add_argument("--write", type=Path, help="write mnist.md and mnist-outcomes.csv in this folder")
-    arguments = arguments_parser.parse_args()
-    results = run_all(settings(), target("test"), PRESET, arguments)
-    if arguments.write:
-        write(arguments.write, "mnist", introduction(results, arguments.samples), results)
-
-
 if __name__ == "__main__":
-    main()
+    make("mnist", settings(), target("test"), PRESET, introduction, description=__doc__ or "", samples=64)

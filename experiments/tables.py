@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
-from runs import Setting
+from runs import Setting, Target, parser, run_all
 
 from pursamere._files import write_bytes
 from pursamere.evaluation import Result
@@ -65,8 +66,22 @@ def outcomes(results: list[tuple[Setting, Result]]) -> str:
     return text.getvalue()
 
 
-def write(folder: Path, name: str, introduction: str, results: list[tuple[Setting, Result]]) -> None:
-    """Write NAME.md and NAME-outcomes.csv."""
-    document = f"{introduction}\n\n{accuracies(results)}\n"
-    write_bytes(folder / f"{name}.md", document.encode(), overwrite=True)
-    write_bytes(folder / f"{name}-outcomes.csv", outcomes(results).encode(), overwrite=True)
+def make(
+    name: str,
+    settings: list[Setting],
+    target: Target,
+    preset: str,
+    introduction: Callable[[list[tuple[Setting, Result]], int], str],
+    *,
+    description: str,
+    samples: int,
+) -> None:
+    """The script: run everything, and with --write leave NAME.md and NAME-outcomes.csv."""
+    arguments_parser = parser(description, samples)
+    arguments_parser.add_argument("--write", type=Path, help=f"write {name}.md and {name}-outcomes.csv in this folder")
+    arguments = arguments_parser.parse_args()
+    results = run_all(settings, target, preset, arguments)
+    if arguments.write:
+        document = f"{introduction(results, arguments.samples)}\n\n{accuracies(results)}\n"
+        write_bytes(arguments.write / f"{name}.md", document.encode(), overwrite=True)
+        write_bytes(arguments.write / f"{name}-outcomes.csv", outcomes(results).encode(), overwrite=True)

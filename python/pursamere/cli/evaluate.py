@@ -196,9 +196,9 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> None:
     if "bandwidth" in options and denoiser != "digits":
         raise CommandError("--option bandwidth is of the kernel density of the digits, and there is another denoiser")
     if denoiser == "mnist" and getattr(arguments, "defence", "pursamere") == "pursamere":
-        names = ["sigma", "step_size", "radius", "direction", "draws", *(["steps"] * ("evaluations" not in arguments))]
-        for name in names:
-            options.setdefault(name, getattr(SETTINGS["mnist"], name))
+        for name in ("sigma", "steps", "step_size", "radius", "direction", "draws"):
+            if name != "steps" or "evaluations" not in arguments:  # which chooses the steps
+                options.setdefault(name, getattr(SETTINGS["mnist"], name))
 
 
 def _digits_denoiser(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:

@@ -27,18 +27,18 @@ def find_device(name: str) -> torch.device:
 
 def load_network(option: str, source: str, device: torch.device) -> Any:
     """The network that ``--denoiser`` or ``--classifier`` names: one that ships, or that of a checkpoint."""
-    from pursamere import ConvClassifier, load_checkpoint, load_pretrained, pretrained
+    from pursamere import ConvClassifier, load_checkpoint, pretrained
     from pursamere.denoisers import EDMUNet
 
-    if source in pretrained.NAMES:
-        return getattr(load_pretrained(source, device), option)
-    where = f"--{option}: {printable(source)}"
+    folder = pretrained.folder(source) / option if source in pretrained.NAMES else source
     try:
-        network = load_checkpoint(source, device)
+        network = load_checkpoint(folder, device)
     except FileNotFoundError as error:
         names = " or ".join(pretrained.NAMES)
         raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
     kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
     if not isinstance(network, kind):
-        raise CommandError(f"{where} must hold a {kind.__name__}, and is a {type(network).__name__}")
+        raise CommandError(
+            f"--{option}: {printable(source)} must hold a {kind.__name__}, and is a {type(network).__name__}"
+        )
     return network

@@ -31,6 +31,11 @@ class Pretrained:
     test: Dataset
 
 
+def folder(name: str) -> Path:
+    """Where the checkpoints ``denoiser`` and ``classifier`` of that name are."""
+    return _FOLDER / check_choice("name", name, NAMES)
+
+
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained:
     """Load the networks for "mnist", [1, 28, 28]. Nothing is downloaded, and nothing in the files is executed.
 
@@ -42,10 +47,9 @@ def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained
         MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
         ValueError: ``name`` is unknown, ``device`` is not one that this build can use, or a file is damaged.
     """
-    folder = _FOLDER / check_choice("name", name, NAMES)
-    test = load(folder / "images.npz")
+    test = load(folder(name) / "images.npz")
     return Pretrained(
-        load_checkpoint(folder / "denoiser", device),
-        load_checkpoint(folder / "classifier", device),
+        load_checkpoint(folder(name) / "denoiser", device),
+        load_checkpoint(folder(name) / "classifier", device),
         replace(test, name=name),
     )
