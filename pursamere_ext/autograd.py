@@ -1,15 +1,19 @@
 """Derivatives of the ops, written with differentiable operations so that they can be differentiated again.
 
-Notation as in ``csrc/schemas.cpp``: g is the gradient summed over the draws, v the incoming gradient.
+Reverse mode only: a forward-mode tangent is refused, since PyTorch would drop it without a word. Notation as in
+``csrc/schemas.cpp``: g is the gradient summed over the draws, v the incoming gradient.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl  # private, but what register_autograd consists of
+from torch.autograd import forward_ad
 
 _Context = Any
 
@@ -154,7 +158,24 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     return v_moved.to(x_stored.dtype), v_start.to(x_stored.dtype), *terms, None, None, None, None
 
 
-torch.library.register_autograd("pursamere::perturb", _perturb_backward, setup_context=_perturb_setup)
-torch.library.register_autograd("pursamere::residual", _residual_backward, setup_context=_residual_setup)
-torch.library.register_autograd("pursamere::accumulate_ascend", _ascend_backward, setup_context=_ascend_setup)
-torch.library.register_autograd("pursamere::accumulate_descend", _descend_backward, setup_context=_descend_setup)
+_library = torch.library.Library("pursamere", "IMPL")
+
+
+def _register(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Do what ``torch.library.register_autograd`` does, and refuse forward mode."""
+    op = getattr(torch.ops.pursamere, name).default
+    with_derivative = make_autograd_impl(op, Info(backward, setup_context))
+
+    def run(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        # The level is given, since under torch.compile the current one is not known here.
+        if any(isinstance(a, Tensor) and forward_ad.unpack_dual(a, level=0).tangent is not None for a in args):
+            raise NotImplementedError(f"{op} has no forward-mode derivative: use reverse mode (torch.autograd.grad)")
+        return with_derivative(keyset, *args, **kwargs)
+
+    _library.impl(name, run, "Autograd", with_keyset=True)
+
+
+_register("perturb", _perturb_setup, _perturb_backward)
+_register("residual", _residual_setup, _residual_backward)
+_register("accumulate_ascend", _ascend_setup, _ascend_backward)
+_register("accumulate_descend", _descend_setup, _descend_backward)

@@ -123,6 +123,59 @@ def test_forward_mode_is_refused_rather_than_silently_zero():
         assert functional.perturb(x, 0.1, noise).shape == (2, 2, 5)  # no tangent, no error
 
 
+FORWARD_MODE = {
+    "perturb": lambda o, x: o.perturb(x, 0.1, 2, 0, True),
+    "residual": lambda o, x: o.residual(x, tensor(2, 2, 2, 5), "denoised", 0.1, 0, True),
+    "residual's prediction": lambda o, x: o.residual(tensor(2, 2, 5), x[None].expand(2, 2, 5), "score", 0.1, 0, True),
+    "accumulate_ascend": lambda o, x: o.accumulate_ascend(tensor(2, 2, 5), x[None], None, 0.1),
+    "accumulate_descend": lambda o, x: o.accumulate_descend(x, x, x[None], None, "unit", 0.1, "l2", 0.5),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_the_ops_themselves_refuse_forward_mode(name, compiled):
+    """However they are reached: PyTorch would drop the tangent, and so return zero."""
+    x = tensor(1, 2, 5)
+
+    def tangents(x):
+        return torch.func.jvp(lambda x: FORWARD_MODE[name](OPS, x), (x,), (x,))[1]
+
+    run = torch.compile(tangents, backend="aot_eager") if compiled else tangents
+    with pytest.raises(Exception, match="has no forward-mode derivative"):
+        run(x)
+    leaf = x.clone().requires_grad_()
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        FORWARD_MODE[name](OPS, forward_ad.make_dual(leaf, x))
+
+
+MAPPED = {
+    "perturb": lambda x, per_draw, noise: functional.perturb(x, 0.3, noise),
+    "residual": lambda x, per_draw, noise: functional.residual(x, per_draw, 0.3, noise)[2],
+    "accumulate_ascend": lambda x, per_draw, noise: functional.accumulate_ascend(x, per_draw, None, 0.1)[0],
+    "accumulate_descend": lambda x, per_draw, noise: functional.accumulate_descend(
+        x, x, per_draw, None, step="unit", step_size=0.1, norm="l2", radius=0.5
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", MAPPED)
+def test_vmap_keeps_gradients(name):
+    """A loss with a part beside the op keeps PyTorch from noticing that the op lost its gradient."""
+    x, per_draw = (t.requires_grad_() for t in (tensor(1, 3, 2, 5), tensor(2, 3, 4, 2, 5)))
+    noise = ps.GaussianNoise(draws=4)
+
+    def gradients(values):
+        return torch.autograd.grad(values.square().sum() + x.sum() + per_draw.sum(), (x, per_draw))
+
+    mapped = torch.vmap(lambda a, b: MAPPED[name](a, b, noise))(x, per_draw)
+    looped = torch.stack([MAPPED[name](a, b, noise) for a, b in zip(x, per_draw, strict=True)])
+    assert torch.equal(mapped, looped)
+    for got, want in zip(gradients(mapped), gradients(looped), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("guard", ["there", "missing"])
 def test_public_functions_are_the_ops_with_and_without_a_derivative(monkeypatch, guard):
     if guard == "missing":

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Private to PyTorch, but what its own Python layer for derivatives enters too. Without it the ops are only slower.
-_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
+# Private to PyTorch, but what its own Python layer for derivatives enters too. Without them the ops are only slower.
+_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", None)
 
 
 def run_op(op: Any, *arguments: Any) -> Any:
     """Return ``op(*arguments)``, without PyTorch's Python layer for derivatives where no derivative is asked for.
 
     That layer takes several microseconds, as long as a small op itself.
-
-    Raises:
-        NotImplementedError: an argument has a forward-mode tangent, which PyTorch would silently drop.
     """
-    if torch.compiler.is_compiling():
-        return op(*arguments)
-    tensors = [value for value in arguments if isinstance(value, Tensor)]
-    if getattr(forward_ad, "_current_level", -1) >= 0 and any(
-        forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
-    ):
-        raise NotImplementedError(f"{op} has no forward-mode derivative: use reverse mode (torch.autograd.grad)")
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if torch.compiler.is_compiling() or _may_be_differentiated(arguments) or _below_autograd is None:
         return op(*arguments)
     with _below_autograd():
         return op(*arguments)
+
+
+def _may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
+    """Whether a derivative may be asked for: errs on the side of yes."""
+    # Inside a torch.func transform or a forward-mode level, requires_grad does not tell.
+    if _transforms is None or _transforms() is not None or getattr(forward_ad, "_current_level", 0) >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
