@@ -452,6 +452,8 @@ PURIFIERS = {
 def test_evaluations_are_those_that_happen(name):
     counts = {"forward": 0, "backward": 0}
     model = (MODELS | PURIFIERS)[name](lambda y, sigma: CountedPass.apply(y, counts))
+    model(tensor(0, 5, 1, 4, 4))  # the first call checks the denoiser too
+    counts.update(forward=0, backward=0)
     model(tensor(0, 5, 1, 4, 4))
     assert {kind: 5 * count for kind, count in model.evaluations._asdict().items()} == counts
     assert model.evaluations.total == sum(counts.values()) // 5

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ._validation import check_choice
-from .invariance import RowCheck
+from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
 from .networks import check_evaluation_mode, repeatable_algorithms
@@ -42,7 +42,7 @@ class PurifiedClassifier(nn.Module):
         self.purifier = purifier
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
-        self._row_check = RowCheck("classifier", purifier.invariance)
+        self._network_check = NetworkCheck("classifier", purifier.invariance)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, classes].
@@ -56,7 +56,7 @@ class PurifiedClassifier(nn.Module):
         size = self.purifier.micro_batch_on(x.device)
         with repeatable_algorithms(x.device):
             with torch.no_grad():
-                self._row_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
+                self._network_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
             (logits,) = map_micro_batches(self._logits, size, purified)
         return logits
 

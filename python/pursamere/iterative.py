@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
-from .invariance import MODES, RowCheck
+from .derivative_check import Agreement, compare_derivatives
+from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
+    NoRandomNumbers,
+    Snapshot,
     check_evaluation_mode,
     check_same_device,
-    no_random_numbers,
+    is_compiled,
     repeatable_algorithms,
-    versions,
 )
 from .noise import GaussianNoise
 from .path_gradient import GradientOf, PathGradient, pull_back_path
@@ -102,7 +105,13 @@ class IterativePurifier(nn.Module, ABC):
         self.noise = noise
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, MODES)
-        self._row_check = RowCheck("denoiser", invariance)
+        self._network_check = NetworkCheck("denoiser", invariance)
+        self._derivatives: dict[tuple[object, ...], tuple[object, Agreement | None]] = {}
+
+    @property
+    def _has_derivative(self) -> bool:
+        """Whether the exact gradient differentiates the denoiser."""
+        return True
 
     @property
     @abstractmethod
@@ -134,15 +143,16 @@ class IterativePurifier(nn.Module, ABC):
         - "unrolled": PyTorch's automatic differentiation through every step. Equal to "exact", but memory grows with
           the steps; it can be differentiated again, and leaves gradients in the denoiser's parameters too.
 
-        "exact" and "straight_through" run the steps again in the backward pass, so between the passes leave the
-        purifier's attributes and the denoiser as they are.
+        "exact" and "straight_through" run the steps again in the backward pass. There the purifier's attributes and the
+        denoiser (its weights, buffers and modules) must still be those of the forward pass.
 
         Raises:
             TypeError: ``x`` is not a floating tensor.
             ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite, its device is not supported, the
-                denoiser is in training mode, or ``gradient`` is unknown.
-            RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; it drew random numbers; or,
-                with ``invariance="strict"``, it fails the check.
+                denoiser is in training mode or for autograd does not depend on its input, or ``gradient`` is unknown.
+            RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; its results do not repeat,
+                or, with ``invariance="strict"``, depend on other rows; autograd does not know its derivative; or, in
+                the backward pass, something was changed since the forward pass.
         """
         check_choice("gradient", gradient, GRADIENTS)
         self._check_input(x)
@@ -153,9 +163,12 @@ class IterativePurifier(nn.Module, ABC):
         # value from a plain one, so that it does not depend on whether x requires a gradient.
         tracked = run._replace(create_graph=True, projected=gradient != "straight_through")
         result: Tensor
+        if gradient != "identity":
+            self.check_derivative(x)
         if gradient in ("exact", "straight_through"):
+            before = Snapshot(self.denoiser), self._settings()
             value, path = self._purify(self._path, x, run)
-            result = PathGradient.apply(x, path, value, partial(self._pull_back, versions(self.denoiser), tracked))
+            result = PathGradient.apply(x, path, value, partial(self._pull_back, before, tracked))
         else:
             source = x if gradient == "identity" else self._purify(self._last, x, tracked)[0]
             result = GradientOf.apply(source, self._purify(self._last, x, run)[0])
@@ -187,7 +200,7 @@ class IterativePurifier(nn.Module, ABC):
     def _purify(self, of: Callable[..., tuple[Tensor, ...]], x: Tensor, run: Run) -> tuple[Tensor, ...]:
         """Return what ``of`` makes of the micro-batches."""
         with self._in_network(x.device, grad=run.create_graph):
-            self._check_rows(x)
+            self._check_network(x)
             results = map_micro_batches(partial(of, run=run), self.micro_batch_on(x.device), ordinary(x))
         if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
             raise NotFiniteError(
@@ -195,13 +208,11 @@ class IterativePurifier(nn.Module, ABC):
             )
         return results
 
-    def _pull_back(self, versions_before: list[int], run: Run, x: Tensor, path: Tensor, v: Tensor) -> Tensor:
+    def _pull_back(
+        self, before: tuple[Snapshot, dict[str, Any]], run: Run, x: Tensor, path: Tensor, v: Tensor
+    ) -> Tensor:
         """Return ``v``, the gradient with respect to the result, as that with respect to x; path [B, steps + 1, *]."""
-        check_evaluation_mode("denoiser", self.denoiser)
-        if versions(self.denoiser) != versions_before:
-            raise RuntimeError(
-                "the denoiser's parameters or buffers were changed between the forward and backward pass"
-            )
+        self._check_unchanged(*before)
 
         def rows(x0: Tensor, path: Tensor, v: Tensor) -> tuple[Tensor]:
             initial, step, result = (partial(part, run=run) for part in (self._initial, self._step, self._result))
@@ -221,10 +232,30 @@ class IterativePurifier(nn.Module, ABC):
         with (
             torch.inference_mode(False),
             torch.set_grad_enabled(grad),
-            no_random_numbers(device),
             repeatable_algorithms(device),
         ):
             yield
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that defines the steps but the denoiser, and the noise, which belongs to a call."""
+        others = ("denoiser", "noise", "training")
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in others}
+
+    def _check_unchanged(self, denoiser: Snapshot, settings: dict[str, Any]) -> None:
+        """Require that a backward pass through the steps runs what the forward pass ran."""
+        check_evaluation_mode("denoiser", self.denoiser)
+        if not denoiser.still_holds(self.denoiser):
+            raise RuntimeError(
+                "the denoiser, or a parameter, buffer or module of it, was changed or replaced between the forward and "
+                "backward pass, so the gradient would be another network's; gradient='unrolled' allows it"
+            )
+        for name, value in self._settings().items():
+            before = settings.get(name)
+            if value is not before and value != before:
+                raise RuntimeError(
+                    f"{name} was changed from {before!r} to {value!r} between the forward and backward pass, so the "
+                    "gradient would be another purifier's"
+                )
 
     def _check_input(self, x: Tensor) -> None:
         check_images("x", x)
@@ -232,14 +263,66 @@ class IterativePurifier(nn.Module, ABC):
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
 
-    def _check_rows(self, x: Tensor) -> None:
-        self._row_check(self.denoiser, self._rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+    def check_derivative(self, x: Tensor) -> Agreement | None:
+        """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
 
-    def _rows(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return results, rows first, that show whether the denoiser treats its rows alike and apart."""
+        Args:
+            x: [B, C, H, W]; its values do not matter.
+
+        Returns:
+            Their agreement; ``None`` where no derivative is taken, or all derivatives are PyTorch's own but can't be
+            compared, since an operation has no float64.
+
+        Raises:
+            RuntimeError: they differ, or the denoiser can't be differentiated as often as the exact gradient needs.
+        """
+        key = (id(self.denoiser), self.extra_repr(), tuple(x.shape[1:]), x.dtype, x.device)
+        if key not in self._derivatives:
+            if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
+                return None
+            with self._in_network(x.device, grad=True), NoRandomNumbers("denoiser"):
+                self._derivatives[key] = (
+                    self.denoiser,
+                    self._compare_derivatives(x),
+                )  # kept, so that its id is not reused
+        return self._derivatives[key][1]
+
+    def _compare_derivatives(self, x: Tensor) -> Agreement | None:
+        run = Run(self.noise, create_graph=True, projected=False)
+        size = self.micro_batch_on(x.device)
+        images = made_up_images((4 * size, *x.shape[1:]), x.device, x.dtype).split(size)
+        agreement = compare_derivatives(
+            lambda part: torch.cat([each.flatten() for each in self._probe(part, run)]),
+            [(images[0], 2 * images[1] - 1), (images[2], 2 * images[3] - 1)],
+            convert=not is_compiled(self.denoiser),
+        )
+        if agreement is not None and agreement.is_wrong:
+            raise RuntimeError(
+                f"autograd's derivative of the denoiser differs from finite differences ({agreement}): a part of it is "
+                "detached, or has a backward pass that can't be differentiated again. Use another implementation of "
+                "that part (of attention, say), or direction='score', which needs no second derivative, or, where no "
+                "exact gradient is wanted, gradient='identity'"
+            )
+        if agreement is not None and not agreement.is_known:
+            message = (
+                "autograd's derivative of the denoiser could not be verified: it contains a custom autograd function, "
+                f"and finite differences are too rough ({agreement})"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return agreement
+
+    def _check_network(self, x: Tensor) -> None:
         run = Run(self.noise, projected=False)
-        with torch.no_grad():
-            return (self._step(0, self._initial(images, run), images, run),)
+
+        def rows(images: Tensor) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return self._probe(images, run)
+
+        self._network_check(self.denoiser, rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+
+    def _probe(self, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+        """Return what a step makes of images, rows first: by it the denoiser's rows and derivative are checked."""
+        return (self._step(0, self._initial(images, run), images, run),)
 
     def extra_repr(self) -> str:
         """Return the parameters and the network evaluations, for ``print``."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 _STOCHASTIC_OR_MIXING = (
     nn.modules.batchnorm._BatchNorm,
@@ -43,42 +46,138 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
             raise ValueError(f"x must be on the device of {name}.{path}, {tensor.device}, got {x.device}")
 
 
-def versions(network: object) -> list[int]:
-    """Counters that change when a module's parameters or buffers are changed in place; empty for a function."""
-    if not isinstance(network, nn.Module):
-        return []
-    return [t._version for t in (*network.parameters(), *network.buffers()) if not t.is_inference()]
+class Snapshot:
+    """Whether a network is still the one that it was: the same modules and tensors, none of them written to.
 
+    Nothing is copied. A change through ``tensor.data`` in place goes unseen, as it does in autograd.
+    """
 
-@contextmanager
-def no_random_numbers(device: torch.device) -> Iterator[None]:
-    """Raise if the block draws from PyTorch's random state, on the CPU or on ``device``."""
-    before = _random_state(device)
-    yield
-    if not all(torch.equal(a, b) for a, b in zip(before, _random_state(device), strict=True)):
-        raise RuntimeError(
-            "the denoiser drew random numbers from PyTorch's global state, so its results are not repeatable; "
-            "switch it to evaluation mode, or fix its noise"
+    def __init__(self, network: object) -> None:
+        modules = list(network.modules()) if isinstance(network, nn.Module) else []
+        members = (each for module in modules for each in (*module._parameters.values(), *module._buffers.values()))
+        tensors = [tensor for tensor in members if tensor is not None]
+        self._parts: list[object] = [network, *modules, *tensors]
+        self._states = [_state(tensor) for tensor in tensors]
+
+    def still_holds(self, network: object) -> bool:
+        """Whether ``network``, now, is what was seen then."""
+        now = Snapshot(network)
+        return (
+            len(now._parts) == len(self._parts)
+            and all(a is b for a, b in zip(now._parts, self._parts, strict=True))
+            and now._states == self._states
         )
+
+
+def _state(tensor: Tensor) -> tuple[object, ...]:
+    """What changes when a tensor is written to, or given other memory by ``tensor.data = ...``."""
+    return None if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
+
+
+class NoRandomNumbers(TorchDispatchMode):
+    """Inside the block, an operation of this thread that draws from PyTorch's global random state raises.
+
+    The state itself is not looked at: other threads may draw from it meanwhile. A draw from a generator of its own is
+    let through.
+
+    Args:
+        name: of the network that runs inside, for the message.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    # As the base class does, without its flags: these belong to the whole process, threads that overlap would leave
+    # them set, and torch.compile leaves networks that meet them uncompiled ever after.
+    def __enter__(self) -> NoRandomNumbers:
+        """Begin to watch this thread."""
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching."""
+        _pop_mode()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let torch.compile do its work."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, unless it is random."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs):
+            raise RuntimeError(
+                f"the {self.name} drew random numbers from PyTorch's global state (by {func}), so its results are not "
+                "repeatable; switch it to evaluation mode, or fix its noise"
+            )
+        return func(*args, **kwargs)
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this call of an operation that can be random is so."""
+    arguments = func._schema.arguments
+    given = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+    values = {a.name: given.get(a.name, a.default_value) for a in arguments}
+    if values.get("generator") is not None:
+        return False
+    probability = values.get("dropout_p", values.get("dropout", values.get("p") if "dropout" in str(func) else None))
+    return probability != 0 and values.get("train") is not False and values.get("training") is not False
+
+
+def is_compiled(network: object) -> bool:
+    """Whether a network, or a module of it, has been through torch.compile."""
+    modules = network.modules() if isinstance(network, nn.Module) else (network,)
+    marks = ("_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl")  # the last is None where there is none
+    return any(getattr(module, mark, None) is not None for module in modules for mark in marks)
 
 
 @contextmanager
 def repeatable_algorithms(device: torch.device) -> Iterator[None]:
-    """Inside the block, keep cuDNN on CUDA to algorithms that are deterministic and not chosen by timing them."""
+    """Inside the block, keep cuDNN on CUDA to algorithms that are deterministic and not chosen by timing them.
+
+    These settings belong to the whole process, so they hold from the first thread that enters until the last leaves.
+    """
     if device.type != "cuda":
         yield
         return
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = False, True
+    _PINNED_CUDNN.enter()
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        _PINNED_CUDNN.leave()
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+class _PinnedCudnn:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (False, False)
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._settings()
+            self._inside += 1
+            self._set(*_REPEATABLE)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._settings() == _REPEATABLE:  # else somebody else has set them since
+                self._set(*self._before)
+
+    @staticmethod
+    def _settings() -> tuple[bool, bool]:
+        return torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+    @staticmethod
+    def _set(benchmark: bool, deterministic: bool) -> None:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+
+
+_REPEATABLE = (False, True)  # benchmark, deterministic
+_PINNED_CUDNN = _PinnedCudnn()

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import functional
+from ._attention import DifferentiableAttention
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
 from .micro_batch import default_micro_batch, map_micro_batches
@@ -135,8 +135,7 @@ def _pull_back(
 def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
     """What the denoiser predicts, and its kind; ``twice`` for a result that will be differentiated twice."""
     kind, predict = prediction_of(denoiser)
-    # PyTorch's fused attention can be differentiated once only.
-    with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+    with DifferentiableAttention() if twice else nullcontext():
         prediction = predict(y, sigma)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ._differentiable_once import differentiable_once
 from .objective import GradientTerms
 
 
@@ -32,7 +32,10 @@ class PathGradient(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once(
+        "the gradient through a purifier can be differentiated again with gradient='unrolled' only, not with "
+        "'exact' or 'straight_through'"
+    )
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
         """Go back along the path."""
         x, path = ctx.saved_tensors

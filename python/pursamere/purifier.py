@@ -113,10 +113,10 @@ class Purifier(IterativePurifier):
         x = state
         create_graph = run.create_graph and self.step != "sign"  # whose derivative is zero: the network needs none
         with torch.set_grad_enabled(create_graph):
-            terms = self._gradient(x, create_graph)
+            terms = self._gradient(x, run.noise, create_graph)
             if self.ascent_radius > 0:
                 ascended, _ = functional.accumulate_ascend(x, terms.per_draw, terms.direct, self.ascent_radius)
-                terms = self._gradient(ascended, create_graph)
+                terms = self._gradient(ascended, run.noise, create_graph)
         if not run.projected:
             return unprojected_step(x, terms, self.step, self._step_size(x))
         return functional.accumulate_descend(
@@ -130,18 +130,23 @@ class Purifier(IterativePurifier):
             radius=self.radius,
         )
 
-    def _gradient(self, x: Tensor, create_graph: bool = False) -> GradientTerms:
-        return DIRECTIONS[self.direction](self.denoiser, x, self.sigma, self.noise, create_graph=create_graph)
+    def _gradient(self, x: Tensor, noise: GaussianNoise, create_graph: bool = False) -> GradientTerms:
+        return DIRECTIONS[self.direction](self.denoiser, x, self.sigma, noise, create_graph=create_graph)
 
-    def _rows(self, images: Tensor) -> tuple[Tensor, ...]:
-        terms = self._gradient(images)
-        return terms.per_draw.transpose(0, 1), terms.ere
+    @property
+    def _has_derivative(self) -> bool:
+        return self.step != "sign"
+
+    def _probe(self, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+        # The gradient, rather than the step: whether the denoiser is right must not depend on the step size.
+        terms = self._gradient(images, run.noise, run.create_graph)
+        return (terms.per_draw.transpose(0, 1), *(() if terms.direct is None else (terms.direct,)))
 
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         self._check_input(x)
         with self._in_network(x.device, grad=False):
-            self._check_rows(x)
+            self._check_network(x)
             figures = map_micro_batches(self._trace_rows, self.micro_batch_on(x.device), ordinary(x.detach()))
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
@@ -149,7 +154,7 @@ class Purifier(IterativePurifier):
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
         for x in self._states(x0, Run(self.noise)):
-            terms = self._gradient(x)
+            terms = self._gradient(x, self.noise)
             _, norm = functional.accumulate_ascend(x, terms.per_draw, terms.direct, 0.0)
             steps.append((x, terms.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
         return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))

@@ -94,13 +94,13 @@ class DiffPure(IterativePurifier):
         if not isinstance(fresh_noise, bool):
             raise TypeError(f"fresh_noise must be a bool, got {type(fresh_noise).__name__}")
         self.random = fresh_noise
-        self.calls = 0
+        self._calls = 0
 
     def reset(self, seed: int | None = None) -> None:
         """Start the sequence of noises again, with another seed if one is given."""
         if seed is not None:
             self.noise = single_draw(GaussianNoise(seed=seed))
-        self.calls = 0
+        self._calls = 0
 
     @property
     def evaluations(self) -> Evaluations:
@@ -116,8 +116,8 @@ class DiffPure(IterativePurifier):
     def _noise_of_call(self) -> GaussianNoise:
         if not self.random:
             return self.noise
-        self.calls += 1
-        return derived(self.noise, self.calls)
+        self._calls += 1
+        return derived(self.noise, self._calls)
 
     def _initial(self, x0: Tensor, run: Run) -> Tensor:
         return functional.perturb(x0, self.sigma_max, derived(run.noise, 0))[0]

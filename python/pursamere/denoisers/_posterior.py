@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from pursamere._differentiable_once import differentiable_once
 
 TILE_ELEMENTS = 1 << 19
 """Elements of the scratch matrix [rows, block] of centres: 2 MiB in float32, about what stays in a core's caches."""
@@ -167,7 +168,7 @@ class _JacobianProduct(torch.autograd.Function):
 
     @staticmethod
     @_in_own_dtype
-    @once_differentiable
+    @differentiable_once("a closed-form denoiser can be differentiated twice, not three times")
     def backward(ctx: Any, z: Tensor) -> tuple[Tensor | None, ...]:
         y, v, mean, *saved = ctx.saved_tensors
         weights = _Weights(ctx.centres, ctx.precision, y, tuple(saved))
