@@ -10,6 +10,7 @@ from nets import AttentionDenoiser, conv_denoiser, fixed_weights
 import pursamere as ps
 from pursamere._attention import DifferentiableAttention
 from pursamere.networks import NoRandomNumbers, repeatable_algorithms
+from pursamere.training.initial import seeded
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)
 
@@ -267,3 +268,26 @@ def test_a_classifier_that_draws_is_refused_too():
     model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1) + torch.rand(1))
     with pytest.raises(RuntimeError, match="the classifier drew random numbers"):
         model(tensor(0, 2, 1, 6, 6, dtype=torch.float32))
+
+
+def test_initial_weights_are_those_of_the_seed_and_the_global_state_is_left_alone():
+    def build():
+        layers = (torch.nn.Conv2d(1, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Linear(4, 3), torch.nn.Embedding(5, 2))
+        module = torch.nn.Sequential(*layers, torch.nn.MultiheadAttention(4, 2))
+        module.drawn = torch.randn(3)
+        return [*module.parameters(), module.drawn]
+
+    state = torch.get_rng_state()
+    torch.manual_seed(7)
+    want = build()
+    torch.set_rng_state(state)
+
+    def work(number):
+        with seeded(7):
+            return build()
+
+    for weights in in_threads(4, work):
+        assert all(torch.equal(a, b) for a, b in zip(weights, want, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(0), pytest.raises(RuntimeError, match="the initialization drew random numbers"):
+        torch.multinomial(ONES, 2)

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pursamere.networks import NoRandomNumbers
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside the block PyTorch's random state is that of ``seed``, for initialisers that take no generator.
+    """Inside the block, networks that this thread builds get the weights of ``seed``.
 
-    The state is put back afterwards. Build networks on the CPU: other devices' states are left alone.
+    These are the weights that they would get after ``torch.manual_seed(seed)``, but PyTorch's random state, which
+    belongs to all threads, is left alone.
+
+    Raises:
+        RuntimeError: something draws random numbers that can't be given a generator.
     """
-    before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+    with NoRandomNumbers("initialization"), _FromGenerator(torch.Generator().manual_seed(seed)):
         yield
-    finally:
-        torch.set_rng_state(before)
+
+
+class _FromGenerator(TorchFunctionMode):
+    """Hands a generator to the initializers."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Add the generator where one is taken and none is given."""
+        kwargs = kwargs or {}
+        if func in _INITIALIZERS and kwargs.get("generator") is None:
+            kwargs = {**kwargs, "generator": self.generator}
+        return func(*args, **kwargs)
+
+
+_INITIALIZERS = (
+    nn.init.uniform_,
+    nn.init.normal_,
+    nn.init.trunc_normal_,
+    nn.init.xavier_uniform_,
+    nn.init.xavier_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.orthogonal_,
+    nn.init.sparse_,
+    Tensor.uniform_,
+    Tensor.normal_,
+    torch.rand,
+    torch.randn,
+    torch.randperm,
+)
