@@ -9,6 +9,7 @@ from nets import AttentionDenoiser, conv_denoiser, fixed_weights
 
 import pursamere as ps
 from pursamere._attention import DifferentiableAttention
+from pursamere._threads import cpu_threads
 from pursamere.networks import NoRandomNumbers, repeatable_algorithms
 from pursamere.training.initial import seeded
 
@@ -291,3 +292,18 @@ def test_initial_weights_are_those_of_the_seed_and_the_global_state_is_left_alon
     assert torch.equal(torch.get_rng_state(), state)
     with seeded(0), pytest.raises(RuntimeError, match="the initialization drew random numbers"):
         torch.multinomial(ONES, 2)
+
+
+def test_a_number_of_cpu_threads_is_this_threads_own():
+    def number_in_a_new_thread():
+        def work(_):
+            torch.ones(100_000).sum()  # the first operation fixes the thread's number
+            return torch.get_num_threads()
+
+        return in_threads(1, work)[0]
+
+    before = torch.get_num_threads()
+    with cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        assert number_in_a_new_thread() == before
+    assert torch.get_num_threads() == number_in_a_new_thread() == before
