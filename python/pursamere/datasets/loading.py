@@ -43,7 +43,7 @@ def load(source: str | Path, split: str = "test") -> Dataset:
             validation. A folder or file that is not split is ``"test"``, and ``"all"``.
 
     Returns:
-        The images and labels, in the order of the files.
+        The images and labels, in the order of the files, which is by class in a folder (see :meth:`Dataset.balanced`).
 
     Raises:
         TypeError: ``source`` is neither text nor a path.
