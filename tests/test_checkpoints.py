@@ -41,7 +41,11 @@ def rewrite(folder, tensors=None, content=None, **changes):
         (folder / "model.safetensors").write_bytes(content)
         configuration["weights"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     for name, value in changes.items():
-        part = configuration["architecture"]["arguments"] if name in ("classes", "widths", "groups") else configuration
+        part = (
+            configuration["architecture"]["arguments"]
+            if name in ("classes", "widths", "groups", "class_names")
+            else configuration
+        )
         part[name] = value
     path.write_text(json.dumps(configuration))
 
@@ -88,6 +92,42 @@ def test_a_checkpoint_is_replaced_only_if_asked_to(folder):
     assert torch.equal(ps.load_checkpoint(folder)(IMAGES), classifier()(IMAGES))
     ps.save_checkpoint(folder, classifier(1), overwrite=True)
     assert torch.equal(ps.load_checkpoint(folder)(IMAGES), classifier(1)(IMAGES))
+
+
+def named(*names):
+    return ps.ConvClassifier((1, 8, 8), 3, (8, 8), groups=4, class_names=names).eval()
+
+
+def test_a_classifier_comes_back_with_the_names_of_its_classes(tmp_path):
+    loaded = ps.load_checkpoint(ps.save_checkpoint(tmp_path / "net", named("owl", "cat", "dög")))
+    assert loaded.class_names == ("owl", "cat", "dög")
+    assert repr(loaded) == repr(classifier())  # what evaluations have recorded of a model stays the same
+    purifier = ps.Purifier(tiny_denoiser())
+    assert ps.PurifiedClassifier(purifier, loaded).class_names == ("owl", "cat", "dög")
+    assert ps.PurifiedClassifier(purifier, lambda x: x.mean((2, 3))).class_names is None
+    assert ps.load_checkpoint(ps.save_checkpoint(tmp_path / "nameless", classifier())).class_names is None
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"data": {"classes": ["x", "y", "z"]}}, ("x", "y", "z")),
+        ({"data": {"classes": 3}}, None),
+        ({"data": "mnist"}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_older_checkpoints_name_their_classes_in_the_record_of_the_training(folder, training, expected):
+    configuration = json.loads((folder / "config.json").read_text())
+    del configuration["architecture"]["arguments"]["class_names"]
+    (folder / "config.json").write_text(json.dumps({**configuration, "training": training}))
+    assert ps.load_checkpoint(folder).class_names == expected
+
+
+def test_the_record_of_a_training_does_not_name_the_classes_of_a_newer_checkpoint(tmp_path):
+    ps.save_checkpoint(tmp_path / "net", named("a", "b", "c"), information={"data": {"classes": ["c", "b", "a"]}})
+    assert ps.load_checkpoint(tmp_path / "net").class_names == ("a", "b", "c")
 
 
 def test_what_is_not_saved(tmp_path):
@@ -186,7 +226,7 @@ def test_what_only_pretends_to_be_safetensors_is_refused(folder, monkeypatch, co
         ("{", "config.json is damaged"),
         (b"\xff\xfe\xff", "config.json is damaged"),
         ("[" * 100_000, "config.json is damaged"),
-        (" " * 2**21, "config.json is too large"),
+        (" " * 2**25, "config.json is too large"),
         ("[]", "is not the configuration of a checkpoint"),
         ("{}", "is not the configuration of a checkpoint"),
         ('{"format": 2}', "has format 2, this version of pursamere reads 1"),
@@ -211,6 +251,10 @@ def test_configurations_that_cannot_be_read(folder, text, message):
         ({"classes": 10**9}, r"config.json: classes must be in \[1, 100000\], got 1000000000"),
         ({"widths": [8, "8"]}, r"config.json: widths\[1\] must be an int, got str"),
         ({"groups": 3}, "config.json: widths must be multiples of groups, 3"),
+        ({"class_names": ["a", "b"]}, "config.json: class_names must be 3 names, one for each class, got 2"),
+        ({"class_names": ["a", "b", "a"]}, "config.json: class_names must differ from one another, got 'a' more than"),
+        ({"class_names": [1, 2, 3]}, "config.json: class_names must be a sequence of str, got 1 in it"),
+        ({"class_names": "abc"}, "config.json: class_names must be a sequence of str, got str"),
     ],
 )
 def test_configurations_that_are_wrong(folder, changes, message):

@@ -91,7 +91,9 @@ def test_a_model_from_a_file_and_shards(data):
     assert "worst case per sample over all attacks (linf)" in second.stdout
     config = json.loads((data / "run" / "config.json").read_text())
     assert config["data"]["samples"] == 12
-    assert config["data"]["name"] == "data, test split, the first 12"
+    assert config["data"]["name"] == (
+        "data, test split, all its 12 images (in a random order by a fixed seed, balanced over the classes)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     )  # fmt: skip
     model = ps.PurifiedClassifier(purifier, ps.load_checkpoint("classifier"))
     with torch.no_grad():
-        expected = model(ps.datasets.load("data.npz").images[:4]).argmax(1)
+        expected = model(ps.datasets.load("data.npz").balanced(4).images).argmax(1)
     with open("run/outcomes.csv", newline="") as stream:
         clean = [row for row in csv.DictReader(stream) if row["attack"] == "clean"]
     assert [int(row["prediction"]) for row in clean] == expected.tolist()

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dataset_files import labels_of, random_bytes, save_pictures, write_idx
 
 import pursamere as ps
 from pursamere.datasets import Dataset, load
+from pursamere.datasets.loading import representatives
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +143,86 @@ def test_head():
             dataset().head(count)
 
 
+# Which images stand for all.
+
+
+def sorted_by_class(*sizes: int) -> Dataset:
+    """As folders are: so many images of class "a", then of "b" and so on."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return Dataset("some", torch.rand(len(labels), 1, 2, 2), labels, tuple("abcdefgh"[: len(sizes)]))
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (40, 1, 7, 0, 12), (3,)])
+def test_every_beginning_of_a_balanced_choice_is_balanced(sizes):
+    whole = sorted_by_class(*sizes)
+    rows = whole.balanced_rows(len(whole))
+    assert sorted(rows) == list(range(len(whole)))
+    for count in range(1, len(whole) + 1):
+        assert whole.balanced_rows(count) == rows[:count]
+        found = Counter(whole.labels[rows[:count]].tolist())
+        most = max(found.values())
+        for label, size in enumerate(sizes):  # no class is more than one behind, unless all of it is there
+            assert found[label] >= min(size, most - 1)
+    part = whole.balanced(2 if len(whole) > 2 else 1)
+    assert torch.equal(part.images, whole.images[rows[: len(part)]])
+    assert part.classes == whole.classes
+
+
+BALANCED = [8, 4, 9, 2, 6, 5, 7, 0, 11, 3, 10, 1]
+
+
+def test_a_balanced_choice_is_random_within_classes_and_the_same_everywhere():
+    whole = sorted_by_class(6, 6)
+    # Pinned: samples are published by their number.
+    assert whole.balanced_rows(12) == BALANCED
+    assert sorted(BALANCED[:6]) != [0, 1, 2, 6, 7, 8]
+    # Whatever the classes are called and numbered.
+    assert whole.relabel(("c", "b", "a")).balanced_rows(12) == BALANCED
+    for count in (0, 13):
+        with pytest.raises(ValueError, match=r"count must be in \[1, 12\]"):
+            whole.balanced_rows(count)
+
+
+def test_built_in_sets_keep_their_first_images(pictures):
+    digits = load("digits")
+    assert torch.equal(representatives(digits, "digits", 5).images, digits.images[:5])
+    # A folder of that name is none of them.
+    folder = sorted_by_class(9, 9)
+    assert Counter(representatives(folder, Path("digits"), 6).labels.tolist()) == {0: 3, 1: 3}
+    assert Counter(representatives(folder, "./digits", 6).labels.tolist()) == {0: 3, 1: 3}
+
+
+# Labels by the names of their classes.
+
+
+@pytest.mark.parametrize("classes", [("d", "c", "b", "a"), ("x", "a", "c", "y", "b", "d"), ["a", "b", "c", "d"]])
+def test_relabelled_images_keep_the_names_of_their_classes(classes):
+    whole = dataset()
+    other = whole.relabel(classes)
+    assert other.classes == tuple(classes)
+    names = [[data.classes[label] for label in data.labels.tolist()] for data in (whole, other)]
+    assert names[0] == names[1] == list("abcdab")
+    assert torch.equal(other.images, whole.images)
+    assert other.labels.dtype == torch.int64
+
+
+def test_classes_that_are_not_known_are_named():
+    with pytest.raises(
+        ValueError, match=r"of 'some': 'b', 'd' are not among 'c', 'a' \(labels without names are called"
+    ):
+        dataset().relabel(("c", "a"))
+    with pytest.raises(ValueError, match="'d' is not among 'a', 'b', 'c' "):
+        dataset().relabel(tuple("abc"))
+    with pytest.raises(ValueError, match=r"are not among 'n0', .*'n9' and 90 more"):
+        dataset().relabel([f"n{i}" for i in range(100)])
+    with pytest.raises(ValueError, match="classes must differ from one another, got 'a'"):
+        dataset().relabel(tuple("abcda"))
+    with pytest.raises(TypeError, match="classes must be a sequence of str, got int"):
+        dataset().relabel(4)
+    assert dataset(3).relabel(tuple("cba")).labels.tolist() == [2, 1, 0]  # there is no image of "d"
+    assert dataset().subset([]).relabel(("x",)).labels.tolist() == []
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -153,6 +235,9 @@ def test_head():
         ({"labels": torch.zeros(6, 1, dtype=torch.int64)}, ValueError, "labels must have 1 dimensions"),
         ({"classes": ("a", "b")}, ValueError, r"labels must be in \[0, 1\], .* \[0, 3\]"),
         ({"labels": -torch.ones(6, dtype=torch.int64)}, ValueError, "labels must be in"),
+        ({"classes": ("a", "b", "a", "c")}, ValueError, "classes must differ from one another, got 'a' more than once"),
+        ({"classes": (0, 1, 2, 3)}, TypeError, "classes must be a sequence of str, got 0 in it"),
+        ({"classes": "abcd"}, TypeError, "classes must be a sequence of str, got str"),
     ],
 )
 def test_a_data_set_is_checked(changes, error, message):

@@ -50,6 +50,10 @@ def test_the_images_are_the_first_of_the_test_set(mnist, test_set):
     assert torch.equal(mnist.test.labels, test_set.labels[:512])
 
 
+def test_the_classifier_and_the_images_name_their_classes_alike(mnist):
+    assert mnist.classifier.class_names == mnist.test.classes == tuple("0123456789")
+
+
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_denoiser_beats_the_identity(mnist, sigma):
     images = mnist.test.images[:64]

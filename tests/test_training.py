@@ -3,11 +3,16 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from training_case import COMMON, settings_of, tiny_denoiser, write_data
 
 import pursamere as ps
@@ -164,6 +169,90 @@ def test_a_folder_of_other_settings_is_refused_by_name(data, tmp_path, no_pictur
         train(settings_of("classifier", data, steps=1), tmp_path / "out")
 
 
+# The data that a training goes on with.
+
+
+def save_data(path, *, names=("left", "right"), **changes):
+    """The images of ``write_data`` in another file, with names for their classes and other arrays in it."""
+    with numpy.load(write_data(path.parent)) as arrays:
+        numpy.savez(path, **{**arrays, "class_names": numpy.array(names), **changes})
+    return path
+
+
+def half_way(settings, folder):
+    """Leave the state that a training had after 3 of its 8 steps."""
+
+    class Killed(BaseException):
+        pass
+
+    def advance(count):
+        done.append(count)
+        if len(done) == 4:
+            raise Killed
+
+    done: list[int] = []
+    with pytest.raises(Killed):
+        train(settings, folder, watcher=Watcher(advance))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_same_data_elsewhere_go_on_with_the_same_bits(tmp_path, no_pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = save_data(tmp_path / "data.npz")
+    whole = train(settings_of("classifier", data), tmp_path / "whole")
+    for name, spelling in (("relative", "data.npz"), ("renamed", tmp_path / "moved" / "other.npz")):
+        half_way(settings_of("classifier", data), tmp_path / name)
+        Path(spelling).parent.mkdir(exist_ok=True)
+        if not Path(spelling).exists():
+            shutil.copy(data, spelling)
+        resumed = train(settings_of("classifier", spelling), tmp_path / name)
+        assert resumed.history == whole.history
+        assert contents(tmp_path / name)["model.safetensors"] == contents(tmp_path / "whole")["model.safetensors"]
+        record = json.loads((tmp_path / name / "config.json").read_text())["training"]
+        assert record["settings"]["dataset"] == str(spelling)  # the one that it ended with
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": numpy.arange(24) % 2 == 0}, "SHA-256 of its training images and labels begins with"),
+        ({"train_images": numpy.zeros((24, 1, 8, 8))}, "SHA-256 of its training images and labels begins with"),
+        ({"validation_labels": numpy.zeros(10)}, "SHA-256 of its validation images and labels begins with"),
+        ({"names": ("right", "left")}, "its class number 0 is 'left', not 'right'"),
+        ({"names": ("left", "right", "up")}, "its class number 2 is None, not 'up'"),
+    ],
+)
+def test_other_data_at_the_same_place_are_refused(tmp_path, no_pictures, kind, changes, message):
+    settings, out = settings_of(kind, save_data(tmp_path / "data.npz")), tmp_path / "out"
+    half_way(settings, out)
+    before = contents(out)
+    arrays = {k: v.astype(numpy.int64) if k.endswith("labels") else v for k, v in changes.items()}
+    save_data(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"out holds a training on other data than 'data': .*{message}.*; choose"):
+        train(settings, out)
+    assert contents(out) == before
+
+
+def test_a_state_that_does_not_say_what_data_it_had_is_refused(data, tmp_path, no_pictures):
+    settings, state = settings_of("classifier", data), tmp_path / "out" / "training.safetensors"
+    half_way(settings, tmp_path / "out")
+    with safe_open(state, framework="pt") as content:
+        progress = json.loads(content.metadata()["progress"])
+    del progress["data"]  # as the first version wrote it
+    save_file(load_file(state), state, {"progress": json.dumps(progress)})
+    with pytest.raises(ValueError, match=r"by an earlier version .* did not record what data it had: go on with that"):
+        train(settings, tmp_path / "out")
+
+
+def test_a_classifier_knows_the_names_of_its_classes(tmp_path, no_pictures):
+    result = train(settings_of("classifier", save_data(tmp_path / "data.npz"), steps=1), tmp_path / "out")
+    assert result.network.class_names == ps.load_checkpoint(tmp_path / "out").class_names == ("left", "right")
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     class Diverging:
         size = 4
@@ -176,7 +265,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 
     settings = ClassifierConfiguration(**COMMON)
     with pytest.raises(RuntimeError, match=r"the training loss is (nan|inf|-inf) before step 4; a lower learning_rate"):
-        fit(torch.nn.Linear(1, 1), Diverging(), settings, tmp_path, torch.device("cpu"), Processes(), Watcher())
+        fit(torch.nn.Linear(1, 1), Diverging(), settings, tmp_path, torch.device("cpu"), Processes(), Watcher(), {})
 
 
 def test_dtypes_are_checked_before_any_work(data, tmp_path):

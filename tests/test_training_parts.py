@@ -29,7 +29,7 @@ def test_parts_of_a_batch_have_the_losses_of_the_whole(data, kind):
     settings = settings_of(kind, data, flip=True)
     sets = [ps.datasets.load(data, split) for split in ("train", "validation")]
     build, task = (build_denoiser, DenoiserTask) if kind == "denoiser" else (build_classifier, ClassifierTask)
-    network = build(settings, (1, 8, 8), *([] if kind == "denoiser" else [2]))
+    network = build(settings, (1, 8, 8), *([] if kind == "denoiser" else [("0", "1")]))
     task = task(settings, *sets, torch.device("cpu"))
 
     def losses(mine):
@@ -148,6 +148,20 @@ def test_a_validation_split_is_held_out_where_there_is_none(tmp_path):
     assert ps.datasets.splits(path) == ("train", "test")
 
 
+def test_denoisers_are_validated_on_images_of_all_classes(tmp_path):
+    """Also of a folder, whose images are sorted by class: 10 classes of 40, each of a gray of its own."""
+    labels = torch.arange(10).repeat_interleave(40)
+    images = (labels / 10).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    data = ps.datasets.Dataset("sorted", images, labels, tuple("abcdefghij"))
+    shown = DenoiserTask(settings_of("denoiser", tmp_path), data, data, torch.device("cpu")).validation
+    found = (shown[:, 0, 0, 0] * 10).round().long().bincount()
+    assert len(shown) == 256
+    assert sorted(set(found.tolist())) == [25, 26]
+    digits = ps.datasets.load("digits", "test")
+    built_in = DenoiserTask(DenoiserConfiguration(dataset="digits"), digits, digits, torch.device("cpu")).validation
+    assert torch.equal(built_in, digits.images[:256])
+
+
 def test_data_that_is_not_split_at_all(tmp_path):
     import numpy
 
@@ -167,7 +181,7 @@ def test_networks_for_cifar10_have_the_size_that_is_kept(dataset):
     """A denoiser of 5 to 15 million parameters, and at most 20 MB for both in half precision."""
     settings = {"dataset": dataset}
     denoiser = build_denoiser(configuration(DenoiserConfiguration, settings), (3, 32, 32))
-    classifier = build_classifier(configuration(ClassifierConfiguration, settings), (3, 32, 32), 10)
+    classifier = build_classifier(configuration(ClassifierConfiguration, settings), (3, 32, 32), tuple("0123456789"))
     counts = [sum(p.numel() for p in network.parameters()) for network in (denoiser, classifier)]
     assert 5e6 <= counts[0] <= 15e6
     assert 2 * sum(counts) <= 20e6

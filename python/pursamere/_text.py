@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, and lists in messages."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names in quotes, the first ``most`` of them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

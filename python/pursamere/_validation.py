@@ -6,7 +6,8 @@ Each check raises before any work is done, and its message names the argument, w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -122,6 +123,22 @@ def check_sizes(name: str, values: Any, *, length: int | None = None) -> tuple[i
     if not 1 <= len(values) <= 16 or (length is not None and len(values) != length):
         raise ValueError(f"{name} must have {length or '1 to 16'} numbers, got {len(values)}")
     return tuple(check_integer(f"{name}[{i}]", value, low=1, high=LARGEST_SIZE) for i, value in enumerate(values))
+
+
+def check_names(name: str, values: Any, *, length: int | None = None) -> tuple[str, ...]:
+    """Return ``values`` as a tuple if they are different strings, ``length`` of them."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of str, got {type(values).__name__}")
+    names = tuple(values)
+    wrong = next((value for value in names if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise TypeError(f"{name} must be a sequence of str, got {wrong!r} in it")
+    if length is not None and len(names) != length:
+        raise ValueError(f"{name} must be {length} names, one for each class, got {len(names)}")
+    repeated = [value for value, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name} must differ from one another, got {repeated[0]!r} more than once")
+    return names
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> str:

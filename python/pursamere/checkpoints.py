@@ -25,7 +25,7 @@ FORMAT = 1
 ARCHITECTURES: dict[str, type[nn.Module]] = {kind.architecture: kind for kind in (EDMUNet, ConvClassifier)}
 _STORED_AS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
-_LARGEST_CONFIGURATION = 2**20  # bytes
+_LARGEST_CONFIGURATION = 2**24  # bytes; there may be 100,000 class names
 
 
 def save_checkpoint(
@@ -43,7 +43,7 @@ def save_checkpoint(
 
     Args:
         folder: made if needed.
-        network: an ``EDMUNet`` or a ``ConvClassifier``.
+        network: an ``EDMUNet`` or a ``ConvClassifier``, whose ``class_names`` are kept.
         dtype: what the weights are stored as: float32, float16 or bfloat16. They are loaded as float32.
         information: values for JSON about the training, kept under ``"training"`` in ``config.json``.
         overwrite: replace a checkpoint that is in the folder.
@@ -148,7 +148,7 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> n
     check_supported_device("device", device)
     configuration = read_configuration(folder)
     weights = _read_weights(folder / WEIGHTS, configuration["weights"])
-    network = _build(folder / CONFIGURATION, **configuration["architecture"])
+    network = _build(folder / CONFIGURATION, configuration)
     _check_weights(folder / WEIGHTS, network.state_dict(), weights, configuration["weights"]["dtype"])
     network.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
     return network.eval().requires_grad_(False).to(device)
@@ -193,11 +193,14 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(sorted(weights.items()))  # safetensors gives any order, and errors name the first wrong weight
 
 
-def _build(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def _build(path: Path, configuration: Mapping[str, Any]) -> nn.Module:
     """The network without its weights."""
+    name, arguments = configuration["architecture"]["name"], dict(configuration["architecture"]["arguments"])
     if name not in ARCHITECTURES:
         raise ValueError(f"{path}: architecture must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
     known = inspect.signature(ARCHITECTURES[name]).parameters
+    if "class_names" in known:
+        arguments.setdefault("class_names", _recorded_class_names(configuration))
     if set(arguments) != set(known):
         raise ValueError(f"{path}: arguments of {name} must be {', '.join(known)}, got {', '.join(arguments)}")
     try:
@@ -205,6 +208,14 @@ def _build(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
             return ARCHITECTURES[name](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _recorded_class_names(configuration: Mapping[str, Any]) -> Any:
+    """The names in the record of the training, where they were before classifiers had them; ``None`` without one."""
+    found: Any = configuration
+    for key in ("training", "data", "classes"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, list) else None
 
 
 def _check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], dtype: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,11 @@ class PurifiedClassifier(nn.Module):
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self._network_check = NetworkCheck("classifier", purifier.invariance)
+
+    @property
+    def class_names(self) -> Any:
+        """The classifier's own, what each logit stands for; ``None`` if it has none."""
+        return getattr(self.classifier, "class_names", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, classes].

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pursamere._validation import LARGEST_SIZE, check_integer, check_sizes
+from pursamere._validation import LARGEST_SIZE, check_integer, check_names, check_sizes
 
 
 class ConvClassifier(nn.Module):
@@ -20,6 +20,8 @@ class ConvClassifier(nn.Module):
         widths: channels of the stages, multiples of ``groups``. Without ``residual`` a stage has two convolutions.
         residual: give every other stage after the first a residual block of two convolutions.
         groups: of the group normalisation.
+        class_names: what each logit stands for, different strings; ``None`` if unknown. A data set whose classes have
+            other numbers can then be given the network's, see :meth:`pursamere.datasets.Dataset.relabel`.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -36,6 +38,7 @@ class ConvClassifier(nn.Module):
         *,
         residual: bool = False,
         groups: int = 8,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.image_shape = check_sizes("image_shape", image_shape, length=3)
@@ -49,6 +52,7 @@ class ConvClassifier(nn.Module):
         if min(self.image_shape[1:]) < 2 ** (len(self.widths) - 1):
             raise ValueError(f"widths must have fewer stages for images of shape {self.image_shape}, got {self.widths}")
         self.residual = residual
+        self.class_names = None if class_names is None else check_names("class_names", class_names, length=self.classes)
         inputs, stages = self.image_shape[0], []
         for number, width in enumerate(self.widths):
             stages.append(_Stage(inputs, width, self.groups, pool=number > 0, residual=residual, block=number % 2 == 1))
@@ -64,6 +68,7 @@ class ConvClassifier(nn.Module):
             "widths": list(self.widths),
             "residual": self.residual,
             "groups": self.groups,
+            "class_names": None if self.class_names is None else list(self.class_names),
         }
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.progress import Advance, progress_bar
+from pursamere.cli.progress import Advance, progress_bar, say
 
 if TYPE_CHECKING:
     from pursamere.datasets import Dataset
@@ -27,6 +28,10 @@ can share a run (--shard, or torchrun -m pursamere evaluate ...); the outcomes a
 _DATA = (
     "digits, mnist or cifar10 (these two in the folder that PURSAMERE_DATA names), a folder with one subfolder of "
     "images per class, or an .npz file"
+)
+_SAMPLES = (
+    "how many of its images (256, of mnist 64): of digits, mnist and cifar10 the first ones, of other data a random "
+    "choice by a fixed seed, balanced over the classes"
 )
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
@@ -65,7 +70,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--samples",
         type=types.count,
         default=argparse.SUPPRESS,
-        help="how many of its images, from the first (256, of mnist 64)",
+        help=_SAMPLES,
     )
     add("--eps", type=types.positive, nargs="+", default=argparse.SUPPRESS, help="radii of the attacks, in pixel units "
         "(0.1 and 0.15, for mnist 0.2 and 0.3)")  # fmt: skip
@@ -93,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the evaluation, print the report's table and the verdict."""
     from pursamere import datasets
     from pursamere.cli.networks import find_device
+    from pursamere.datasets.loading import representatives
+    from pursamere.evaluation.classes import classes_told
     from pursamere.evaluation.evaluate import evaluate
     from pursamere.evaluation.protocol import PRESETS
     from pursamere.evaluation.summary import require_packages
@@ -106,8 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
     data = datasets.load(arguments.data, arguments.split)
     if samples > len(data):
         raise CommandError(f"--samples: {data.name} has {len(data)} in its split {arguments.split}")
-    data = data.head(samples)
     model = _model(arguments, data)
+    data, class_names = _match_classes(data, model)
+    whole, data = len(data), representatives(data, arguments.data, samples)
 
     def bar(total: int, description: str) -> AbstractContextManager[Advance]:
         first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar
@@ -126,7 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         threads=getattr(arguments, "threads", None),
         shard=getattr(arguments, "shard", None),
-        data=f"{data.name}, {arguments.split} split, the first {len(data)}",
+        data=f"{data.name}, {arguments.split} split, {_choice(arguments.data, samples, whole)}",
+        class_names=class_names,
         keep_adversarial=not arguments.no_adversarial,
         bar=bar,
     )
@@ -134,9 +143,35 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"this share is done; others are missing in {printable(arguments.output)}")
         return 0
     print(text_table(result), end="\n\n")
+    print(printable(classes_told(result.config)))
     print(result.verdict)
     print(f"wrote {printable(arguments.output / 'report.html')}")
     return 0
+
+
+def _match_classes(data: Dataset, model: Any) -> tuple[Dataset, tuple[str, ...] | None]:
+    """The data with the model's labels, and the names of the labels where the model has none and the data do."""
+    known = getattr(model, "class_names", None)
+    if known is not None:
+        try:
+            return data.relabel(known), None
+        except ValueError as error:
+            raise CommandError(f"--data: {error}") from error
+    if data.classes == tuple(map(str, range(len(data.classes)))):  # numbers, as the labels of a file without names have
+        return data, None
+    say(f"the model does not name its classes: its logits are taken to be in the order {listed(data.classes)}")
+    return data, data.classes
+
+
+def _choice(source: str, samples: int, whole: int) -> str:
+    """Which images these are, for the report."""
+    from pursamere.datasets.loading import is_built_in
+
+    if is_built_in(source):
+        return f"the first {samples}"
+    if samples < whole:
+        return f"{samples} of its {whole} images (a random choice by a fixed seed, balanced over the classes)"
+    return f"all its {whole} images (in a random order by a fixed seed, balanced over the classes)"
 
 
 def _model(arguments: argparse.Namespace, data: Dataset) -> Any:

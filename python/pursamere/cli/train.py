@@ -15,7 +15,7 @@ _DESCRIPTION = """\
 Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
 folder. digits, mnist and cifar10 have settings of their own (another data set needs --config or flags to be trained
 well); a JSON file overrides those, and a flag both. A training that was stopped goes on when it is started again with
-the same settings and folder. Under torchrun the processes share every batch:
+the same settings, data and folder. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
 _KINDS = {"denoiser": "by its expected reconstruction error", "classifier": "by the cross-entropy"}

@@ -10,7 +10,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from pursamere._validation import check_images, check_integer, check_tensor
+from pursamere._text import listed
+from pursamere._validation import check_images, check_integer, check_names, check_tensor
+
+_CHOICE_SEED = 20260
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,7 @@ class Dataset:
         name: ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"cifar10_jpeg"``, or the stem of the path it came from.
         images: float32 [N, C, H, W] in [0, 1].
         labels: int64 [N] in [0, len(classes)), on the device of the images.
-        classes: the names of the labels; the index is the label.
+        classes: the names of the labels, different ones; the index is the label.
 
     Raises:
         TypeError, ValueError: an attribute is not as described.
@@ -35,6 +38,7 @@ class Dataset:
     def __post_init__(self) -> None:
         images = check_images("images", self.images)
         labels = check_tensor("labels", self.labels, rank=1, floating=False)
+        check_names("classes", self.classes)
         for name, tensor, dtype in (("images", images, torch.float32), ("labels", labels, torch.int64)):
             if tensor.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
@@ -61,9 +65,55 @@ class Dataset:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def head(self, count: int) -> Dataset:
-        """The first ``count`` images (1 to N), sharing memory with this data set."""
+        """The first ``count`` images (1 to N), sharing memory with this data set.
+
+        Of images sorted by class, as folders are, these have few classes: see ``balanced``.
+        """
         count = check_integer("count", count, low=1, high=len(self))
         return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def balanced_rows(self, count: int) -> list[int]:
+        """Which ``count`` images (1 to N) stand for all, in an order whose every beginning stands for them too.
+
+        Beginnings of any length have as many images of one class as of another, give or take one, as long as there are
+        any left. The choice is random, but the same for the same labels on every machine.
+        """
+        count = check_integer("count", count, low=1, high=len(self))
+        labels = self.labels.cpu().numpy()
+        order = numpy.random.RandomState(_CHOICE_SEED).permutation(len(labels))  # whose sequence NumPy never changes
+        by_class = labels[order].argsort(kind="stable")
+        sizes = numpy.bincount(labels, minlength=1)
+        round_of = numpy.empty(len(labels), numpy.int64)  # in which an image comes: each has one of every class
+        round_of[by_class] = numpy.arange(len(labels)) - (sizes.cumsum() - sizes).repeat(sizes)
+        rows: list[int] = order[round_of.argsort(kind="stable")][:count].tolist()
+        return rows
+
+    def balanced(self, count: int) -> Dataset:
+        """The images of ``balanced_rows``, copied."""
+        return self.subset(self.balanced_rows(count))
+
+    def relabel(self, classes: Sequence[str]) -> Dataset:
+        """The same images, with the labels that their classes have in ``classes``.
+
+        So a classifier that knows more classes, or in another order, is given the labels that it was trained with:
+        ``data.relabel(classifier.class_names)``.
+
+        Raises:
+            TypeError: ``classes`` is not a sequence of strings.
+            ValueError: two of them are equal, or a class of these images is not among them.
+        """
+        classes = check_names("classes", classes)
+        numbers = {name: number for number, name in enumerate(classes)}
+        present = self.labels.unique().tolist()
+        unknown = [self.classes[label] for label in present if self.classes[label] not in numbers]
+        if unknown:
+            raise ValueError(
+                f"classes must include those of the images of {self.name!r}: {listed(unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} not among {listed(classes)} (labels without names are called "
+                f"'0', '1', ...)"
+            )
+        table = self.labels.new_tensor([numbers.get(name, -1) for name in self.classes])
+        return replace(self, labels=table[self.labels], classes=classes)
 
     @property
     def sha256(self) -> str:

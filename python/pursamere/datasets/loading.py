@@ -43,7 +43,7 @@ def load(source: str | Path, split: str = "test") -> Dataset:
             validation. A folder or file that is not split is ``"test"``, and ``"all"``.
 
     Returns:
-        The images and labels, in the order of the files.
+        The images and labels, in the order of the files, which is by class in a folder (see :meth:`Dataset.balanced`).
 
     Raises:
         TypeError: ``source`` is neither text nor a path.
@@ -64,6 +64,20 @@ def splits(source: str | Path) -> tuple[str, ...]:
         return tuple(_open(source).parts)
 
 
+def representatives(data: Dataset, source: str | Path, count: int) -> Dataset:
+    """``count`` images (1 to N) of ``data``, which was loaded from ``source``, that stand for all of them.
+
+    The first ones of a built-in set, whose published order is mixed. Other sets may be sorted by class, as folders are:
+    of these the images of :meth:`Dataset.balanced`.
+    """
+    return data.head(count) if is_built_in(source) else data.balanced(count)
+
+
+def is_built_in(source: str | Path) -> bool:
+    """Whether ``load`` takes ``source`` for the name of a built-in set rather than for a path."""
+    return isinstance(source, str) and source in NAMED
+
+
 @contextmanager
 def _errors_named(source: object) -> Iterator[None]:
     """Require a source of the right type, and name it in the errors of the block."""
@@ -76,8 +90,8 @@ def _errors_named(source: object) -> Iterator[None]:
 
 
 def _open(source: str | Path) -> Source:
-    if isinstance(source, str) and source in NAMED:
-        return NAMED[source]()
+    if is_built_in(source):
+        return NAMED[str(source)]()
     path = Path(source)
     if path.is_dir():
         return open_folder(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from numbers import Real
@@ -19,6 +19,7 @@ from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_images, check_integer, check_positive
 from pursamere.attacks._balls import check_problem, logits_of
 from pursamere.cli.info import package_version, versions
+from pursamere.evaluation.classes import find_class_names
 from pursamere.evaluation.determinism import CHECKED, check_deterministic
 from pursamere.evaluation.environment import describe_environment
 from pursamere.evaluation.folder import RunFolder
@@ -48,6 +49,7 @@ def evaluate(
     threads: int | None = None,
     shard: tuple[int, int] | None = None,
     data: str = "",
+    class_names: Sequence[str] | None = None,
     keep_adversarial: bool = True,
     bar: Bar = lambda total, description: nullcontext(lambda _: None),
 ) -> Result | None:
@@ -60,7 +62,8 @@ def evaluate(
     Args:
         model: a :class:`pursamere.PurifiedClassifier` in evaluation mode, attacked through every gradient it has; or
             any callable from images [N, C, H, W] to logits [N, classes], attacked through its own.
-        images: [B, C, H, W] in [0, 1], at least one, on the device to work on.
+        images: [B, C, H, W] in [0, 1], at least one, on the device to work on. Some attacks look at the first ones
+            only, so images sorted by class must be mixed, see :meth:`pursamere.datasets.Dataset.balanced`.
         labels: [B], int64.
         folder: made if it is not there; one that holds a run of another configuration is refused.
         eps: radius or radii of the attacks, in pixel units.
@@ -74,6 +77,8 @@ def evaluate(
             those it began with, since last bits may depend on them.
         shard: (i, n): run the chunks whose number is i modulo n, i in [0, n).
         data: what the images are, for the report.
+        class_names: what the labels 0, 1, ... stand for, one name for each logit; by default ``model.class_names``,
+            where there are any. A model that has them must have these ones.
         keep_adversarial: keep the adversarial images as safetensors files.
         bar: ``bar(total, description)`` shows a progress bar, and its block gets a function that advances it.
 
@@ -107,16 +112,24 @@ def evaluate(
         classes = logits_of(target.model, images[:1], labels[:1]).shape[1]
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    names = find_class_names(model, class_names, classes)
     if not target.is_random:
         check_deterministic(target.model, images)
     with cpu_threads(1):  # the last bits may depend on it
         behaviour = target.behaviour_sha256(images[:CHECKED], seed)
     config = {
         "format": _FORMAT,
-        "data": {"name": data, "sha256": _sha256(images, labels), "samples": len(images)},
+        "data": {
+            "name": data,
+            "sha256": _sha256(images, labels),
+            "samples": len(images),
+            "classes": names,
+            "per_class": labels.bincount(minlength=classes).tolist(),
+        },
         "model": {
             "description": target.description,
             "random": target.is_random,
+            "names_classes": getattr(model, "class_names", None) is not None,
             "sha256": target.sha256(),
             "logits_sha256": behaviour,
         },

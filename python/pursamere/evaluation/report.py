@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pursamere.cli.errors import printable
+from pursamere.evaluation.classes import classes_told
 from pursamere.evaluation.determinism import CHECKED
 from pursamere.evaluation.plots import NORMS, told
 from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack
@@ -81,6 +82,7 @@ def _made(result: Result) -> list[str]:
     points.append(
         f"{samples} samples" + (f": fewer than the {HEADLINE:,} that a headline figure needs." if few else ".")
     )
+    points.append(escape(classes_told(result.config)))
     name, lacks = escape(protocol["name"]), escape(protocol["left_out"])
     if _is_full(protocol["attacks"]):
         points.append("The full protocol" + (", but for what was not run." if result.skipped else "."))

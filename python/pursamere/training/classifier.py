@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,19 @@ from .initial import seeded
 _BATCH = 256
 
 
-def build_classifier(settings: ClassifierConfiguration, image_shape: tuple[int, ...], classes: int) -> ConvClassifier:
+def build_classifier(
+    settings: ClassifierConfiguration, image_shape: tuple[int, ...], class_names: Sequence[str]
+) -> ConvClassifier:
     """The untrained network, its weights drawn from the seed."""
     with seeded(settings.seed):
-        return ConvClassifier(image_shape, classes, settings.widths, residual=settings.residual, groups=settings.groups)
+        return ConvClassifier(
+            image_shape,
+            len(class_names),
+            settings.widths,
+            residual=settings.residual,
+            groups=settings.groups,
+            class_names=class_names,
+        )
 
 
 class ClassifierTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -36,3 +37,13 @@ def load_data(source: str, report: Callable[[str], None]) -> tuple[Dataset, Data
     order = torch.randperm(len(train), generator=generator(0, _SPLIT_STREAM, 0))
     report(f"{train.name} has no validation split: {count} of its {len(train)} training images are held out")
     return train.subset(order[count:].sort().values), train.subset(order[:count].sort().values)
+
+
+def describe_data(train: Dataset, validation: Dataset) -> dict[str, Any]:
+    """What data a training has, as values for JSON: their name, what they hold, and the names of their classes."""
+    return {
+        "name": train.name,
+        "sha256": train.sha256,
+        "validation_sha256": validation.sha256,
+        "classes": list(train.classes),
+    }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pursamere.datasets import Dataset
+from pursamere.datasets.loading import representatives
 from pursamere.denoisers import KernelDensity
 from pursamere.denoisers.edm_unet import EDMUNet
 
@@ -46,7 +47,8 @@ class DenoiserTask:
     ) -> None:
         self.settings = settings
         self.images = train.images.to(device)
-        self.validation = validation.head(min(len(validation), VALIDATION_IMAGES)).images.to(device)
+        shown = representatives(validation, settings.dataset, min(len(validation), VALIDATION_IMAGES))
+        self.validation = shown.images.to(device)
         self.size = len(self.images)
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:

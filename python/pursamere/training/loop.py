@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -52,14 +53,16 @@ def fit(
     device: torch.device,
     group: Processes,
     watcher: Watcher,
+    data: Mapping[str, Any],
 ) -> tuple[_Network, list[dict[str, Any]]]:
     """Train, or go on from the state in ``folder``; return the averaged network in evaluation mode and the history.
 
     The history has an entry per validation: the step, the mean training loss since the last one, and the figures.
-    The same settings give the same bits on a CPU, interrupted or not.
+    The same settings and data give the same bits on a CPU, interrupted or not. ``data`` is what ``describe_data`` says
+    of the task's.
 
     Raises:
-        ValueError: the state in ``folder`` is damaged or belongs to other settings.
+        ValueError: the state in ``folder`` is damaged or belongs to other settings or data.
         RuntimeError: the loss is not finite.
     """
     network.to(device)
@@ -73,6 +76,7 @@ def fit(
     start, history, losses = 0, [], []
     if (progress := read_progress(folder)) is not None:
         _check_same_settings(progress["settings"], settings, folder)
+        _check_same_data(progress.get("data"), data, folder)
         restore_state(folder, modules, optimizer)
         start, history, losses = progress["step"], progress["history"], progress["losses"]
         watcher.advance(start)
@@ -106,8 +110,8 @@ def fit(
                 watcher.report(_line(history[-1], left))
         if group.first and (done % settings.save_every == 0 or done == settings.steps):
             losses = [float(v) for v in losses]
-            now = {"step": done, "history": history, "losses": losses, "settings": settings.to_json()}
-            save_state(folder, modules, optimizer, now)
+            now = {"step": done, "history": history, "losses": losses}
+            save_state(folder, modules, optimizer, {**now, "settings": settings.to_json(), "data": dict(data)})
     group.wait()
     result: Any = average.module  # a deep copy, so of the network's type
     return result.eval().requires_grad_(False), history
@@ -146,11 +150,30 @@ def _validate(task: Task, network: nn.Module) -> dict[str, float]:
 
 def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration, folder: Path) -> None:
     now = settings.to_json()
-    for name in sorted(set(before) | set(now)):
+    for name in sorted((set(before) | set(now)) - {"dataset"}):  # the data themselves are compared, not where they lie
         if before.get(name) != now.get(name):
             raise ValueError(
                 f"{folder} holds a training with {name}={before.get(name)!r}, not {now.get(name)!r}: choose another "
                 f"folder, or remove it"
+            )
+
+
+def _check_same_data(before: Mapping[str, Any] | None, data: Mapping[str, Any], folder: Path) -> None:
+    if before is None:
+        raise ValueError(
+            f"{folder} holds a training by an earlier version of pursamere, which did not record what data it had: go "
+            f"on with that version, choose another folder, or remove it"
+        )
+    other = f"{folder} holds a training on other data than {data['name']!r}"
+    advice = "choose another folder, or remove it"
+    for number, (name, now) in enumerate(zip_longest(before["classes"], data["classes"])):
+        if name != now:
+            raise ValueError(f"{other}: its class number {number} is {name!r}, not {now!r}; {advice}")
+    for key, part in (("sha256", "training"), ("validation_sha256", "validation")):
+        if before[key] != data[key]:
+            raise ValueError(
+                f"{other}: the SHA-256 of its {part} images and labels begins with {before[key][:12]}, not "
+                f"{data[key][:12]}; {advice}"
             )
 
 

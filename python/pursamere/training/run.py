@@ -19,7 +19,7 @@ from pursamere.image_classifier import ConvClassifier
 
 from .classifier import ClassifierTask, build_classifier
 from .configuration import ClassifierConfiguration, DenoiserConfiguration
-from .data import load_data
+from .data import describe_data, load_data
 from .data_parallel import own_device, processes
 from .denoiser import DenoiserTask, build_denoiser
 from .loop import Watcher, fit
@@ -53,8 +53,8 @@ def train(
 ) -> TrainingResult:
     """Train a denoiser or a classifier, and write a checkpoint, ``history.json`` and pictures into ``folder``.
 
-    A training that was stopped goes on where it was when it is started again with the same settings and folder. Started
-    by ``torchrun``, the processes share every batch.
+    A training that was stopped goes on where it was when it is started again with the same settings, data and folder;
+    the data may have moved. Started by ``torchrun``, the processes share every batch.
 
     Args:
         settings: what to train.
@@ -65,7 +65,7 @@ def train(
 
     Raises:
         ValueError: ``dtype`` cannot be stored, the data cannot be loaded, or ``folder`` holds a training with other
-            settings.
+            settings or data.
         RuntimeError: the loss is not finite.
     """
     folder, where = Path(folder), own_device(device)
@@ -75,23 +75,22 @@ def train(
         require(module, extra="train")
     watcher = watcher or Watcher()
     train_set, validation_set = load_data(settings.dataset, watcher.report)
-    shape, classes = tuple(train_set.images.shape[1:]), len(train_set.classes)
+    data, shape = describe_data(train_set, validation_set), tuple(train_set.images.shape[1:])
     network: EDMUNet | ConvClassifier
     task: DenoiserTask | ClassifierTask
     if isinstance(settings, DenoiserConfiguration):
         network = build_denoiser(settings, shape)
         task = DenoiserTask(settings, train_set, validation_set, where)
     else:
-        network = build_classifier(settings, shape, classes)
+        network = build_classifier(settings, shape, train_set.classes)
         task = ClassifierTask(settings, train_set, validation_set, where)
     folder.mkdir(parents=True, exist_ok=True)
     with processes(where) as group:
-        network, history = fit(network, task, settings, folder, where, group, watcher)
+        network, history = fit(network, task, settings, folder, where, group, watcher, data)
         table: list[dict[str, float]] = []
         if group.first:
             with torch.no_grad():
                 table = task.table(network)
-            data = {"name": train_set.name, "sha256": train_set.sha256, "classes": list(train_set.classes)}
             information = {"settings": settings.to_json(), "data": data, "seed": settings.seed, "validation": table}
             save_checkpoint(folder, network, dtype=dtype, information=information, overwrite=True)
             text = json.dumps(history, indent=2) + "\n"
