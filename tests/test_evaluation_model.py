@@ -19,11 +19,11 @@ PROTOCOL = Protocol(
         Attack("clean", "none"),
         Attack("random-search", "random_search", steps=2),
         Attack("transfer-bare", "transfer", steps=2, sources=("bare",)),
-        Attack("transfer-purifiers", "transfer", steps=2, sources=("other_noise", "fewer_steps")),
         Attack(LONG, "pgd", steps=3),
         Attack("bpda", "pgd", gradient="identity", steps=3),
         Attack("st", "apgd", gradient="straight_through", loss="cross_entropy", steps=3),
         Attack("square", "square", steps=3),
+        Attack("transfer-purifiers", "transfer", steps=2, sources=("other_noise", "fewer_steps")),
     ),
 )
 SHORT = Protocol("p", PROTOCOL.attacks[:2])
@@ -297,9 +297,10 @@ def test_a_sample_on_which_the_model_is_nan_has_fallen_and_is_named(tmp_path, pa
 
 
 def test_a_random_defence_that_is_nan_on_one_sample(tmp_path):
-    _, classifier, images, labels = parts()
+    _, classifier, images, _ = parts()
     images = 0.9 * images
     images[3, 0, 0, 0] = 1.0
+    labels = classifier(images).argmax(1)
 
     class Random(ps.Purifier):
         random, calls = True, 0
@@ -320,9 +321,7 @@ def test_a_random_defence_that_is_nan_on_one_sample(tmp_path):
         noise=ps.GaussianNoise(draws=2),
     )
     result = run(ps.PurifiedClassifier(purifier, classifier), images, labels, tmp_path / "run", SHORT)
-    clean = classifier(images).argmax(1) == labels
-    clean[3] = False
-    assert torch.equal(result.lines[0].correct, clean)
+    assert result.lines[0].correct.tolist() == [True, True, True, False, True]
 
 
 def test_a_model_that_is_nan_everywhere_or_only_sometimes_is_refused(tmp_path):
