@@ -359,5 +359,5 @@ def test_bad_input_is_refused_before_any_work(attack):
             attack(forbidden, *arguments, **options)
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), got \[0, 5\]"):
         attack(lambda images: images.flatten(1)[:, :2], x, torch.tensor([0, 1, 5]), eps=0.1)
-    with pytest.raises(ValueError, match=r"model must return logits \[3, classes\], got \(3,\)"):
+    with pytest.raises(ValueError, match=r"model must return logits \[3, classes\], got shape \(3,\)"):
         attack(lambda images: images.flatten(1).sum(1), x, labels, eps=0.1)

@@ -172,9 +172,22 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
 @pytest.mark.parametrize(
     ("classifier", "error", "message"),
     [
-        (lambda x: x.mean(dim=(1, 2, 3)), ValueError, r"classifier must return \[1, classes\], got \[1\]"),
-        (lambda x: torch.ones(2, 10), ValueError, r"classifier must return \[1, classes\], got \[2, 10\]"),
-        (lambda x: {"logits": x}, TypeError, "classifier must return a torch.Tensor, got dict"),
+        (
+            lambda x: x.mean(dim=(1, 2, 3)),
+            ValueError,
+            r"classifier must return logits \[1, classes\], got shape \(1,\)",
+        ),
+        (lambda x: torch.ones(2, 10), ValueError, r"classifier must return logits \[1, classes\], got shape \(2, 10\)"),
+        (
+            lambda x: {"logits": x},
+            TypeError,
+            r"got dict; wrap it, for example as lambda x: classifier\(x\)\['logits'\]",
+        ),
+        (
+            lambda x: x.flatten(1).long(),
+            TypeError,
+            "what classifier returns must have a floating dtype .*, got torch.i",
+        ),
     ],
 )
 def test_classifier_results(classifier, error, message):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -53,6 +53,25 @@ def check_images(name: str, value: Any) -> Tensor:
     if low < 0.0 or high > 1.0:
         raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]")
     return images
+
+
+def check_logits(name: str, value: Any, images: Tensor) -> Tensor:
+    """Return ``value``, what a classifier made of images [N, C, H, W], if it is a floating tensor [N, classes]."""
+    if not isinstance(value, Tensor):
+        part = None
+        if isinstance(getattr(value, "logits", None), Tensor):
+            part = ".logits"
+        elif isinstance(value, Mapping) and value:
+            part = f"[{'logits' if 'logits' in value else next(iter(value))!r}]"
+        elif isinstance(value, (tuple, list)):
+            part = "[0]"
+        hint = f"; wrap it, for example as lambda x: {name}(x){part}" if part else ""
+        raise TypeError(f"{name} must return the logits as a torch.Tensor, got {type(value).__name__}{hint}")
+    check_tensor(f"what {name} returns", value)
+    if value.dim() != 2 or len(value) != len(images):
+        raise ValueError(f"{name} must return logits [{len(images)}, classes], got shape {tuple(value.shape)}")
+    check_same_device(f"what {name} returns", value, "its images", images)
+    return value
 
 
 def check_finite(name: str, tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._validation import check_choice
+from ._validation import check_choice, check_logits
 from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
@@ -19,6 +19,9 @@ class PurifiedClassifier(nn.Module):
     """Images [B, C, H, W] in [0, 1] to the logits [B, classes] of the purified images.
 
     The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
+
+    A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``, since
+    :func:`pursamere.evaluate` attacks it with other gradients than its own.
 
     Args:
         purifier: a :class:`pursamere.Purifier`, or another :class:`pursamere.IterativePurifier`.
@@ -54,8 +57,8 @@ class PurifiedClassifier(nn.Module):
         """Return the logits, [B, classes].
 
         Raises what the purifier raises, and:
-            TypeError: the classifier does not return a tensor.
-            ValueError: the classifier is in training mode, or does not return [N, classes].
+            TypeError: the classifier does not return a floating tensor.
+            ValueError: the classifier is in training mode, or does not return [N, classes] on the device of ``x``.
         """
         check_evaluation_mode("classifier", self.classifier)
         purified = self.purifier(x, gradient=self.gradient)
@@ -67,12 +70,7 @@ class PurifiedClassifier(nn.Module):
         return logits
 
     def _logits(self, images: Tensor) -> tuple[Tensor]:
-        logits = self.classifier(images)
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"classifier must return a torch.Tensor, got {type(logits).__name__}")
-        if logits.dim() != 2 or len(logits) != len(images):
-            raise ValueError(f"classifier must return [{len(images)}, classes], got {list(logits.shape)}")
-        return (logits,)
+        return (check_logits("classifier", self.classifier(images), images),)
 
     def extra_repr(self) -> str:
         """Return the parameters, for ``print``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pursamere._validation import NotFiniteError, check_choice, check_images, check_positive
+from pursamere._validation import NotFiniteError, check_choice, check_images, check_logits, check_positive
 
 NORMS = ("linf", "l2")
 
@@ -62,19 +62,20 @@ def check_problem(images: Tensor, labels: Tensor) -> None:
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
     """Run the model and check what it returns."""
-    logits = model(images)  # type: ignore[operator]
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model must return logits [{len(images)}, classes], got {got}")
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError(f"model must tell at least 2 classes apart, got {classes}")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    logits = check_logits("model", model(images), images)  # type: ignore[operator]
+    check_labels(labels, logits.shape[1])
     if not bool(torch.isfinite(logits.detach()).all()):
         # A margin that is NaN is neither a success nor a failure, and would pass for a robust sample.
         raise NotFiniteError("model returned NaN or infinity")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Require that there are at least 2 classes, and that every label is one of them."""
+    if classes < 2:
+        raise ValueError(f"model must tell at least 2 classes apart, got {classes}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
 
 
 def _length(offset: Tensor) -> Tensor:

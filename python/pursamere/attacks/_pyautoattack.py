@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pursamere._extras import require
 from pursamere._validation import NotFiniteError
 
 NORMS = {"linf": "Linf", "l2": "L2"}
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def package(module: str) -> Any:
@@ -22,25 +25,62 @@ def package(module: str) -> Any:
 
 
 @contextmanager
-def caller_undisturbed(model: object) -> Iterator[None]:
-    """Undo what the package does beside attacking.
+def isolated() -> Iterator[None]:
+    """Keep what the package does inside the block, and what it did before, from having effects elsewhere.
 
-    It seeds PyTorch's global generators, ends the caller's tracing (a debugger's, a coverage tool's), and FAB leaves
-    gradients in the model's parameters.
+    It seeds PyTorch's global generators and draws from them, ends the caller's tracing (a debugger's, a coverage
+    tool's), and counts the calls by which it recognizes a dynamic defense in a dictionary of its module, which it never
+    resets. One thread at a time is let in, since generators and dictionary belong to the process.
     """
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    trace = sys.gettrace()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    calls = package("checks").funcs
+    with _ONE_AT_A_TIME:
+        counted, trace = dict(calls), sys.gettrace()
+        calls.update(dict.fromkeys(calls, 0))
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        try:
+            with _seeds_for_later_kept(), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+                yield
+        finally:
+            sys.settrace(trace)
+            calls.update(counted)
+
+
+@contextmanager
+def _seeds_for_later_kept() -> Iterator[None]:
+    """Undo that a seed for all devices also waits for CUDA to be initialized, where it has not been."""
+    waiting = getattr(torch.cuda, "_lazy_seed_tracker", None)  # private: where it is missing, the seed stays
+    before = dict(vars(waiting)) if waiting is not None else {}
     try:
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
-            yield
+        yield
     finally:
-        sys.settrace(trace)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        if waiting is not None:
+            vars(waiting).update(before)
+
+
+class OwnGradient(torch.autograd.Function):
+    """``function(x)``, of which the backward pass reaches ``x`` alone.
+
+    FAB calls ``backward``, which would leave gradients in every parameter behind ``function``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the function with its graph."""
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.value = function(ctx.x)
+        if not ctx.value.requires_grad:
+            raise ValueError("model must be differentiable in its input, but its result has no gradient")
+        value: Tensor = ctx.value.detach()
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
+        """Differentiate; the package may ask for one class after the other."""
+        (gradient,) = torch.autograd.grad(ctx.value, ctx.x, v, retain_graph=True)
+        check_gradient(gradient)
+        return gradient, None
 
 
 def check_gradient(gradient: Tensor) -> None:

@@ -13,7 +13,7 @@ from pursamere._validation import check_choice, check_integer
 from pursamere.path_gradient import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, as_float32, caller_undisturbed, check_gradient, package
+from ._pyautoattack import NORMS, as_float32, check_gradient, isolated, package
 from .losses import LOSSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
 from .pgd import Model, Observer
 
@@ -44,7 +44,7 @@ def apgd(
 
     Raises:
         MissingExtraError: pyautoattack is not installed.
-        TypeError: an argument of the wrong type.
+        TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
         RuntimeError: logits or gradients are NaN or infinite.
     """
@@ -62,7 +62,9 @@ def apgd(
     if classes < (needed := {"dlr": 3, TARGETED_DLR: 4}.get(loss, 2)):
         raise ValueError(f"loss={loss!r} needs at least {needed} classes, got {classes}")
     seen = _Seen(model, ball, labels, margin(clean_logits, labels), stop_at_success, observe)
-    with caller_undisturbed(model):
+    if len(seen.rows) == 0:
+        observe(seen.best_margin, None)
+    with isolated():
         for restart in range(restarts):
             # Drawn for the whole batch: a start does not depend on which samples fell before.
             start = ball.random(generator)

@@ -13,7 +13,7 @@ from pursamere._validation import check_integer
 from pursamere.classifier import PurifiedClassifier
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, as_float32, caller_undisturbed, check_gradient, package
+from ._pyautoattack import NORMS, OwnGradient, as_float32, isolated, package
 from .pgd import Model
 
 
@@ -56,7 +56,7 @@ def autoattack(
 
     Raises:
         MissingExtraError: pyautoattack is not installed.
-        TypeError: an argument of the wrong type.
+        TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """
@@ -80,7 +80,7 @@ def autoattack(
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
     if classes < 4:
         attack.attacks_to_run = ["apgd-ce", *["apgd-dlr"][: classes - 2], "fab", "square"]
-    with caller_undisturbed(model):
+    with isolated():
         found, _ = attack.run_standard_evaluation(as_float32(images), labels.clone(), batch_size=batch_size)
     return ball.project(found.to(images.dtype))
 
@@ -123,7 +123,7 @@ def square(
     attack = module.SquareAttack(
         _Inside(model, images.dtype, advance), n_queries=queries, eps=float(eps), norm=NORMS[norm], seed=seed
     )
-    with caller_undisturbed(model), torch.no_grad():
+    with isolated(), torch.no_grad():
         found = attack.perturb(as_float32(images[right]), labels[right].clone())
     progress(queries - made)
     result[right] = ball.rows(right).project(found.to(images.dtype))
@@ -140,8 +140,12 @@ class _Inside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
         self.called()
-        if x.requires_grad:
-            x.register_hook(check_gradient)
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return self._logits(x)
+        logits: Tensor = OwnGradient.apply(x, self._logits)
+        return logits
+
+    def _logits(self, x: Tensor) -> Tensor:
         labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return logits_of(self.model, x.to(self.dtype).clamp(0, 1), labels).float().clone()
 

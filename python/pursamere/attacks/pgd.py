@@ -18,7 +18,8 @@ from .losses import LOSSES, TARGETED_DLR, loss_of_restart, margin
 Model = Callable[[Tensor], Tensor]
 Observer = Callable[[Tensor, Tensor | None], None]
 """Called after every evaluation of the model with the smallest margin so far of every sample, [B], infinite where the
-attack has not looked yet, and the gradients of the samples still under attack, [n, C, H, W], if they were taken."""
+attack has not looked yet, and the gradients of the samples still under attack, [n, C, H, W], if they were taken; and
+once where there is nothing to attack, since every image is misclassified as it is."""
 
 
 @torch.inference_mode(False)
@@ -65,7 +66,7 @@ def pgd(
         observe: sees what the attack has reached after every evaluation of the model, ``steps + 1`` in a restart.
 
     Raises:
-        TypeError: an argument of the wrong type.
+        TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
         RuntimeError: logits or gradients are NaN or infinite: the attack would be blind, and the sample look robust.
     """
@@ -84,6 +85,8 @@ def pgd(
     rows = torch.arange(len(images), device=images.device)  # the samples under attack; ``current`` holds these only
     if stop_at_success:
         rows = rows[clean >= 0]
+    if len(rows) == 0:
+        observe(best_margin, None)
     for restart in range(restarts):
         objective = loss_of_restart(loss, clean_logits, labels, restart)
         # Drawn for the whole batch: a start does not depend on which samples fell before.

@@ -38,7 +38,7 @@ def random_search(
         seed: of the random images; the same on every device.
 
     Raises:
-        TypeError: an argument of the wrong type.
+        TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """

@@ -41,40 +41,64 @@ class Check:
 
 def masking_checks(lines: Sequence[Line], eps: Sequence[float], is_random: bool) -> list[Check]:
     """All checks that the attacks run allow; those that lack an attack are left out."""
-    checks = []
+    checks: list[Check | None] = []
     for radius in eps:
         here = [line for line in lines if line.eps == radius and not line.attack.sweep]
         checks += [_black_box(here, radius), _more_steps(here, radius), _identity(here, radius), _flat(here, radius)]
-    checks += [_sweep([line for line in lines if line.attack.sweep]), _gradients(lines), _warnings(lines)]
+    checks += [*_sweeps(lines), _gradients(lines), _warnings(lines)]
     if is_random:
         detail = "the defence draws fresh noise in every call: what misled it once may not do so again"
         checks.append(Check("deterministic", False, detail))
     return [check for check in checks if check is not None]
 
 
-def _fallen(lines: Iterable[Line], samples: int) -> Tensor:
-    """Bool [samples], which samples fell to any of these attacks."""
-    fallen = torch.zeros(samples, dtype=torch.bool)
-    for line in lines:
-        rows = torch.tensor(line.rows)
-        fallen[rows] |= line.attacked & ~line.correct
-    return fallen
+class _OnSamples:
+    """What attacks did together, by position among all samples, bool [samples].
+
+    Attributes:
+        meant: the samples that one of them was meant for, whether or not they were among its survivors.
+        tried: those that one of them attacked and could see on.
+        fell: those that then fell to it.
+    """
+
+    def __init__(self, lines: Iterable[Line], samples: int) -> None:
+        self.meant, self.tried, self.fell = (torch.zeros(samples, dtype=torch.bool) for _ in range(3))
+        for line in lines:
+            rows = torch.tensor(line.rows)
+            meant = torch.ones_like(line.tried) if line.attack.samples is None else rows < line.attack.samples
+            self.meant[rows] |= meant
+            self.tried[rows] |= line.tried
+            self.fell[rows] |= line.tried & ~line.correct
+
+
+def _both(one: Line, other: Line) -> tuple[Tensor, Tensor]:
+    """Which samples withstood each of two attacks, bool [n] over the n samples that both tried."""
+    samples = 1 + max(*one.rows, *other.rows)
+    first, second = _OnSamples([one], samples), _OnSamples([other], samples)
+    common = first.tried & second.tried
+    return ~first.fell[common], ~second.fell[common]
 
 
 def _black_box(lines: list[Line], eps: float) -> Check | None:
     """Black-box attacks must not find what white-box attacks miss."""
-    black = [line for line in lines if line.attack.is_black_box]
-    white = [line for line in lines if not line.attack.is_black_box]
-    if not black or not white:
+    samples = 1 + max((row for line in lines for row in line.rows), default=-1)
+    black, white = (
+        _OnSamples([line for line in lines if line.attack.is_black_box == kind], samples) for kind in (True, False)
+    )
+    count = int((black.meant & white.tried).sum())
+    if not count:
         return None
-    samples = max(max(line.rows) for line in lines) + 1
-    missed = int((_fallen(black, samples) & ~_fallen(white, samples)).sum())
-    allowed = max(1, int(TOLERANCE * samples))
+    missed = int((black.fell & white.tried & ~white.fell).sum())
+    allowed = _allowed(count)
     return Check(
         f"black-box, eps {eps:.4g}",
         missed <= allowed,
-        f"{missed} of {samples} samples fell to black-box attacks only (at most {allowed} allowed)",
+        f"{missed} of {count} samples fell to black-box attacks only (at most {allowed} allowed)",
     )
+
+
+def _allowed(samples: int) -> int:
+    return max(1, int(TOLERANCE * samples))
 
 
 def _named(lines: Iterable[Line], name: str) -> Line | None:
@@ -86,11 +110,14 @@ def _more_steps(lines: list[Line], eps: float) -> Check | None:
     short, long = _named(lines, SHORT), _named(lines, LONG)
     if short is None or long is None:
         return None
-    helped = long.share.value - short.share.value
+    after_short, after_long = _both(short, long)
+    if not len(after_short):
+        return None
+    few, many = float(after_short.double().mean()), float(after_long.double().mean())
     return Check(
         f"more steps, eps {eps:.4g}",
-        helped <= TOLERANCE,
-        f"accuracy {short.share.value:.3f} after {short.attack.steps} steps of PGD, {long.share.value:.3f} after "
+        many - few <= TOLERANCE,
+        f"accuracy {few:.3f} after {short.attack.steps} steps of PGD, {many:.3f} after "
         f"{long.attack.steps} (may rise by {TOLERANCE:g})",
     )
 
@@ -98,20 +125,21 @@ def _more_steps(lines: list[Line], eps: float) -> Check | None:
 def _identity(lines: list[Line], eps: float) -> Check | None:
     """BPDA must not do better than the exact gradient by more than a margin."""
     comparable = [line for line in lines if not line.attack.survivors_only and not line.attack.is_black_box]
-    pairs = [
-        (exact.share.value - line.share.value, exact, line)
-        for line in comparable
-        for exact in comparable
-        if line.attack.gradient == "identity"
-        and exact.attack == replace(line.attack, name=exact.attack.name, gradient="exact")
-    ]
+    pairs: list[tuple[float, float, str]] = []
+    for line in comparable:
+        for exact in comparable:
+            twin = replace(line.attack, name=exact.attack.name, gradient="exact")
+            if line.attack.gradient == "identity" and exact.attack == twin:
+                one, other = _both(exact, line)
+                if len(one):
+                    pairs.append((float(one.double().mean()), float(other.double().mean()), exact.attack.name))
     if not pairs:
         return None
-    gap, exact, identity = max(pairs, key=lambda pair: pair[0])
+    through_exact, through_identity, name = max(pairs, key=lambda pair: pair[0] - pair[1])
     return Check(
         f"identity against exact, eps {eps:.4g}",
-        gap <= IDENTITY_MARGIN,
-        f"{exact.attack.name}: accuracy {exact.share.value:.3f} with the exact gradient, {identity.share.value:.3f} "
+        through_exact - through_identity <= IDENTITY_MARGIN,
+        f"{name}: accuracy {through_exact:.3f} with the exact gradient, {through_identity:.3f} "
         f"with the identity (which may be lower by {IDENTITY_MARGIN:g}; the worst case counts both)",
     )
 
@@ -122,18 +150,21 @@ def _flat(lines: list[Line], eps: float) -> Check | None:
     if line is None:
         return None
     if longest is not None:
-        same = torch.tensor(longest.rows)
-        more = int((line.correct[same] & ~longest.correct).sum())
-        allowed = max(1, int(TOLERANCE * len(same)))
+        after_long, after_longest = _both(line, longest)
+        if not len(after_long):
+            return None
+        more, allowed = int((after_long & ~after_longest).sum()), _allowed(len(after_long))
         return Check(
             f"loss at rest, eps {eps:.4g}",
             more <= allowed,
-            f"{more} of {len(same)} samples fell to {longest.attack.steps:,} steps of PGD that withstood "
+            f"{more} of {len(after_long)} samples fell to {longest.attack.steps:,} steps of PGD that withstood "
             f"{line.attack.restarts} times {line.attack.steps} (at most {allowed} allowed)",
         )
-    curve = line.curve[: line.attack.steps + 1]  # of the first start
-    if len(curve) < 10:
+    evaluations = line.attack.steps + 1  # of the first start
+    curve = line.curve[:evaluations]
+    if not curve or evaluations < 10:
         return None
+    curve += [curve[-1]] * (evaluations - len(curve))  # a shorter one ends where all samples had fallen
     fall = curve[0] - curve[-1]
     late = curve[-1 - len(curve) // 10] - curve[-1]
     share = late / fall if fall > 0 else 0.0
@@ -145,18 +176,25 @@ def _flat(lines: list[Line], eps: float) -> Check | None:
     )
 
 
-def _sweep(lines: list[Line]) -> Check | None:
-    """Robust accuracy must fall to zero as eps grows."""
-    if not lines:
-        return None
-    ordered = sorted(lines, key=lambda line: line.eps)
-    values = ", ".join(f"{line.share.value:.3f} at {line.eps:.4g}" for line in ordered)
-    rises = any(b.share.value > a.share.value + END_OF_SWEEP for a, b in pairwise(ordered))
-    return Check(
-        "accuracy falls with eps",
-        ordered[-1].share.value <= END_OF_SWEEP and not rises,
-        f"{values} (at most {END_OF_SWEEP:g} may be left at the end, or be gained on the way)",
-    )
+def _sweeps(lines: Iterable[Line]) -> list[Check]:
+    """Robust accuracy must fall to zero as eps grows, under each attack that was run at many radii."""
+    sweeps: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.attack.sweep:
+            sweeps.setdefault(line.attack.name, []).append(line)
+    checks = []
+    for name, found in sweeps.items():
+        ordered = sorted(found, key=lambda line: line.eps)
+        values = ", ".join(f"{line.share.value:.3f} at {line.eps:.4g}" for line in ordered)
+        rises = any(b.share.value > a.share.value + END_OF_SWEEP for a, b in pairwise(ordered))
+        checks.append(
+            Check(
+                "accuracy falls with eps" + (f", {name}" if len(sweeps) > 1 else ""),
+                ordered[-1].share.value <= END_OF_SWEEP and not rises,
+                f"{values} (at most {END_OF_SWEEP:g} may be left at the end, or be gained on the way)",
+            )
+        )
+    return checks
 
 
 def _gradients(lines: Sequence[Line]) -> Check | None:

@@ -14,6 +14,8 @@ CHECKED = 16
 def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
     """Require that logits are the same bits over reruns, batch sizes and permutations of (up to 16) images.
 
+    NaN must be NaN again, which a model that raises ``NotFiniteError`` is to return for the images in question.
+
     Raises:
         RuntimeError: they are not; the message shows the first two logits that differ.
     """
@@ -28,12 +30,20 @@ def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> No
     _require_equal("in batches of another size", expected, torch.cat([model(part) for part in images.split(half)]))
 
 
-def _require_equal(how: str, expected: Tensor, got: Tensor) -> None:
+def first_difference(expected: Tensor, got: Tensor) -> tuple[int, int, float, float] | None:
+    """Sample and number of the first of the logits [n, classes] that differ, and both; NaN does not differ from NaN."""
     different = (expected != got) & ~(expected.isnan() & got.isnan())
     if not bool(different.any()):
-        return
+        return None
     sample, logit = (int(i) for i in different.nonzero()[0])
-    first, second = float(expected[sample, logit]), float(got[sample, logit])
+    return sample, logit, float(expected[sample, logit]), float(got[sample, logit])
+
+
+def _require_equal(how: str, expected: Tensor, got: Tensor) -> None:
+    different = first_difference(expected, got)
+    if different is None:
+        return
+    sample, logit, first, second = different
     raise RuntimeError(
         f"model must be deterministic: logit {logit} of sample {sample} was {first!r}, and {second!r} {how}; "
         "an evaluation needs the same logits in every call and in every batch (call .eval(); where rounding depends on "

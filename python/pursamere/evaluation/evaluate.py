@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_images, check_integer, check_positive
-from pursamere.attacks._balls import check_problem, logits_of
+from pursamere.attacks._balls import check_labels, check_problem
 from pursamere.cli.info import package_version, versions
 from pursamere.evaluation.classes import find_class_names
 from pursamere.evaluation.determinism import CHECKED, check_deterministic
@@ -29,7 +29,7 @@ from pursamere.evaluation.summary import Result, require_packages, summarize, wr
 from pursamere.evaluation.target import Model, Target
 from pursamere.evaluation.units import Unit, run_unit
 
-_FORMAT = 1
+_FORMAT = 2
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -60,8 +60,9 @@ def evaluate(
     the environment (``RANK`` and ``WORLD_SIZE``). The process that finds all units done writes the results.
 
     Args:
-        model: a :class:`pursamere.PurifiedClassifier` in evaluation mode, attacked through every gradient it has; or
-            any callable from images [N, C, H, W] to logits [N, classes], attacked through its own.
+        model: a :class:`pursamere.PurifiedClassifier` in evaluation mode, attacked through every gradient it has, or
+            any callable from images [N, C, H, W] to logits [N, classes], attacked through its own. The former may be of
+            a subclass and have hooks: attacks see a copy of it with another gradient, which must have its logits.
         images: [B, C, H, W] in [0, 1], at least one, on the device to work on. Some attacks look at the first ones
             only, so images sorted by class must be mixed, see :meth:`pursamere.datasets.Dataset.balanced`.
         labels: [B], int64.
@@ -87,9 +88,12 @@ def evaluate(
 
     Raises:
         MissingExtraError: a package of the extra ``evaluation`` is not installed.
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range, or ``folder`` holds another run.
-        RuntimeError: the model is not deterministic; the message shows two logits that differ.
+        TypeError: an argument of the wrong type, the model does not return a floating tensor, or its ``forward`` was
+            replaced on the instance.
+        ValueError: an argument out of its range, ``folder`` holds another run, the model does not return logits, or a
+            copy of it with another gradient is another model.
+        RuntimeError: the model is not deterministic; the message shows two logits that differ. Or it is NaN or infinite
+            on every image.
     """
     target = Target(model, check_integer("micro_batch", micro_batch, low=1))
     check_problem(check_images("images", images), labels)
@@ -108,13 +112,13 @@ def evaluate(
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
     number, count = _shard(shard)
-    with torch.no_grad():
-        classes = logits_of(target.model, images[:1], labels[:1]).shape[1]
-        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
+    classes = target.count_classes(images)
+    check_labels(labels, classes)
     names = find_class_names(model, class_names, classes)
     if not target.is_random:
-        check_deterministic(target.model, images)
+        check_deterministic(target.logits, images)
+    gradients = sorted({"exact", *(attack.gradient for attack in protocol.attacks)})
+    target.check_attackable(images[:CHECKED], gradients, seed)
     with cpu_threads(1):  # the last bits may depend on it
         behaviour = target.behaviour_sha256(images[:CHECKED], seed)
     config = {

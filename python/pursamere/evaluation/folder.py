@@ -72,7 +72,7 @@ class RunFolder:
 
     def load(self, unit: Unit) -> Outcome:
         """The outcome of a unit that is done."""
-        return Outcome(**_read_json(self._unit_file(unit)))
+        return Outcome.from_json(_read_json(self._unit_file(unit)))
 
     def has_adversarial(self, unit: Unit) -> bool:
         """Whether the adversarial images of a unit were kept."""

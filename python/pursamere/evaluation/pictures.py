@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pursamere.evaluation.folder import RunFolder
+from pursamere.evaluation.halving import nan_where_not_finite
 from pursamere.evaluation.plots import new_figure, plain, to_png
 from pursamere.evaluation.protocol import CLEAN
 from pursamere.evaluation.target import Target
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SHOWN = 8
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 
-Row = tuple[str, Tensor, Tensor]  # a title, images [n, C, H, W], predictions [n]
+Row = tuple[str, Tensor, Tensor]  # a title, images [n, C, H, W], logits [n, classes]
 
 
 def picture_grid(
@@ -82,24 +83,28 @@ def _choose(result: Result, run: RunFolder, units: Sequence[Unit]) -> list[tuple
 def _rows(target: Target, images: Tensor, adversarial: Tensor) -> list[Row]:
     pairs = (("input", images), ("adversarial", adversarial))
     if target.purifier is None or target.bare is None:
-        return [(title, batch, target.model(batch).argmax(1)) for title, batch in pairs]
-    rows: list[Row] = [(title, batch, target.bare(batch).argmax(1)) for title, batch in pairs]
+        return [(title, batch, target.logits(batch)) for title, batch in pairs]
+    alone = [nan_where_not_finite(target.bare, batch, (target.classes,)) for _, batch in pairs]
+    rows: list[Row] = [(title, batch, logits) for (title, batch), logits in zip(pairs, alone, strict=True)]
     for title, batch in pairs:
         target.reset(0)
-        purified = target.purifier(batch)
+        purified = nan_where_not_finite(target.purifier, batch, tuple(batch.shape[1:]))
         target.reset(0)  # a random defence draws the same for the decision as for the picture
-        rows.append((f"purified\n{title}", purified, target.model(batch).argmax(1)))
+        rows.append((f"purified\n{title}", purified, target.logits(batch)))
     return rows
 
 
 def _draw(rows: list[Row], labels: list[int], below: list[str]) -> bytes:
     figure = new_figure(0.5 + 1.05 * len(labels), 0.5 + 1.27 * len(rows))
     axes = figure.subplots(len(rows), len(labels), squeeze=False)
-    for line, (title, batch, predictions) in zip(axes, rows, strict=True):
-        pixels = batch.detach().float().cpu().permute(0, 2, 3, 1).numpy()  # [n, H, W, C]
-        for axis, image, predicted, label in zip(line, pixels, predictions.tolist(), labels, strict=True):
+    for line, (title, batch, logits) in zip(axes, rows, strict=True):
+        pixels = batch.detach().float().nan_to_num(1.0).cpu().permute(0, 2, 3, 1).numpy()  # [n, H, W, C]
+        finite = torch.isfinite(logits).all(dim=1)
+        predictions = torch.where(finite, logits.argmax(1), -1).tolist()
+        for axis, image, predicted, label in zip(line, pixels, predictions, labels, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(str(predicted), fontsize=10, color=_RIGHT if predicted == label else _WRONG, pad=3)
+            said, colour = "NaN" if predicted < 0 else str(predicted), _RIGHT if predicted == label else _WRONG
+            axis.set_title(said, fontsize=10, color=colour, pad=3)
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(title, fontsize=9)

@@ -46,9 +46,8 @@ def make_plan(
 def cost_of(unit: Unit) -> int:
     """Roughly how many evaluations of the exact gradient a unit costs."""
     attack = unit.attack
-    samples = len(unit.rows) if attack.samples is None else min(len(unit.rows), attack.samples)
     share = _COST.get(attack.kind, _COST.get(attack.gradient, 1.0)) * (_SURVIVORS if attack.survivors_only else 1.0)
-    return max(1, round(samples * steps_of(unit) * share))
+    return max(1, round(len(unit.meant) * steps_of(unit) * share))
 
 
 def steps_of(unit: Unit) -> int:

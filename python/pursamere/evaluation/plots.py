@@ -142,7 +142,8 @@ def loss_plot(result: Result) -> bytes | None:
 def bar_plot(result: Result) -> bytes:
     """A bar with its interval for every attack, a panel for every radius."""
     lines = [line for line in result.lines if line.attack.name != CLEAN and not line.attack.sweep]
-    names = list(dict.fromkeys(line.attack.name for line in lines))
+    labels = {line.attack.name: _label(line) for line in lines}
+    names = list(labels)
     figure, axes = _panels(result.eps, 0.9 + 0.26 * (len(names) + 2))
     end = len(names) + 1
     for eps, axis in zip(result.eps, axes, strict=True):
@@ -157,13 +158,17 @@ def bar_plot(result: Result) -> bytes:
         axis.set_xticks([0, 0.5, 1])
         axis.set_xlabel("accuracy")
     for axis in axes[::_COLUMNS]:
-        axis.set_yticks(range(end + 1), ["no attack", *map(plain, names), "worst case"], fontsize=9)
+        axis.set_yticks(range(end + 1), ["no attack", *labels.values(), "worst case"], fontsize=9)
         axis.set_ylim(end + 0.6, -0.6)
     patch = require("matplotlib.patches", extra="evaluation").Patch
     seen = {_sight(line.attack) for line in lines}
     handles = [patch(color=colour, label=label) for label, colour in _SIGHT.items() if label in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(_SIGHT), frameon=False, fontsize=9)
     return to_png(figure)
+
+
+def _label(line: Line) -> str:
+    return plain(line.attack.name) + (f" ({line.attack.samples} samples)" if line.attack.samples is not None else "")
 
 
 def told(line: Line) -> str:

@@ -32,7 +32,8 @@ class Attack:
         survivors_only: attack the samples alone that withstood the attacks before it, which saves time; its own
             accuracy then says nothing, only the worst case does.
         samples: attack at most so many of the samples, the first ones.
-        sweep: run at several radii, for the accuracy as a function of eps; not part of the worst case.
+        sweep: run at several radii, for the accuracy as a function of eps; not part of the worst case, and not for
+            survivors only.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Attack:
             raise ValueError(f"sources are for kind 'transfer', which needs one, got {self.sources} for {self.kind!r}")
         if check_nonnegative("ere_weight", self.ere_weight) and self.kind != "pgd":
             raise ValueError(f"ere_weight is for kind 'pgd', got {self.ere_weight} for {self.kind!r}")
+        if self.sweep and self.survivors_only:
+            raise ValueError("sweep must be of an attack on all samples, got one with survivors_only=True")
         if self.samples is not None:
             check_integer("samples", self.samples, low=1)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pursamere._extras import require
 from pursamere.demo.statistics import wilson_interval
 from pursamere.evaluation.checks import Check, masking_checks
+from pursamere.evaluation.course import joined
 from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.html_page import html_page
 from pursamere.evaluation.pictures import picture_grid
@@ -28,6 +29,7 @@ from pursamere.evaluation.target import Target
 from pursamere.evaluation.units import Outcome, Unit
 
 OUTCOMES = "outcomes.csv"
+_NAMED = 10  # so many samples are named one by one
 _COLUMNS = ("sample", "label", "eps", "attack", "attacked", "blind", "prediction", "correct", "margin", "linf", "l2")
 
 
@@ -67,11 +69,11 @@ class Line:
         rows: positions of the samples that the attack was meant for (all, or the first ones).
         attacked: bool [n], which of them were attacked.
         correct: bool [n], which of them the model still gets right.
-        curve: mean smallest margin after 1, 2, ... evaluations, over the attacked samples.
+        curve: mean smallest margin after 1, 2, ... evaluations, over the attacked samples that the attack could see on.
         gradients: how many were seen, how many were zero, the median norm and the largest.
-        flags: warnings of the attack itself.
-        blind: on how many samples the attack could not see; they count as not correct.
-        blind_reason: what it said, or ``None``.
+        flags: warnings of the attack itself, and of logits that are NaN or infinite.
+        saw: bool [n], on which of them the attack could see, or was not run; the others are not correct.
+        blind_reason: what the attack said of the others, or ``None``.
         seconds: of computation.
     """
 
@@ -83,9 +85,19 @@ class Line:
     curve: list[float]
     gradients: dict[str, float]
     flags: list[str]
-    blind: int
+    saw: Tensor
     blind_reason: str | None
     seconds: float
+
+    @property
+    def tried(self) -> Tensor:
+        """Bool [n], on which samples the attack was run and could see."""
+        return self.attacked & self.saw
+
+    @property
+    def blind(self) -> int:
+        """On how many samples the attack could not see."""
+        return int((~self.saw).sum())
 
     @property
     def share(self) -> Share:
@@ -262,43 +274,44 @@ def _merge(found: Sequence[tuple[Unit, Outcome]]) -> list[Line]:
 
 def _line(group: list[tuple[Unit, Outcome]]) -> Line:
     outcomes = [outcome for _, outcome in group]
-    seen = [outcome.gradients for outcome in outcomes if outcome.gradients]
-    gradients: dict[str, float] = {}
-    if seen:
-        middle = sorted(g["median"] for g in seen)[len(seen) // 2]
-        gradients = {
-            "count": sum(g["count"] for g in seen),
-            "zero": sum(g["zero"] for g in seen),
-            "median": middle,
-            "largest": max(g["largest"] for g in seen),
-        }
+    rows = [row for unit, _ in group for row in unit.rows]
+    attacked, correct, finite, blind = (
+        torch.tensor([value for outcome in outcomes for value in getattr(outcome, name)])
+        for name in ("attacked", "correct", "finite", "blind")
+    )
+    course = joined([outcome.course for outcome in outcomes])
+    flags = sorted({flag for outcome in outcomes for flag in outcome.flags})
+    unnoticed = attacked & ~blind & ~finite
+    if bool(unnoticed.any()):
+        flags.append(f"NaN or infinite logits, which count as wrong, on {_named(rows, unnoticed)}")
+    reason = next((outcome.blind_reason for outcome in outcomes if outcome.blind_reason), None)
     return Line(
         attack=group[0][0].attack,
         eps=group[0][0].eps,
-        rows=[row for unit, _ in group for row in unit.rows],
-        attacked=torch.tensor([value for outcome in outcomes for value in outcome.attacked]),
-        correct=torch.tensor([value for outcome in outcomes for value in outcome.correct]),
-        curve=_mean_curve([(outcome.curve, sum(outcome.attacked)) for outcome in outcomes if outcome.curve]),
-        gradients=gradients,
-        flags=sorted({flag for outcome in outcomes for flag in outcome.flags}),
-        blind=sum(sum(outcome.blind) for outcome in outcomes),
-        blind_reason=next((outcome.blind_reason for outcome in outcomes if outcome.blind_reason), None),
+        rows=rows,
+        attacked=attacked,
+        correct=correct,
+        curve=course.curve,
+        gradients=course.gradients(),
+        flags=flags,
+        saw=~blind,
+        blind_reason=None if reason is None else f"{reason} (on {_named(rows, blind)})",
         seconds=sum(outcome.seconds for outcome in outcomes),
     )
 
 
-def _mean_curve(curves: list[tuple[list[float], int]]) -> list[float]:
-    """Weighted by samples; a chunk on which all had fallen stays where it was."""
-    total = sum(weight for _, weight in curves)
-    length = max((len(curve) for curve, _ in curves), default=0)
-    return [sum(curve[min(i, len(curve) - 1)] * weight for curve, weight in curves) / total for i in range(length)]
+def _named(rows: list[int], chosen: Tensor) -> str:
+    """The positions of some samples, in words."""
+    positions = [rows[i] for i in chosen.nonzero().flatten().tolist()]
+    names = ", ".join(map(str, positions[:_NAMED]))
+    more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""
+    return f"{'sample' if len(positions) == 1 else 'samples'} {names}{more}"
 
 
-@torch.no_grad()
 def _cost(target: Target, images: Tensor) -> dict[str, Any]:
     part = images[:128]
     start = time.perf_counter()
-    target.model(part)
+    target.logits(part)
     if part.device.type == "cuda":
         torch.cuda.synchronize(part.device)
         peak = torch.cuda.max_memory_allocated(part.device) / 2**20

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from pursamere._validation import NotFiniteError, check_logits
 from pursamere.attacks import TARGETED_DLR
 from pursamere.classifier import PurifiedClassifier
+from pursamere.evaluation.copies import check_copyable, record_gradients, shallow_copy
+from pursamere.evaluation.determinism import first_difference
+from pursamere.evaluation.halving import nan_where_not_finite
 from pursamere.evaluation.protocol import Attack
 from pursamere.iterative import IterativePurifier
 from pursamere.micro_batch import map_micro_batches
@@ -24,6 +27,9 @@ Model = Callable[[Tensor], Tensor]
 EOT_SAMPLES = 4
 
 
+_WRAP = "a module around it that is no PurifiedClassifier is attacked through its own gradient alone"
+
+
 class FixedBatches(nn.Module):
     """A model that always runs on batches of one size, the last one padded, so that a sample's logits are its own."""
 
@@ -33,7 +39,7 @@ class FixedBatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, classes]."""
-        (logits,) = map_micro_batches(lambda part: (self.model(part),), self.size, x)
+        (logits,) = map_micro_batches(lambda part: (check_logits("model", self.model(part), part),), self.size, x)
         return logits
 
 
@@ -56,6 +62,17 @@ class Target:
         model: a :class:`pursamere.PurifiedClassifier`, which is attacked in every way, or any callable from images to
             logits, attacked through its own gradient.
         micro_batch: for a model that is no ``PurifiedClassifier``: it runs on batches of this size.
+
+    Attributes:
+        model: what is judged: the given object, in batches of one size if it is no ``PurifiedClassifier``; of a random
+            one a copy, since it is reset again and again.
+        purifier: that of ``model``, if it has one.
+        bare: its classifier alone, if it has a purifier.
+        classes: the number of logits, once they have been counted.
+
+    Raises:
+        TypeError: ``model`` is not callable, or cannot be copied with another gradient.
+        ValueError: ``model`` is in training mode, or contains a purifier whose gradient is not its own.
     """
 
     def __init__(self, model: Model, micro_batch: int) -> None:
@@ -65,14 +82,20 @@ class Target:
         self.original = model
         self.purifier: IterativePurifier | None = None
         self.bare: Model | None = None
-        if isinstance(model, PurifiedClassifier):
-            self.purifier = copy.copy(model.purifier)  # a random one is reset again and again
-            if self.is_random and not callable(getattr(self.purifier, "reset", None)):
+        self.classes = 0
+        if not isinstance(model, PurifiedClassifier):
+            _check_inner_gradients(model)
+            self.model: Model = FixedBatches(model, micro_batch)
+            return
+        check_copyable("model", model)
+        check_copyable("model.purifier", model.purifier)
+        self.model, self.purifier = model, model.purifier
+        self.bare = FixedBatches(model.classifier, micro_batch)
+        if self.is_random:
+            if not callable(getattr(self.purifier, "reset", None)):
                 raise TypeError("model.purifier says that it is random, so it must have a method reset(seed)")
-            self.model: Model = self._purified(self.purifier, "identity")
-            self.bare = FixedBatches(model.classifier, micro_batch)
-        else:
-            self.model = FixedBatches(model, micro_batch)
+            self.purifier = shallow_copy(self.purifier)
+            self.model = self._purified(self.purifier, model.gradient)
 
     @property
     def description(self) -> str:
@@ -88,6 +111,61 @@ class Target:
         """Make what a random defence draws from now on a function of ``seed``; nothing for others."""
         if self.is_random:
             self.purifier.reset(seed)  # type: ignore[union-attr, operator]
+
+    @torch.no_grad()
+    def count_classes(self, images: Tensor) -> int:
+        """Return the number of logits, and keep it.
+
+        Raises:
+            RuntimeError: the model raises that it is NaN or infinite on every image.
+        """
+        for image in images:
+            try:
+                self.classes = self._checked(image[None]).shape[1]
+                return self.classes
+            except NotFiniteError as error:
+                reason = error
+        raise NotFiniteError(f"model has no logits for any of the {len(images)} images: {reason}")
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of images [n, C, H, W], NaN where the model raises that it is NaN or infinite."""
+        return nan_where_not_finite(self._checked, images, (self.classes,))
+
+    @torch.no_grad()
+    def check_attackable(self, images: Tensor, gradients: Iterable[str], seed: int) -> None:
+        """Require that the model with each of these gradients is the model, and has that gradient.
+
+        Its logits must be the same bits, and its purifier must be called, with that gradient.
+
+        Raises:
+            ValueError: it is not so.
+        """
+        if self.purifier is None:
+            return
+        self.reset(seed)
+        expected = self.logits(images)
+        for gradient in gradients:
+            purifier = shallow_copy(self.purifier)
+            if self.is_random:
+                purifier.reset(seed)  # type: ignore[operator]
+            seen = record_gradients(purifier)
+            model = self._purified(purifier, gradient)
+            logits = nan_where_not_finite(model, images, (self.classes,))
+            if seen != {gradient}:
+                got = f"it was called with {', '.join(map(repr, sorted(seen)))}" if seen else "it was not called"
+                raise ValueError(
+                    f"model, a {type(self.original).__name__}, must call self.purifier(x, gradient=self.gradient), but "
+                    f"for gradient={gradient!r} {got} on the first {len(images)} images; {_WRAP}"
+                )
+            different = first_difference(expected, logits)
+            if different is not None:
+                sample, logit, first, second = different
+                raise ValueError(
+                    f"model, a {type(self.original).__name__}, must give the same logits whatever its gradient, but a "
+                    f"copy with gradient={gradient!r} has {second!r} for logit {logit} of sample {sample}, and not "
+                    f"{first!r}; {_WRAP}"
+                )
 
     def attacked(self, gradient: str) -> Model:
         """The model with gradients of that kind."""
@@ -120,11 +198,10 @@ class Target:
             return "its standard version is for deterministic defences"
         return None
 
-    @torch.no_grad()
     def behaviour_sha256(self, images: Tensor, seed: int) -> str:
         """A fingerprint of some logits: functions and plain attributes are no parameters, but show in these."""
         self.reset(seed)
-        return hashlib.sha256(self.model(images).float().cpu().numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.logits(images).float().cpu().numpy().tobytes()).hexdigest()
 
     def sha256(self) -> str:
         """A fingerprint of the parameters, the buffers and what ``repr`` tells."""
@@ -138,14 +215,21 @@ class Target:
                     digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _purified(self, purifier: IterativePurifier, gradient: str) -> Model:
-        return PurifiedClassifier(purifier, self.original.classifier, gradient=gradient)  # type: ignore[attr-defined]
+    def _checked(self, images: Tensor) -> Tensor:
+        return check_logits("model", self.model(images), images)
+
+    def _purified(self, purifier: IterativePurifier, gradient: str) -> PurifiedClassifier:
+        """The given model, its class and hooks and all, but for its purifier and gradient."""
+        assert isinstance(self.original, PurifiedClassifier)
+        model = shallow_copy(self.original)
+        model.purifier, model.gradient = purifier, gradient
+        return model
 
     def _variant(self, name: str) -> IterativePurifier | None:
         """The purifier with another noise seed, or with half as many steps."""
-        variant = copy.copy(self.purifier)
-        if variant is None:
+        if self.purifier is None:
             return None
+        variant = shallow_copy(self.purifier)
         if name == "other_noise":
             variant.noise = replace(variant.noise, seed=variant.noise.seed + 1)
         elif variant.steps < 2:
@@ -153,6 +237,16 @@ class Target:
         else:
             variant.steps //= 2
         return variant
+
+
+def _check_inner_gradients(model: Model) -> None:
+    """Refuse a model that hides a gradient other than its own, for which there would be no other attack."""
+    for path, part in model.named_modules() if isinstance(model, nn.Module) else ():
+        if isinstance(part, PurifiedClassifier) and part.gradient not in ("exact", "unrolled"):
+            raise ValueError(
+                f"model is attacked through its own gradient, but that of its part {path!r} is {part.gradient!r}; "
+                "make it with gradient='exact'"
+            )
 
 
 def _describe(part: object) -> str:

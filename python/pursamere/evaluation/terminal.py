@@ -16,6 +16,8 @@ def text_table(result: Result) -> str:
         for line in result.lines:
             if line.eps == eps and not line.attack.sweep:
                 figure = told(line) if line.attack.survivors_only else str(line.share)
+                if line.attack.samples is not None and not line.attack.survivors_only:
+                    figure += f", {line.share.samples} samples"
                 rows.append((line.attack.name, gradient_of(line.attack), f"{eps:.4g}", figure))
         rows.append(("WORST CASE", "", f"{eps:.4g}", str(worst)))
     checks = [("masking check", "", ""), *((c.name, "pass" if c.passed else "WARN", c.detail) for c in result.checks)]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pursamere import attacks
 from pursamere._validation import NotFiniteError
+from pursamere.evaluation.course import Course, joined
+from pursamere.evaluation.halving import in_halves
 from pursamere.evaluation.protocol import Attack
 from pursamere.evaluation.target import Target
 from pursamere.purifier import Purifier
@@ -37,6 +39,12 @@ class Unit:
     rows: range
 
     @property
+    def meant(self) -> range:
+        """Those of its rows that the attack is meant for: all, or the first of all samples."""
+        end = self.rows.stop if self.attack.samples is None else min(self.rows.stop, self.attack.samples)
+        return range(self.rows.start, end)
+
+    @property
     def name(self) -> str:
         """Unique in a run, and a file's name."""
         return f"{self.attack.name}-eps{self.eps!r}-{self.chunk:05d}"
@@ -58,12 +66,13 @@ class Outcome:
         margin: the label's logit minus the largest other.
         linf: distance from the image as it is, in pixel units.
         l2: the same in the L2 norm.
-        curve: mean over the attacked samples of the smallest margin reached after 1, 2, ... evaluations.
-        gradients: norms of the gradients seen: how many, how many zero, the median and the largest.
+        finite: whether the logits of the adversarial image are neither NaN nor infinite; a sample is not ``correct``
+            else.
+        course: of the attack, on the samples that it could see on.
         flags: warnings of the attack itself.
         blind: whether the attack could not see on the sample (NaN logits or gradients), so that the sample's image is
             unchanged. Such a sample is never ``correct``: nobody knows whether it is robust.
-        blind_reason: what the attack said.
+        blind_reason: what the attack said, of the last of these samples.
         seconds: it took; not part of what is compared between runs.
     """
 
@@ -73,8 +82,8 @@ class Outcome:
     margin: list[float] = field(default_factory=list)
     linf: list[float] = field(default_factory=list)
     l2: list[float] = field(default_factory=list)
-    curve: list[float] = field(default_factory=list)
-    gradients: dict[str, float] = field(default_factory=dict)
+    finite: list[bool] = field(default_factory=list)
+    course: Course = field(default_factory=lambda: Course(0))
     flags: list[str] = field(default_factory=list)
     blind: list[bool] = field(default_factory=list)
     blind_reason: str | None = None
@@ -83,6 +92,11 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """All of it as values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Outcome:
+        """The outcome of which these are the values."""
+        return cls(**{**values, "course": Course(**values["course"])})
 
 
 def run_unit(
@@ -113,35 +127,31 @@ def run_unit(
     """
     start = time.perf_counter()
     attack = unit.attack
-    chosen = torch.ones_like(survivors) if attack.samples is None else survivors.new_tensor(
-        [row < attack.samples for row in unit.rows]
-    )  # fmt: skip
+    chosen = torch.tensor([row in unit.meant for row in unit.rows], device=images.device)
     if attack.survivors_only:
         chosen = chosen & survivors
     outcome = Outcome(chosen.tolist(), blind=[False] * len(labels))
     adversarial = images.clone()
-    record = _Record(outcome)
+
+    def attacked(part: Tensor) -> tuple[Tensor, Course, list[str]]:
+        target.reset(unit.seed(seed))
+        course, flags = Course(len(part)), list[str]()
+        return _attack(target, unit, images[part], labels[part], norm, seed, progress, course, flags), course, flags
+
+    courses = []
     rows = chosen.nonzero().squeeze(1)
-    if attack.kind != "none":
-        pending = [rows] if len(rows) else []
-        while pending:
-            part = pending.pop()
-            target.reset(unit.seed(seed))
-            try:
-                adversarial[part] = _attack(
-                    target, unit, images[part], labels[part], norm, unit.seed(seed), progress, record
-                )
-            except NotFiniteError as error:
-                outcome.blind_reason = str(error)
-                if len(part) == 1:
-                    outcome.blind[int(part)] = True
-                else:  # halved until the samples that blind it are alone, so that they hide no other
-                    pending += part.tensor_split(2)
+    for part, found in in_halves(attacked, rows[:0] if attack.kind == "none" else rows):
+        if isinstance(found, NotFiniteError):
+            outcome.blind[int(part)], outcome.blind_reason = True, str(found)
+        else:
+            adversarial[part], course, flags = found
+            courses.append(course)
+            outcome.flags += flags
+    outcome.course = joined(courses)
     progress(attack.steps * attack.restarts)  # not every attack tells, and some end early
     _check_legal(attack.name, images, adversarial, norm, unit.eps)
     target.reset(unit.seed(seed) ^ 1)  # noise that the attack has not seen
     _judge(target, images, adversarial, labels, outcome)
-    record.finish()
     outcome.seconds = time.perf_counter() - start
     return outcome, adversarial
 
@@ -154,16 +164,15 @@ def _attack(
     norm: str,
     seed: int,
     progress: Progress,
-    record: _Record,
+    course: Course,
+    flags: list[str],
 ) -> Tensor:
     attack, model = unit.attack, target.attacked(unit.attack.gradient)
-    common: dict[str, Any] = {"eps": unit.eps, "norm": norm, "seed": seed}
+    common: dict[str, Any] = {"eps": unit.eps, "norm": norm, "seed": unit.seed(seed)}
     if attack.kind == "random_search":
         return attacks.random_search(model, images, labels, queries=attack.steps, **common)
     if attack.kind == "autoattack":
-        return attacks.autoattack(
-            model, images, labels, queries=attack.steps, on_warning=record.outcome.flags.append, **common
-        )
+        return attacks.autoattack(model, images, labels, queries=attack.steps, on_warning=flags.append, **common)
     common["progress"] = progress
     if attack.kind == "square":
         return attacks.square(model, images, labels, queries=attack.steps, **common)
@@ -175,7 +184,7 @@ def _attack(
         "loss": attack.loss,
         "restarts": attack.restarts,
         "stop_at_success": not target.is_random,
-        "observe": record.observe,
+        "observe": course.observe,
     }
     if attack.kind == "apgd":
         return attacks.apgd(model, images, labels, **common)
@@ -186,10 +195,8 @@ def _attack(
 
 @torch.no_grad()
 def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, outcome: Outcome) -> None:
-    logits = target.model(adversarial)
+    logits = target.logits(adversarial)
     finite = torch.isfinite(logits).all(dim=1)
-    if not bool(finite.all()):
-        outcome.flags.append(f"{int((~finite).sum())} samples have NaN or infinite logits, and count as wrong")
     margin = torch.where(finite, attacks.margin(logits, labels), -torch.inf)
     blind = torch.tensor(outcome.blind, device=labels.device)
     offset = (adversarial - images).flatten(1)
@@ -197,6 +204,7 @@ def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, 
     # Where the label's logit is the largest but shared the prediction depends on the classes' order, so that is wrong.
     outcome.correct = ((margin > 0) & ~blind).tolist()
     outcome.margin = margin.tolist()
+    outcome.finite = finite.tolist()
     outcome.linf = offset.abs().amax(dim=1).tolist()
     outcome.l2 = torch.linalg.vector_norm(offset, dim=1).tolist()
 
@@ -207,29 +215,3 @@ def _check_legal(name: str, images: Tensor, adversarial: Tensor, norm: str, eps:
     length = offset.abs().amax() if norm == "linf" else torch.linalg.vector_norm(offset, dim=1).amax()
     if float(length) > eps * (1 + 1e-5) + 1e-6 or float(adversarial.min()) < 0 or float(adversarial.max()) > 1:
         raise RuntimeError(f"attack {name} returned images outside the ball of radius {eps:g} or outside [0, 1]")
-
-
-class _Record:
-    """What the masking checks need of an attack's course."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self.norms: list[Tensor] = []
-
-    def observe(self, best_margin: Tensor, gradient: Tensor | None) -> None:
-        seen = best_margin[torch.isfinite(best_margin)]
-        if len(seen):
-            self.outcome.curve.append(float(seen.double().mean()))
-        if gradient is not None:
-            self.norms.append(torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1).double().cpu())
-
-    def finish(self) -> None:
-        if not self.norms:
-            return
-        norms = torch.cat(self.norms)
-        self.outcome.gradients = {
-            "count": len(norms),
-            "zero": int((norms == 0).sum()),
-            "median": float(norms.median()),
-            "largest": float(norms.max()),
-        }

@@ -1,0 +1,81 @@
+"""How an attack went: what the masking checks need to know beside its outcome."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_BINS = 64  # of gradient norms in an octave, so that the median is off by half a percent at most
+
+
+@dataclass
+class Course:
+    """How attacks went on some samples. It is the same however these were divided into batches.
+
+    Attributes:
+        samples: how many.
+        curve: mean over the samples of the smallest margin reached after 1, 2, ... evaluations; empty if not observed.
+        zero: how many gradients were zero.
+        norms: pairs of a bin and how many of the other gradients are in it, by their L2 norm: bin b begins at
+            ``2 ** (b / 64)``.
+        largest: L2 norm of the largest gradient.
+    """
+
+    samples: int
+    curve: list[float] = field(default_factory=list)
+    zero: int = 0
+    norms: list[tuple[int, int]] = field(default_factory=list)
+    largest: float = 0.0
+
+    def observe(self, best_margin: Tensor, gradient: Tensor | None) -> None:
+        """Take in an evaluation, see :data:`pursamere.attacks.pgd.Observer`."""
+        seen = best_margin[torch.isfinite(best_margin)]
+        if len(seen):
+            self.curve.append(float(seen.double().mean()))
+        if gradient is not None:
+            # In float64, in which no square of a small float32 number is zero.
+            norms = torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1, dtype=torch.float64).cpu()
+            bins = (_BINS * norms[norms > 0].log2()).floor().long()
+            self.zero += int((norms == 0).sum())
+            self.norms = sorted((Counter(dict(self.norms)) + Counter(bins.tolist())).items())
+            self.largest = max(self.largest, float(norms.max())) if len(norms) else self.largest
+
+    def gradients(self) -> dict[str, float]:
+        """How many gradients there were, how many were zero, the median norm and the largest; empty for none."""
+        count = self.zero + sum(number for _, number in self.norms)
+        if not count:
+            return {}
+        below, median = self.zero, 0.0
+        for start, number in self.norms:
+            if 2 * below >= count:
+                break
+            below, median = below + number, 2 ** ((start + 0.5) / _BINS)
+        return {"count": count, "zero": self.zero, "median": min(median, self.largest), "largest": self.largest}
+
+
+def joined(courses: Sequence[Course]) -> Course:
+    """The course of an attack on the samples of all of these together."""
+    norms: Counter[int] = Counter()
+    for course in courses:
+        norms.update(dict(course.norms))
+    return Course(
+        samples=sum(course.samples for course in courses),
+        curve=_mean_curve([course for course in courses if course.curve]),
+        zero=sum(course.zero for course in courses),
+        norms=sorted(norms.items()),
+        largest=max((course.largest for course in courses), default=0.0),
+    )
+
+
+def _mean_curve(courses: Sequence[Course]) -> list[float]:
+    """Weighted by samples; where all had fallen it stays where it was."""
+    total = sum(course.samples for course in courses)
+    length = max((len(course.curve) for course in courses), default=0)
+    return [
+        sum(course.curve[min(i, len(course.curve) - 1)] * course.samples for course in courses) / total
+        for i in range(length)
+    ]

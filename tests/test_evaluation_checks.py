@@ -1,0 +1,227 @@
+"""Masking checks: of which samples and gradients each says how many."""
+
+import math
+
+import pytest
+import torch
+
+from pursamere.attacks import apgd, margin, pgd
+from pursamere.evaluation import Attack, Line, Protocol, evaluate
+from pursamere.evaluation.checks import masking_checks
+from pursamere.evaluation.course import Course, joined
+from pursamere.evaluation.plan import cost_of
+from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
+from pursamere.evaluation.terminal import text_table
+from pursamere.evaluation.units import Unit
+
+
+def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):
+    """What an attack found, made up."""
+    correct = torch.tensor(correct)
+    attacked, saw = (torch.ones_like(correct) if mask is None else torch.tensor(mask) for mask in (attacked, saw))
+    return Line(attack, eps, list(range(len(correct))), attacked, correct, list(curve), {}, [], saw, None, 0.0)
+
+
+def check_of(name, *lines):
+    """The check of that name; ``None`` if there is none."""
+    found = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith(name)]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_each_masking_check_can_warn():
+    many, few = [True] * 9 + [False], [True] * 5 + [False] * 5
+    short, long = Attack(SHORT, "pgd", steps=5), Attack(LONG, "pgd", steps=40)
+    bpda = Attack("x", "pgd", gradient="identity", steps=40)
+    cases = {
+        "more steps": ([line(short, few), line(long, many)], [line(short, many), line(long, few)]),
+        "identity against exact": ([line(long, many), line(bpda, few)], [line(long, few), line(bpda, many)]),
+        "loss at rest": (
+            [line(long, many, [1 - 0.02 * i for i in range(41)])],
+            [line(long, many, [0.9**i for i in range(41)])],
+        ),
+    }
+    for name, (bad, good) in cases.items():
+        for lines, passed in ((bad, False), (good, True)):
+            (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith(name)]
+            assert check.passed == passed, (name, check)
+    longest = Attack(LONGEST, "pgd", steps=1000, samples=4)
+    for found, passed in (([True, False, False, True], False), ([True, True, False, True], True)):
+        lines = [line(long, [True] * 10, [0.9**i for i in range(41)]), line(longest, found)]
+        (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith("loss at rest")]
+        assert check.passed == passed
+    # An attack through the identity is not compared with itself, nor with another attack.
+    assert not [c for c in masking_checks([line(bpda, few)], [0.1], False) if c.name.startswith("identity")]
+    other = Attack(LONG, "pgd", steps=41)
+    lines = [line(other, many), line(bpda, few)]
+    assert not [c for c in masking_checks(lines, [0.1], False) if c.name.startswith("identity")]
+
+
+def fell(count, first, samples=100):
+    """``count`` of the first samples fell, the others were judged as they are."""
+    return [i >= count for i in range(first)] + [True] * (samples - first)
+
+
+def mask(first, samples=100):
+    return [i < first for i in range(samples)]
+
+
+@pytest.mark.parametrize(("found", "passed"), [(1, True), (2, False)])
+def test_loss_at_rest_counts_the_samples_that_both_attacks_tried(found, passed):
+    long, longest = Attack(LONG, "pgd", steps=40), Attack(LONGEST, "pgd", steps=1000, samples=32)
+    check = check_of("loss at rest", line(long, [True] * 100), line(longest, fell(found, 32), attacked=mask(32)))
+    assert check.passed == passed
+    assert check.detail.startswith(f"{found} of 32 samples fell")
+    assert "at most 1 allowed" in check.detail
+    blind = line(longest, fell(3, 32), attacked=mask(32), saw=[False] * 2 + [True] * 98)
+    assert check_of("loss at rest", line(long, [True] * 100), blind).detail.startswith("1 of 30 samples fell")
+    assert check_of("loss at rest", line(long, [True] * 100), line(longest, [True], saw=[False])) is None
+
+
+def test_loss_at_rest_does_not_depend_on_the_chunk(tmp_path):
+    """Two samples of 128 that only a fine search breaks, among the 32 that the long one looks at."""
+    images = torch.full((128, 1, 2, 2), 0.5)
+    images[:2, 0, 0, 0] = 0.9
+
+    def model(x):
+        x = x.flatten(1)
+        value = torch.where(x[:, 0] > 0.7, (x[:, 1] - 0.53).abs() * 10 - 0.01, 1 + 0 * x[:, 1])
+        return torch.stack([value, 0 * value], 1)
+
+    protocol = Protocol(
+        "p",
+        (Attack("clean", "none"), Attack(LONG, "pgd", steps=1), Attack(LONGEST, "pgd", steps=300, samples=32)),
+    )
+    for chunk in (128, 32, 20):
+        labels = torch.zeros(128, dtype=torch.int64)
+        folder = tmp_path / str(chunk)
+        result = evaluate(model, images, labels, folder=folder, eps=0.1, preset=protocol, chunk=chunk)
+        (check,) = [check for check in result.checks if check.name.startswith("loss at rest")]
+        assert not check.passed
+        assert check.detail.startswith("2 of 32 samples fell to 300 steps of PGD that withstood 1 times 1 (at most 1")
+        (shown,) = [row for row in text_table(result).splitlines() if row.startswith(LONGEST)]
+        assert shown.endswith(", 32 samples")
+
+
+@pytest.mark.parametrize(("found", "passed"), [(1, True), (2, False)])
+def test_black_box_attacks_are_compared_on_what_both_kinds_were_run_on(found, passed):
+    white, few = Attack(LONG, "pgd"), Attack("square", "square", samples=32)
+    check = check_of("black-box", line(white, [True] * 100), line(few, fell(found, 32), attacked=mask(32)))
+    assert check.passed == passed
+    assert check.detail == f"{found} of 32 samples fell to black-box attacks only (at most 1 allowed)"
+    # No gradient was followed on the others, so that they fell to a black-box attack shows nothing.
+    every, first = Attack("square", "square"), Attack(LONG, "pgd", samples=10)
+    lines = line(first, [True] * 100, attacked=mask(10)), line(every, [True] * 10 + [False] * 90)
+    assert check_of("black-box", *lines).detail.startswith("0 of 10 samples")
+    # Nor on those on which it could not be followed.
+    lines = line(white, fell(50, 50), saw=[not m for m in mask(50)]), line(every, fell(100, 100))
+    assert check_of("black-box", *lines).detail.startswith("50 of 50 samples")
+    # An attack on survivors was meant for all.
+    late = Attack("square", "square", survivors_only=True)
+    lines = line(white, fell(60, 100)), line(late, [True] * 100, attacked=[not m for m in mask(60)])
+    assert check_of("black-box", *lines).detail.startswith("0 of 100 samples")
+    assert check_of("black-box", line(white, [True])) is check_of("black-box", line(every, [True])) is None
+
+
+def test_accuracies_are_compared_on_the_samples_that_both_attacks_tried():
+    short, long = Attack(SHORT, "pgd", steps=5, samples=50), Attack(LONG, "pgd", steps=40)
+    first, every = [True] * 45 + [False] * 5 + [True] * 50, [True] * 50 + [False] * 50
+    check = check_of("more steps", line(short, first, attacked=mask(50)), line(long, every))
+    assert not check.passed
+    assert check.detail.startswith("accuracy 0.900 after 5 steps of PGD, 1.000 after 40")
+    bpda = Attack("bpda", "pgd", steps=40, gradient="identity")
+    # The exact gradient was NaN on half the samples, and broke none of the others; BPDA broke half of those.
+    exact = line(long, [True] * 50 + [False] * 50, saw=mask(50))
+    check = check_of("identity", exact, line(bpda, [True] * 25 + [False] * 75))
+    assert not check.passed
+    assert "accuracy 1.000 with the exact gradient, 0.500 with the identity" in check.detail
+
+
+def test_a_loss_that_ends_early_is_at_rest():
+    """All samples had fallen after 12 of 41 evaluations, the last of them at the last."""
+    check = check_of("loss at rest", line(Attack(LONG, "pgd", steps=40), [False], [1 - 0.1 * i for i in range(12)]))
+    assert check.passed
+    assert check.detail.startswith("0.0% of the fall")
+    assert (
+        check_of("loss at rest", line(Attack(LONG, "pgd", steps=8), [False], [1 - 0.1 * i for i in range(9)])) is None
+    )
+
+
+def test_every_sweep_is_checked_by_itself():
+    strong, weak = (Attack(name, "pgd", sweep=True) for name in ("strong", "weak"))
+    lines = [line(strong, [i > 5 for i in range(10)], eps=0.05), line(strong, [False] * 10, eps=0.2)]
+    (check,) = [check for check in masking_checks(lines, [0.1], False) if "falls" in check.name]
+    assert (check.name, check.passed) == ("accuracy falls with eps", True)
+    lines += [line(weak, [True] * 10, eps=0.05), line(weak, [True] * 10, eps=0.2)]
+    checks = [check for check in masking_checks(lines, [0.1], False) if "falls" in check.name]
+    assert [(check.name[len("accuracy falls with eps, ") :], check.passed) for check in checks] == [
+        ("strong", True),
+        ("weak", False),
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[60], [1, 59], [20, 1, 39]])
+def test_a_course_does_not_depend_on_how_samples_are_divided(sizes):
+    """Norms over thirty orders of magnitude, 1 sample in 60 as important in a chunk of its own as in one of 60."""
+    generator = torch.Generator().manual_seed(0)
+    norms = 10 ** (30 * torch.rand(7, 60, generator=generator) - 30)
+    norms[:, 7] = 0
+    margins = torch.rand(7, 60, generator=generator).cummin(0).values
+    courses = []
+    for part in torch.arange(60).split(sizes):
+        course = Course(len(part))
+        for norm, found in zip(norms, margins, strict=True):
+            course.observe(found[part], norm[part, None, None, None].expand(-1, 1, 2, 2) / 2)
+        courses.append(course)
+    whole = joined(courses)
+    assert whole.curve == pytest.approx(margins.mean(1).tolist(), rel=1e-6)
+    figures = whole.gradients()
+    assert (figures["count"], figures["zero"]) == (420, 7)
+    assert figures["largest"] == pytest.approx(float(norms.max()))
+    assert figures["median"] == pytest.approx(float(norms.median()), rel=0.01)
+    assert joined([]).gradients() == {}
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd])
+def test_samples_that_are_wrong_as_they_are_count_in_the_curve(attack):
+    """Also in a chunk that has no others, so that the mean does not depend on the chunks."""
+    images = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def model(x):
+        return torch.stack([x.flatten(1).sum(1), x.flatten(1).sum(1) + 1], 1)
+
+    labels, seen = torch.zeros(6, dtype=torch.int64), []
+    attack(model, images, labels, eps=0.1, steps=3, observe=lambda *what: seen.append(what))
+    ((best_margin, gradient),) = seen
+    assert gradient is None
+    assert torch.equal(best_margin, margin(model(images), labels))
+
+
+def test_what_an_attack_saw_before_it_was_blind_does_not_count(tmp_path):
+    """The gradient is NaN for one sample of 8, once the attack has made a step: the others are attacked again."""
+    images = 0.5 + 0.01 * torch.arange(8).reshape(8, 1, 1, 1) * torch.ones(1, 1, 2, 2)
+
+    def model(x):
+        x = x.flatten(1)
+        low = (x.detach().mean(1) - 0.5657).abs() < 0.0008  # where the attack on sample 7 leads
+        away = torch.where(low, x[:, 0] - x[:, 0].detach(), x[:, 0])
+        return torch.stack([5 + x.sum(1) + 0 * away.abs().sqrt(), 0 * x[:, 0]], 1)
+
+    protocol = Protocol("p", (Attack("clean", "none"), Attack(LONG, "pgd", steps=20)))
+    labels = torch.zeros(8, dtype=torch.int64)
+    result = evaluate(model, images, labels, folder=tmp_path / "run", eps=0.005, preset=protocol, seed=1)
+    (attacked,) = [line for line in result.lines if line.attack.name == LONG]
+    assert attacked.blind == 1
+    assert attacked.blind_reason == "the gradient of the model is NaN or infinite (on sample 7)"
+    assert attacked.gradients["count"] == 7 * 20
+    assert len(attacked.curve) == 21
+    assert all(later <= before for before, later in zip(attacked.curve, attacked.curve[1:], strict=False))
+    lowest = 5 + (images[:7] - 0.005).sum((1, 2, 3))
+    assert attacked.curve[-1] == pytest.approx(float(lowest.mean()), abs=1e-5)
+
+
+def test_a_unit_costs_what_it_attacks():
+    attack = Attack("a", "pgd", steps=10, samples=32)
+    assert [len(Unit(attack, 0.1, i, range(20 * i, 20 * i + 20)).meant) for i in range(3)] == [20, 12, 0]
+    assert cost_of(Unit(attack, 0.1, 1, range(20, 40))) == 120
+    assert math.isclose(cost_of(Unit(Attack("a", "pgd", steps=10), 0.1, 1, range(20, 40))), 200)
