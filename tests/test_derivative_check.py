@@ -8,6 +8,7 @@ from torch import nn
 
 import pursamere as ps
 from pursamere.derivative_check import compare_derivatives
+from pursamere.evaluation import Attack, Protocol
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)
 
@@ -212,3 +213,48 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
     assert torch.float64 not in seen
     assert ps.Purifier(denoiser, sigma=0.3, steps=1, step="sign", step_size=0.1).check_derivative(X) is None
     assert ps.Purifier(denoiser, sigma=0.3, steps=0).check_derivative(X) is None
+
+
+def evaluation_of(denoiser, folder, *attacks, direction="ere"):
+    purifier = ps.Purifier(denoiser, sigma=0.3, steps=1, noise=NOISE, direction=direction)
+    model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])
+    protocol = Protocol("tiny", (Attack("clean", "none"), *attacks))
+    labels = torch.arange(len(X)) % 4
+    return ps.evaluate(model, X, labels, folder=folder, eps=0.05, preset=protocol)
+
+
+EXACT = Attack("pgd-exact", "pgd", steps=2)
+OTHER = Attack("other-noise", "transfer", sources=("other_noise",), steps=2)
+HARMLESS = (
+    Attack("pgd-bpda", "pgd", steps=2, gradient="identity"),
+    Attack("bare", "transfer", sources=("bare",), steps=2),
+    Attack("search", "random_search", steps=2),
+)
+
+
+@pytest.mark.parametrize("attack", [EXACT, OTHER], ids=lambda attack: attack.name)
+def test_an_evaluation_refuses_a_wrong_derivative_before_any_attack(tmp_path, attack):
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        evaluation_of(fixed_weights(Denoiser(SiluDetached.apply)), tmp_path / "run", attack)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_without_exact_gradients_needs_no_derivative(tmp_path):
+    result = evaluation_of(fixed_weights(Denoiser(SiluDetached.apply)), tmp_path / "run", *HARMLESS)
+    assert "derivative" not in [check.name for check in result.checks]
+
+
+def test_an_evaluation_reports_the_figure(tmp_path):
+    result = evaluation_of(fixed_weights(Denoiser(Silu.apply)), tmp_path / "run", EXACT, *HARMLESS)
+    (check,) = [check for check in result.checks if check.name == "derivative"]
+    assert check.passed
+    assert "in float64" in check.detail
+    assert check.detail in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_an_evaluation_warns_where_it_cannot_tell(tmp_path):
+    function = only_float32(Silu).apply
+    denoiser = fixed_weights(Denoiser(lambda x: function(x) + 0.01 * torch.relu(torch.sin(1e4 * x))))
+    with pytest.warns(RuntimeWarning, match="could not be verified"):
+        result = evaluation_of(denoiser, tmp_path / "run", EXACT)
+    assert [check.passed for check in result.checks if check.name == "derivative"] == [False]

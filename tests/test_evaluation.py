@@ -350,7 +350,7 @@ def test_a_random_defence_is_evaluated_and_left_as_it_was(tmp_path):
     for folder in ("one", "two"):
         model = ps.PurifiedClassifier(purifier, classifier)
         results.append(evaluate(model, images, labels, folder=tmp_path / folder, eps=0.1, preset=protocol, chunk=4))
-        assert (purifier.noise.seed, purifier.calls) == (5, 0)
+        assert (purifier.noise.seed, purifier._calls) == (5, 0)
     assert (tmp_path / "one" / "outcomes.csv").read_bytes() == (tmp_path / "two" / "outcomes.csv").read_bytes()
     result = results[0]
     alive = torch.ones(6, dtype=torch.bool)

@@ -24,7 +24,7 @@ def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):
 
 def check_of(name, *lines):
     """The check of that name; ``None`` if there is none."""
-    found = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith(name)]
+    found = [check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith(name)]
     assert len(found) < 2
     return found[0] if found else None
 
@@ -43,18 +43,20 @@ def test_each_masking_check_can_warn():
     }
     for name, (bad, good) in cases.items():
         for lines, passed in ((bad, False), (good, True)):
-            (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith(name)]
+            (check,) = [check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith(name)]
             assert check.passed == passed, (name, check)
     longest = Attack(LONGEST, "pgd", steps=1000, samples=4)
     for found, passed in (([True, False, False, True], False), ([True, True, False, True], True)):
         lines = [line(long, [True] * 10, [0.9**i for i in range(41)]), line(longest, found)]
-        (check,) = [check for check in masking_checks(lines, [0.1], False) if check.name.startswith("loss at rest")]
+        (check,) = [
+            check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith("loss at rest")
+        ]
         assert check.passed == passed
     # An attack through the identity is not compared with itself, nor with another attack.
-    assert not [c for c in masking_checks([line(bpda, few)], [0.1], False) if c.name.startswith("identity")]
+    assert not [c for c in masking_checks([line(bpda, few)], [0.1], False, None) if c.name.startswith("identity")]
     other = Attack(LONG, "pgd", steps=41)
     lines = [line(other, many), line(bpda, few)]
-    assert not [c for c in masking_checks(lines, [0.1], False) if c.name.startswith("identity")]
+    assert not [c for c in masking_checks(lines, [0.1], False, None) if c.name.startswith("identity")]
 
 
 def fell(count, first, samples=100):
@@ -150,10 +152,10 @@ def test_a_loss_that_ends_early_is_at_rest():
 def test_every_sweep_is_checked_by_itself():
     strong, weak = (Attack(name, "pgd", sweep=True) for name in ("strong", "weak"))
     lines = [line(strong, [i > 5 for i in range(10)], eps=0.05), line(strong, [False] * 10, eps=0.2)]
-    (check,) = [check for check in masking_checks(lines, [0.1], False) if "falls" in check.name]
+    (check,) = [check for check in masking_checks(lines, [0.1], False, None) if "falls" in check.name]
     assert (check.name, check.passed) == ("accuracy falls with eps", True)
     lines += [line(weak, [True] * 10, eps=0.05), line(weak, [True] * 10, eps=0.2)]
-    checks = [check for check in masking_checks(lines, [0.1], False) if "falls" in check.name]
+    checks = [check for check in masking_checks(lines, [0.1], False, None) if "falls" in check.name]
     assert [(check.name[len("accuracy falls with eps, ") :], check.passed) for check in checks] == [
         ("strong", True),
         ("weak", False),

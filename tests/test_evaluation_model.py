@@ -168,7 +168,7 @@ def test_a_random_subclass_is_copied_and_left_as_it_was(tmp_path):
         ("plain", ps.PurifiedClassifier(purifier, Rolled(classifier))),
     ):
         run(model, images, (labels + 1) % 4, tmp_path / name, PROTOCOL)
-        assert (purifier.noise.seed, purifier.calls) == (5, 0)
+        assert (purifier.noise.seed, purifier._calls) == (5, 0)
     assert outcomes(tmp_path / "subclass", ("transfer-bare",)) == outcomes(tmp_path / "plain", ("transfer-bare",))
 
 

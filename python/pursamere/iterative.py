@@ -237,7 +237,10 @@ class IterativePurifier(nn.Module, ABC):
             yield
 
     def _settings(self) -> dict[str, Any]:
-        """Everything that defines the steps but the denoiser, and the noise, which belongs to a call."""
+        """Everything that defines the steps but the denoiser, and the noise, which belongs to a call.
+
+        A subclass keeps what changes from call to call in attributes whose names begin with ``_``.
+        """
         others = ("denoiser", "noise", "training")
         return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in others}
 
@@ -304,10 +307,7 @@ class IterativePurifier(nn.Module, ABC):
                 "exact gradient is wanted, gradient='identity'"
             )
         if agreement is not None and not agreement.is_known:
-            message = (
-                "autograd's derivative of the denoiser could not be verified: it contains a custom autograd function, "
-                f"and finite differences are too rough ({agreement})"
-            )
+            message = f"autograd's derivative of the denoiser could not be verified by finite differences ({agreement})"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
         return agreement
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pursamere.derivative_check import Agreement
 from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
 
 if TYPE_CHECKING:
@@ -39,13 +40,18 @@ class Check:
     detail: str
 
 
-def masking_checks(lines: Sequence[Line], eps: Sequence[float], is_random: bool) -> list[Check]:
-    """All checks that the attacks run allow; those that lack an attack are left out."""
+def masking_checks(
+    lines: Sequence[Line], eps: Sequence[float], is_random: bool, derivative: Agreement | None
+) -> list[Check]:
+    """All checks that the attacks run allow; those that lack an attack, or compared derivatives, are left out."""
     checks: list[Check | None] = []
     for radius in eps:
         here = [line for line in lines if line.eps == radius and not line.attack.sweep]
         checks += [_black_box(here, radius), _more_steps(here, radius), _identity(here, radius), _flat(here, radius)]
     checks += [*_sweeps(lines), _gradients(lines), _warnings(lines)]
+    if derivative is not None:  # a wrong one has been refused
+        detail = f"autograd and finite differences of a purification step: {derivative}"
+        checks.append(Check("derivative", derivative.is_known, detail))
     if is_random:
         detail = "the defence draws fresh noise in every call: what misled it once may not do so again"
         checks.append(Check("deterministic", False, detail))

@@ -93,7 +93,8 @@ def evaluate(
         ValueError: an argument out of its range, ``folder`` holds another run, the model does not return logits, or a
             copy of it with another gradient is another model.
         RuntimeError: the model is not deterministic; the message shows two logits that differ. Or it is NaN or infinite
-            on every image.
+            on every image. Or autograd's derivative of its denoiser is wrong, see
+            :meth:`pursamere.IterativePurifier.check_derivative`.
     """
     target = Target(model, check_integer("micro_batch", micro_batch, low=1))
     check_problem(check_images("images", images), labels)
@@ -119,6 +120,7 @@ def evaluate(
         check_deterministic(target.logits, images)
     gradients = sorted({"exact", *(attack.gradient for attack in protocol.attacks)})
     target.check_attackable(images[:CHECKED], gradients, seed)
+    derivative = target.check_derivative(protocol.attacks, images)
     with cpu_threads(1):  # the last bits may depend on it
         behaviour = target.behaviour_sha256(images[:CHECKED], seed)
     config = {
@@ -161,7 +163,7 @@ def evaluate(
         if missing:
             return None
         units = [unit for units in plan.chunks for unit in units]
-        result = summarize(run, units, labels, radii, norm, plan.skipped, target, images)
+        result = summarize(run, units, labels, radii, norm, plan.skipped, target, images, derivative)
     write_summary(run, result, units, target, images, labels)
     return result
 

@@ -72,6 +72,13 @@ class Attack:
         """Whether no gradient of the model itself is taken."""
         return self.kind in GRADIENT_FREE
 
+    @property
+    def differentiates_purifier(self) -> bool:
+        """Whether it differentiates the purifier's steps, its own or another one's to transfer from."""
+        if self.kind == "transfer":
+            return any(source != "bare" for source in self.sources)
+        return not self.is_black_box and self.gradient != "identity"
+
 
 @dataclass(frozen=True)
 class Protocol:

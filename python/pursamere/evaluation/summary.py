@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pursamere._extras import require
 from pursamere.demo.statistics import wilson_interval
+from pursamere.derivative_check import Agreement
 from pursamere.evaluation.checks import Check, masking_checks
 from pursamere.evaluation.course import joined
 from pursamere.evaluation.folder import RunFolder
@@ -153,6 +154,7 @@ def summarize(
     skipped: dict[str, str],
     target: Target,
     images: Tensor,
+    derivative: Agreement | None,
 ) -> Result:
     """Merge the outcomes of all units, write the table of per-sample outcomes, and draw the conclusions."""
     found = [(unit, run.load(unit)) for unit in units]
@@ -176,7 +178,7 @@ def summarize(
         clean=clean.share,
         worst_case={radius: Share(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
         withstood=withstood,
-        checks=masking_checks(lines, eps, target.is_random),
+        checks=masking_checks(lines, eps, target.is_random, derivative),
         skipped=skipped,
         cost=_cost(target, images),
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pursamere._validation import NotFiniteError, check_logits
 from pursamere.attacks import TARGETED_DLR
 from pursamere.classifier import PurifiedClassifier
+from pursamere.derivative_check import Agreement
 from pursamere.evaluation.copies import check_copyable, record_gradients, shallow_copy
 from pursamere.evaluation.determinism import first_difference
 from pursamere.evaluation.halving import nan_where_not_finite
@@ -166,6 +167,16 @@ class Target:
                     f"copy with gradient={gradient!r} has {second!r} for logit {logit} of sample {sample}, and not "
                     f"{first!r}; {_WRAP}"
                 )
+
+    def check_derivative(self, attacks: Iterable[Attack], images: Tensor) -> Agreement | None:
+        """Compare autograd's derivative of the purifier with finite differences, if one of the attacks takes it.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        if self.purifier is None or not any(attack.differentiates_purifier for attack in attacks):
+            return None
+        return self.purifier.check_derivative(images)
 
     def attacked(self, gradient: str) -> Model:
         """The model with gradients of that kind."""
