@@ -11,7 +11,7 @@ OLDEST_TORCH ?= torch==2.11.0
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_STAMP := $(VENV)/.$(subst =,-,$(TORCH))
-SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend csrc pursamere_ext python -not -name __pycache__ -not -name '*.pyc')
+SOURCES := pyproject.toml CMakeLists.txt $(shell find build_backend cmake csrc pursamere_ext python -not -name __pycache__ -not -name '*.pyc')
 
 # Where gpu-check leaves its report.
 GPU_CHECK_OUT ?= gpu-check

@@ -1,12 +1,15 @@
 // Exactly rounded scalar operations, shared by host and device.
 //
 // Every function here is correctly rounded under IEEE 754 (or exact), so a formula written with them gives the same
-// bits on every processor, provided that the compiler contracts nothing: build with -ffp-contract=off and -fmad=false.
+// bits on every processor, provided that the compiler contracts nothing (build with -ffp-contract=off and -fmad=false) and
+// that the processor is in IEEE 754's default mode (csrc/ieee_mode.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "compiler_flags.h"
 
 #if defined(__CUDACC__)
 #define PURSAMERE_HD __host__ __device__ __forceinline__

@@ -1,20 +1,24 @@
 // From run-time dtypes to storage types: calls f with a null pointer of the storage type, whose type is what counts.
+// f is where an op computes, so it runs in IEEE mode.
 #pragma once
 
 #include "checks.h"
+#include "ieee_mode.h"
 #include "storage.h"
 
 namespace pursamere {
 
 template <class F>
 void dispatch_dtype(ScalarType dtype, const char* op, F&& f) {
-  switch (dtype) {
-    case ScalarType::Float: return f(static_cast<float*>(nullptr));
-    case ScalarType::Double: return f(static_cast<double*>(nullptr));
-    case ScalarType::Half: return f(static_cast<Half*>(nullptr));
-    case ScalarType::BFloat16: return f(static_cast<BFloat16*>(nullptr));
-    default: STD_TORCH_CHECK(false, op, " takes float16, bfloat16, float32 and float64 tensors only");
-  }
+  in_ieee_mode([&] {
+    switch (dtype) {
+      case ScalarType::Float: return f(static_cast<float*>(nullptr));
+      case ScalarType::Double: return f(static_cast<double*>(nullptr));
+      case ScalarType::Half: return f(static_cast<Half*>(nullptr));
+      case ScalarType::BFloat16: return f(static_cast<BFloat16*>(nullptr));
+      default: STD_TORCH_CHECK(false, op, " takes float16, bfloat16, float32 and float64 tensors only");
+    }
+  });
 }
 
 // The dtype of the images and that of the network's input or output: equal, or a half type beside float32 images.

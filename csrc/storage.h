@@ -1,7 +1,8 @@
 // Half-precision storage types and their conversions, shared by host and device.
 //
 // All arithmetic is done in float (in double for double tensors); float16 and bfloat16 are only loaded and stored.
-// The conversions use integers and exact float operations, so they vectorise and agree bit for bit everywhere.
+// The conversions use integers and float operations that are exact or rounded as wanted, so they vectorise and agree bit
+// for bit everywhere. Like all arithmetic they rely on the mode of csrc/ieee_mode.h.
 #pragma once
 
 #include "arithmetic.h"

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, assert_same_bits, draw_calls, op_calls, special_calls, tensor
+from float_modes import MODES, float_mode
 from nets import conv_classifier, conv_denoiser
 from torch.library import opcheck
 
@@ -45,6 +46,16 @@ def test_special_values_come_out_as_on_the_cpu(cuda, d):
     """In samples of one block and of several."""
     for name, arguments in special_calls(d):
         assert_bits_of_the_cpu(cuda, name, arguments)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mode_of_the_calling_thread_changes_no_bit(cuda, mode):
+    """The host computes the kernels' constants."""
+    for name, arguments in op_calls((2, 1025), torch.float32, torch.float16):
+        moved = on(cuda, arguments)
+        with float_mode(mode):
+            got = getattr(OPS, name)(*moved)
+        assert_same_bits(got, getattr(OPS, name)(*arguments), (name, arguments[2:]))
 
 
 @pytest.mark.parametrize("draws", [1, 2, 3, 6, 9])

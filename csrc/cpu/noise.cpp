@@ -1,10 +1,9 @@
 // noise: the bank xi itself, [K, *].
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "cpu/backend.h"
 #include "cpu/noise_tile.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace pursamere::cpu {
@@ -13,7 +12,7 @@ template <class Stored>
 void run(const Noise<Stored>& p) {
   using A = compute_t<Stored>;
   const int64_t tiles = tile_count(p.d);
-  torch::stable::parallel_for(0, p.draws * tiles, 4, [&](int64_t begin, int64_t end) {
+  parallel_for(p.draws * tiles, 4, [&](int64_t begin, int64_t end) {
     A xi[kTile];
     OutputRow<Stored> row;
     for (int64_t unit = begin; unit < end; ++unit) {

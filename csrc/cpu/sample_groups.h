@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace pursamere {
@@ -26,7 +27,7 @@ struct SampleGroups {
   void for_each(int64_t work, Body&& body) const {
     const int64_t tiles = tile_count(d);
     const int64_t unit_size = std::max<int64_t>(1, work * batch / groups * std::min(d, kTile));
-    torch::stable::parallel_for(0, layers * tiles * groups, 1 + 32768 / unit_size, [&](int64_t begin, int64_t end) {
+    parallel_for(layers * tiles * groups, 1 + 32768 / unit_size, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t group = unit % groups, tile = unit / groups % tiles, layer = unit / groups / tiles;
         const int64_t first = tile * kTile;

@@ -12,6 +12,7 @@ import pytest
 import torch
 from build_kernels import Kernels, compile_kernels
 from cases import DTYPE_PAIRS, OPS, SHAPES, assert_same_bits, draw_calls, op_calls, special_calls, tensor
+from float_modes import MODES, float_mode
 
 import pursamere  # noqa: F401  (registers the ops)
 
@@ -122,6 +123,15 @@ def test_special_values_come_out_as_on_the_cpu(machine, d):
     """In samples of one block and of several."""
     for name, arguments in special_calls(d):
         assert_bits_of_the_cpu(name, arguments)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mode_of_the_calling_thread_changes_no_bit(machine, mode):
+    """What the host computes for the kernels: constants. A device has no such modes, so the stand-in runs in IEEE's."""
+    for name, arguments in [*op_calls((2, 1025), torch.float32, torch.float16), *special_calls(5)]:
+        with float_mode(mode):
+            got = getattr(torch.ops.pursamere_cuda_on_cpu, name)(*arguments)
+        assert_same_bits(got, getattr(OPS, name)(*arguments), (name, arguments[2:]))
 
 
 def test_one_launch_for_each_op_unless_blocks_share_a_sample(kernels):

@@ -1,0 +1,20 @@
+// The one way in which the CPU ops divide work among threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "ieee_mode.h"
+
+namespace pursamere {
+
+// Runs body(begin, end) on ranges that together are [0, count), on several threads if they are longer than `grain`.
+template <class Body>
+void parallel_for(int64_t count, int64_t grain, const Body& body) {
+  in_callers_mode([&] {
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+      in_ieee_mode([&] { body(begin, end); });
+    });
+  });
+}
+
+}  // namespace pursamere
