@@ -7,6 +7,7 @@ or was written for one derivative only: what it misses it takes for zero.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -77,6 +78,22 @@ def compare_derivatives(function: Function, points: Sequence[Point], *, convert:
         return agreement
     result = function(x.clone().requires_grad_())
     return _first_agreement(function, points) if any(_custom_nodes(result)) else None
+
+
+def require_agreement(name: str, agreement: Agreement | None) -> None:
+    """Raise if the derivative of the network ``name`` is wrong, and warn if nobody can tell."""
+    if agreement is None:
+        return
+    if agreement.is_wrong:
+        raise RuntimeError(
+            f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
+            "detached, or has a backward pass that can't be differentiated again. Use another implementation of that "
+            "part (of attention, say), or direction='score', which needs no second derivative, or, where no exact "
+            "gradient is wanted, gradient='identity'"
+        )
+    if not agreement.is_known:
+        message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 def _in_float64(function: Function, points: Sequence[Point]) -> Agreement | None:

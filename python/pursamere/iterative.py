@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
-from .derivative_check import Agreement, compare_derivatives
+from .derivative_check import Agreement, compare_derivatives, require_agreement
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
@@ -284,10 +283,8 @@ class IterativePurifier(nn.Module, ABC):
             if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
                 return None
             with self._in_network(x.device, grad=True), NoRandomNumbers("denoiser"):
-                self._derivatives[key] = (
-                    self.denoiser,
-                    self._compare_derivatives(x),
-                )  # kept, so that its id is not reused
+                # The denoiser is kept too, so that its id is not another one's later.
+                self._derivatives[key] = self.denoiser, self._compare_derivatives(x)
         return self._derivatives[key][1]
 
     def _compare_derivatives(self, x: Tensor) -> Agreement | None:
@@ -299,16 +296,7 @@ class IterativePurifier(nn.Module, ABC):
             [(images[0], 2 * images[1] - 1), (images[2], 2 * images[3] - 1)],
             convert=not is_compiled(self.denoiser),
         )
-        if agreement is not None and agreement.is_wrong:
-            raise RuntimeError(
-                f"autograd's derivative of the denoiser differs from finite differences ({agreement}): a part of it is "
-                "detached, or has a backward pass that can't be differentiated again. Use another implementation of "
-                "that part (of attention, say), or direction='score', which needs no second derivative, or, where no "
-                "exact gradient is wanted, gradient='identity'"
-            )
-        if agreement is not None and not agreement.is_known:
-            message = f"autograd's derivative of the denoiser could not be verified by finite differences ({agreement})"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        require_agreement("denoiser", agreement)
         return agreement
 
     def _check_network(self, x: Tensor) -> None:
