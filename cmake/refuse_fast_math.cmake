@@ -17,16 +17,22 @@ set(refused_flags
   "-ff?p-model[= ](fast|aggressive)(=[12])?"
   "-ffp-contract=(on|fast|fast-honor-pragmas)"
   "-fdenormal-fp-math(-f32)?=[a-z,-]*(sign|zero|dynamic)"
-  "-mrecip(=[a-z!-]*)?"
+  "-mrecip(=[a-mo-z!][a-z!-]*)?"
   "-mlow-precision-(div|sqrt|recip-sqrt)"
   "-mdaz-ftz"
   "-mfpmath=(387|both|sse[,+]387)"
   "-mpc(32|64)"
   # nvcc, and clang for CUDA
   "--?use_fast_math"
-  "--?ftz[= ]true"
-  "--?prec-(div|sqrt)[= ]false"
-  "--?fmad[= ]true"
+  "--?ftz[= ](true|1)"
+  "--?prec-(div|sqrt)[= ](false|0)"
+  "--?fmad[= ](true|1)"
+  "-ffp-eval-method=(extended|double)"
+  "-(menable|enable)-unsafe-fp-math"
+  # files of further flags, which cannot be seen here
+  "@[^ \t\n,;>\"']+"
+  "--options-file"
+  "-optf"
   "-f(cuda|gpu)-(flush-denormals-to-zero|approx-transcendentals)")
 
 function(refuse_fast_math where flags)

@@ -1,6 +1,7 @@
 """What may change between the forward and the backward pass of an exact gradient: nothing that it is computed from."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -43,7 +44,15 @@ def _replace_module(model):
     model.denoiser.net[1] = torch.nn.ReLU()  # which has no parameters
 
 
-CHANGES = [_write, _replace_memory, _assign, _replace_denoiser, _replace_module]
+def _set_attribute(model):
+    model.denoiser.scale = 3.0
+
+
+def _add_hook(model):
+    model.denoiser.register_forward_hook(lambda module, arguments, result: 2 * result)
+
+
+CHANGES = [_write, _replace_memory, _assign, _replace_denoiser, _replace_module, _set_attribute, _add_hook]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
@@ -93,3 +102,40 @@ def test_another_noise_between_the_passes_is_none_of_the_calls_business():
     purified = model(leaf)
     model.noise = ps.GaussianNoise(seed=9, draws=2)
     assert torch.equal(torch.autograd.grad(purified.sum(), leaf)[0], want)
+
+
+WRAPPERS = {
+    "closure": lambda net: lambda y, sigma: net(y, sigma),
+    "default": lambda net: lambda y, sigma, net=net: net(y, sigma),
+    "partial": lambda net: functools.partial(lambda inner, y, sigma: inner(y, sigma), net),
+    "method": lambda net: net.forward,
+    "adapter": lambda net: ps.denoisers.from_score(lambda y, sigma: (net(y, sigma) - y) / sigma**2),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_networks_inside_functions_are_watched_too(name):
+    net = conv_denoiser()
+    model = make_purifier(WRAPPERS[name](net), steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    purified = model(x)
+    net.load_state_dict(fixed_weights(ConvDenoiser(), 5).state_dict())
+    with pytest.raises(RuntimeError, match="changed or replaced between the forward and backward pass"):
+        purified.sum().backward()
+
+
+class Counting(ConvDenoiser):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("table", torch.eye(4).to_sparse())
+
+    def forward(self, y, sigma):
+        self.calls += 1
+        return super().forward(y, sigma)
+
+
+def test_a_network_may_count_its_calls_and_hold_sparse_tensors():
+    model, plain = make_purifier(fixed_weights(Counting()), steps=2), make_purifier(conv_denoiser(), steps=2)
+    x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
+    assert torch.equal(gradient_of(model, x, "exact"), gradient_of(plain, x, "exact"))

@@ -32,6 +32,10 @@ HOST = [
     "-fdenormal-fp-math=preserve-sign,preserve-sign",
     "-fdenormal-fp-math-f32=positive-zero",
     "-mrecip",
+    "-ffp-eval-method=extended",
+    "-menable-unsafe-fp-math",
+    "@flags.rsp",
+    "--options-file",
     "-mrecip=all",
     "-mlow-precision-sqrt",
     "-mdaz-ftz",
@@ -49,6 +53,7 @@ HARMLESS = [
     "-O3 -march=native -mtune=native -g -DNDEBUG -flto -ftree-vectorize -fno-math-errno -fno-trapping-math",
     "-fno-fast-math -fno-unsafe-math-optimizations -fno-associative-math -fsigned-zeros -frounding-math",
     "-ffp-contract=off -ffp-model=strict -fp-model precise -fdenormal-fp-math=ieee,ieee -mfpmath=sse -mno-recip",
+    "-mrecip=none",
     "-ftz=false --prec-div true -prec-sqrt=true -fmad=false -Xcompiler -O2,-fPIC -lineinfo",
     "-I/opt/with-ffast-math -I/opt/-ffast-math -DNAME_-Ofast -ffast-math-less",
 ]

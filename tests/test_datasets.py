@@ -219,6 +219,9 @@ def test_classes_that_are_not_known_are_named():
         dataset().relabel(tuple("abcda"))
     with pytest.raises(TypeError, match="classes must be a sequence of str, got int"):
         dataset().relabel(4)
+    for names in ({"c": 0, "b": 1, "a": 2}, {"a", "b", "c"}):  # whose order is not that of the numbers
+        with pytest.raises(TypeError, match=r"must be a sequence of str, got (dict.*sorted|set)"):
+            dataset().relabel(names)
     assert dataset(3).relabel(tuple("cba")).labels.tolist() == [2, 1, 0]  # there is no image of "d"
     assert dataset().subset([]).relabel(("x",)).labels.tolist() == []
 

@@ -7,6 +7,7 @@ from nets import AttentionDenoiser, fixed_weights
 from torch import nn
 
 import pursamere as ps
+from pursamere.baselines import DiffPure, ScoreOptO
 from pursamere.derivative_check import compare_derivatives
 from pursamere.evaluation import Attack, Protocol
 
@@ -87,6 +88,12 @@ def make_purifier(activation, direction="ere", wrap=lambda net: net, **options):
     return ps.Purifier(denoiser, sigma=0.3, steps=2, noise=NOISE, direction=direction, **options)
 
 
+def weights(model):
+    function = model.denoiser
+    net = function if isinstance(function, nn.Module) else function.__closure__[0].cell_contents
+    return net.parameters()
+
+
 RIGHT = {
     "silu": nn.functional.silu,
     "relu": torch.relu,
@@ -107,7 +114,7 @@ def test_a_right_derivative_passes_in_float64(name, direction):
         assert agreement.dtype == torch.float64
         assert agreement.error < 1e-6
         assert agreement.uncertainty < 1e-5
-        assert next(fixed_weights(Denoiser(torch.relu)).parameters()).dtype == torch.float32
+        assert {parameter.dtype for parameter in weights(model)} == {torch.float32}
 
 
 @pytest.mark.parametrize("mode", ["exact", "straight_through", "unrolled"])
@@ -137,12 +144,6 @@ def test_operations_without_float64():
         with pytest.raises(RuntimeError, match="in float32"):
             make_purifier(only_float32(function).apply).check_derivative(X)
 
-    def stubborn(x):  # of PyTorch's own operations only, which are trusted
-        assert x.dtype == torch.float32
-        return torch.relu(x)
-
-    assert make_purifier(stubborn).check_derivative(X) is None
-
 
 def test_what_cannot_be_told_is_a_warning():
     """Kinks drown finite differences in float32, and the custom function takes nothing else."""
@@ -154,31 +155,171 @@ def test_what_cannot_be_told_is_a_warning():
     assert not agreement.is_wrong
 
 
-def test_half_precision_images_are_checked_too():
-    double = make_purifier(nn.functional.silu).check_derivative(X.half())
-    assert double.dtype == torch.float64
+def test_half_precision_networks_are_checked_too():
+    agreement = make_purifier(nn.functional.silu, wrap=lambda net: net.half()).check_derivative(X.half())
+    assert agreement.dtype == torch.float64
+    assert agreement.error < 1e-6
     with pytest.raises(RuntimeError, match="differs from finite differences"):
-        make_purifier(SiluDetached.apply).check_derivative(X.half())
+        make_purifier(SiluDetached.apply, wrap=lambda net: net.half()).check_derivative(X.half())
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_the_error_is_the_missing_part(scale):
     """d/dx of x^2 where half of it is detached."""
-    points = [(tensor(0, 2, 1, 3, 3), tensor(1, 2, 1, 3, 3, low=-1))]
-    agreement = compare_derivatives(lambda x: scale * x * x.detach(), points)
+    agreement = compare_derivatives(lambda x: scale * x * x.detach(), [tensor(0, 2, 1, 3, 3), tensor(1, 2, 1, 3, 3)])
     assert agreement.error == pytest.approx(0.5, rel=1e-6)
     assert agreement.is_wrong
 
 
-def test_in_place_writes_are_not_lost_in_float64():
-    """Writing to a float32 tensor can't be done in float64, so such a network is compared as it is."""
+BUFFER = torch.zeros(8)
 
-    def accumulate(x):
-        total = torch.zeros(x.shape, dtype=torch.float32)
-        total += torch.tanh(x)
-        return total
 
-    assert make_purifier(accumulate).check_derivative(X) is None  # PyTorch's own, trusted
+def with_table(x):
+    table = torch.zeros(2)
+    table[0] = 0.5
+    return torch.tanh(x) * table[0]
+
+
+def with_sum(x):
+    total = torch.zeros(x.shape, dtype=torch.float32)
+    total += torch.tanh(x)
+    return total
+
+
+def with_out(x):
+    torch.sin(torch.arange(8.0), out=BUFFER)
+    return torch.tanh(x) * BUFFER[1]
+
+
+def with_view(x):
+    BUFFER.fill_(0.5)
+    return torch.tanh(x) * BUFFER[1]
+
+
+def of_float32_only(x):
+    if x.dtype != torch.float32:
+        raise TypeError("float32 only")
+    return torch.tanh(x)
+
+
+def broken_in_float64(x):
+    if x.dtype == torch.float64:
+        raise torch.OutOfMemoryError("too much")
+    return torch.tanh(x)
+
+
+@pytest.mark.parametrize("activation", [with_table, with_sum, with_out, with_view, of_float32_only, broken_in_float64])
+def test_writes_and_exceptions_hide_nothing(activation):
+    """What can't be run in float64 is compared in float32, and writes are not lost on the way."""
+    in_float64 = activation in (with_table, with_sum)
+    agreement = make_purifier(activation).check_derivative(X)
+    assert agreement.dtype == (torch.float64 if in_float64 else torch.float32)
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        make_purifier(lambda x: activation(x) + torch.sin(3 * x).detach()).check_derivative(X)
+
+
+@pytest.mark.parametrize("how", [torch.jit.script, lambda net: torch.compile(net, backend="eager")])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_and_compiled_networks_are_compared_too(how):
+    class Part(nn.Module):
+        def __init__(self, detached: bool):
+            super().__init__()
+            self.detached = detached
+
+        def forward(self, y: torch.Tensor, sigma: float) -> torch.Tensor:
+            wave = torch.sin(3 * y)
+            return 0.5 * torch.tanh(y) + (wave.detach() if self.detached else wave)
+
+    right, wrong = (ps.Purifier(how(Part(d).eval()), sigma=0.3, steps=1, noise=NOISE) for d in (False, True))
+    assert right.check_derivative(X).error < 1e-3
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        wrong.check_derivative(X)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 16)])
+def test_what_depends_on_the_whole_image_counts(shape):
+    """Noise hardly moves a mean, so that along it alone the missing part would be rounded away."""
+    convolution = nn.Conv2d(shape[0], shape[0], 3, padding=1)
+
+    def denoiser(detach):
+        def gated(y, sigma):
+            mean = y.mean((1, 2, 3), keepdim=True)
+            return net(y) + torch.tanh(3 * ((mean.detach() if detach else mean) - 0.4))
+
+        net = fixed_weights(convolution)
+        return ps.Purifier(gated, sigma=0.2, steps=2, noise=NOISE)
+
+    x = torch.zeros(1, *shape)
+    assert denoiser(False).check_derivative(x).error < 1e-6
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        denoiser(True).check_derivative(x)
+
+
+@pytest.mark.parametrize("name", ["DiffPure", "ScoreOptO"])
+def test_every_noise_level_counts(name):
+    """A denoiser of experts by noise level, one of them detached."""
+
+    def experts(y, sigma):
+        seen.append(sigma)
+        return 0.5 * torch.tanh(y) + (torch.sin(y).detach() if sigma < 0.1 else torch.sin(y))
+
+    seen: list[float] = []
+    baseline = (
+        DiffPure(experts, steps=5) if name == "DiffPure" else ScoreOptO(experts, sigma=0.15, spread=0.12, steps=5)
+    )
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        baseline.check_derivative(X)
+    assert min(seen) < 0.1 < max(seen)
+
+
+def test_many_small_steps_hide_nothing():
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        ps.baselines.DiffPure(lambda y, sigma: torch.tanh(y) + torch.sin(y).detach(), steps=200).check_derivative(X)
+
+
+def test_the_check_leaves_no_float64_behind():
+    """A table that the denoiser makes in its first call is that of the network, not of the check."""
+
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._table = None
+
+        def forward(self, y, sigma):
+            if self._table is None:
+                self._table = torch.sin(1000 * torch.exp(-torch.arange(8.0)))
+            return torch.tanh(y) * self._table.to(y.dtype).sum()
+
+    first, second = (ps.Purifier(Lazy().eval(), sigma=0.3, steps=1, noise=NOISE) for _ in range(2))
+    first(X.clone().requires_grad_())
+    assert first.denoiser._table.dtype == torch.float32
+    assert torch.equal(first(X), second(X))
+
+
+def test_a_replaced_module_or_denoiser_is_compared_anew():
+    model = make_purifier(nn.functional.silu)
+    assert model.check_derivative(X).error < 1e-6
+    model.denoiser.convolutions[1] = Detached(model.denoiser.convolutions[1])
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        model.check_derivative(X)
+
+
+class Detached(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + torch.sin(x).detach()
+
+
+def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tmp_path):
+    purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, steps=1, noise=NOISE)
+    model = nn.Sequential(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])).eval()
+    protocol = Protocol("tiny", (Attack("clean", "none"), EXACT))
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        ps.evaluate(model, X, torch.arange(len(X)) % 4, folder=tmp_path / "run", eps=0.05, preset=protocol)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["DiffPure", "EreDescent", "ScoreOptN"])

@@ -312,9 +312,13 @@ def test_networks_always_see_the_same_number_of_images(micro_batch):
 
     model = ps.PurifiedClassifier(purifier(denoiser, micro_batch=micro_batch), classifier)
     for batch in (0, 1, 3, 4, 9):
+        seen.clear()
         model(tensor(0, batch, 1, 4, 4))
+        assert set(seen) == {(micro_batch or 1) * NOISE.draws}
+        model.purifier.check_derivative(tensor(0, batch, 1, 4, 4))  # which runs the denoiser on fewer
+        seen.clear()
         model(tensor(0, batch, 1, 4, 4).requires_grad_())
-    assert set(seen) == {(micro_batch or 1) * NOISE.draws}
+        assert set(seen) == {(micro_batch or 1) * NOISE.draws}
 
 
 def test_logits_have_the_same_bits_in_any_batch():

@@ -14,7 +14,7 @@ from pursamere.training.configuration import configuration
 from pursamere.training.data import load_data
 from pursamere.training.data_parallel import Processes
 from pursamere.training.denoiser import DenoiserTask, build_denoiser, noise_levels
-from pursamere.training.loop import _moving_average, learning_rate
+from pursamere.training.loop import _check_same_settings, _moving_average, learning_rate
 from pursamere.training.order import DataOrder
 
 
@@ -133,6 +133,15 @@ def test_augmented_images_are_shifted_and_mirrored_originals():
         found.add(matches[0])
     assert len(found) > 12  # of 18
     assert torch.equal(augment(x, 0, False, torch.Generator()), x)
+
+
+def test_a_training_on_a_built_in_set_goes_on_by_its_name_only():
+    """By a path its validation images would be others."""
+    settings = ClassifierConfiguration(dataset="digits")
+    _check_same_settings(settings.to_json(), settings, "folder")
+    _check_same_settings({**settings.to_json(), "dataset": "a"}, ClassifierConfiguration(dataset="b"), "folder")
+    with pytest.raises(ValueError, match=r"holds a training with dataset='digits', not 'copy.npz'"):
+        _check_same_settings(settings.to_json(), ClassifierConfiguration(dataset="copy.npz"), "folder")
 
 
 def test_a_validation_split_is_held_out_where_there_is_none(tmp_path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -145,9 +145,10 @@ def check_sizes(name: str, values: Any, *, length: int | None = None) -> tuple[i
 
 
 def check_names(name: str, values: Any, *, length: int | None = None) -> tuple[str, ...]:
-    """Return ``values`` as a tuple if they are different strings, ``length`` of them."""
-    if not isinstance(values, Iterable) or isinstance(values, str):
-        raise TypeError(f"{name} must be a sequence of str, got {type(values).__name__}")
+    """Return ``values`` as a tuple if they are strings, no two alike, and ``length`` of them if it is given."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        hint = " (of a dictionary from names to numbers d: sorted(d, key=d.get))" if isinstance(values, Mapping) else ""
+        raise TypeError(f"{name} must be a sequence of str, got {type(values).__name__}{hint}")
     names = tuple(values)
     wrong = next((value for value in names if not isinstance(value, str)), None)
     if wrong is not None:

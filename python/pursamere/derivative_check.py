@@ -6,18 +6,17 @@ or was written for one derivative only: what it misses it takes for zero.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 Function = Callable[[Tensor], Tensor]
-Point = tuple[Tensor, Tensor]
 
 
 class Agreement(NamedTuple):
@@ -25,7 +24,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         error: their difference, relative to the finite difference.
-        uncertainty: that of the finite difference, by twice its step.
+        uncertainty: that of the finite difference, by twice its step; infinite where there is none.
         dtype: of the computation.
     """
 
@@ -41,7 +40,7 @@ class Agreement(NamedTuple):
     @property
     def is_wrong(self) -> bool:
         """Whether autograd's derivative is wrong beyond rounding."""
-        return self.is_known and self.error > max(_TOLERANCE, 3 * self.uncertainty)
+        return self.is_known and self.error > max(_TOLERANCE[self.dtype], 3 * self.uncertainty)
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -49,75 +48,76 @@ class Agreement(NamedTuple):
 
 
 _RELIABLE = 0.03
-_TOLERANCE = 0.01
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.01}
 # In pixel units. In float64 so small that no ReLU's kink is likely to lie between the points, unless a part of the
 # network computes in float32 and the differences drown in its rounding.
 _STEPS = {torch.float64: (1e-7, 1e-5, 1e-3), torch.float32: (1e-3, 1e-2)}
 
 
-def compare_derivatives(function: Function, points: Sequence[Point], *, convert: bool = True) -> Agreement | None:
-    """Return how far autograd and finite differences agree, or ``None`` where they can't be compared and needn't be.
-
-    A wrong derivative is wrong everywhere, while a finite difference may by chance be bad at one point, so one point at
-    which they agree is enough. They are compared in float64, whatever the network's dtype, if all operations allow.
-    Where one doesn't, they are compared in float32 if there is a custom autograd function in the graph; PyTorch's own
-    derivatives are trusted then, since a ReLU's kinks would drown the difference.
+def compare_in_float64(function: Function, images: Sequence[Tensor]) -> Agreement | None:
+    """Return how far autograd and finite differences agree in float64, whatever the network's dtype.
 
     Args:
         function: from images [B, C, H, W] to a tensor, differentiable; called with gradients enabled.
-        points: where to compare: images [B, C, H, W], and a direction of the same shape and of about the size of the
-            pixels' range.
-        convert: whether to try float64; not for networks that torch.compile would compile again.
+        images: where to compare, [B, C, H, W] each, all different.
 
-    Raises:
-        Whatever ``function`` and its derivative raise in the dtype of the points.
+    Returns:
+        The agreement, or ``None`` if an operation has no float64.
     """
-    agreement = _in_float64(function, points) if convert else None
-    x, _ = points[0]
-    if (agreement is not None and agreement.is_known) or x.dtype not in _STEPS:
-        return agreement
-    result = function(x.clone().requires_grad_())
-    return _first_agreement(function, points) if any(_custom_nodes(result)) else None
-
-
-def require_agreement(name: str, agreement: Agreement | None) -> None:
-    """Raise if the derivative of the network ``name`` is wrong, and warn if nobody can tell."""
-    if agreement is None:
-        return
-    if agreement.is_wrong:
-        raise RuntimeError(
-            f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
-            "detached, or has a backward pass that can't be differentiated again. Use another implementation of that "
-            "part (of attention, say), or direction='score', which needs no second derivative, or, where no exact "
-            "gradient is wanted, gradient='identity'"
-        )
-    if not agreement.is_known:
-        message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
-
-
-def _in_float64(function: Function, points: Sequence[Point]) -> Agreement | None:
     try:
         with _InFloat64():
-            return _first_agreement(function, [(x.double(), direction.double()) for x, direction in points])
-    except Exception:  # an operation without float64, which is an error of any kind
+            return compare_derivatives(function, [each.double() for each in images])
+    except Exception:  # which may be of any kind
         return None
 
 
-def _first_agreement(function: Function, points: Sequence[Point]) -> Agreement:
-    """The first that is known and not wrong; else the surest."""
+def compare_derivatives(function: Function, images: Sequence[Tensor]) -> Agreement:
+    """Return how far autograd and finite differences agree in the dtype of the images.
+
+    What is missing may matter along some directions only: white noise hardly moves a mean. So several are tried, and
+    the worst counts. A finite difference may by chance be bad at one point, at a ReLU's kink for example, while a wrong
+    derivative is wrong everywhere, so for one direction one image and step at which they agree is enough.
+
+    Raises:
+        Whatever ``function`` and its derivative raise.
+    """
+    dtype = images[0].dtype
+    if dtype not in _STEPS:
+        return Agreement(math.nan, math.inf, dtype)
+    return worst([_along(direction, function, images) for direction in _directions(images)])
+
+
+def worst(agreements: Sequence[Agreement]) -> Agreement:
+    """One that is wrong, else one that is unknown, else the one with the largest error."""
+    return max(agreements, key=lambda each: (each.is_wrong, not each.is_known, each.error))
+
+
+def _directions(images: Sequence[Tensor]) -> list[Tensor]:
+    """Noise, all pixels alike, and a slow wave, all of about the size of the pixels' range."""
+    height, width = images[0].shape[2:]
+    rows, columns = (
+        torch.cos(math.pi * (torch.arange(n, dtype=torch.float64, device=images[0].device) + 0.5) / n)
+        for n in (height, width)
+    )
+    wave = (rows[:, None] + columns).to(images[0].dtype)
+    noise = 2 * images[-1] - 1
+    return [noise, torch.ones_like(noise), wave.expand_as(noise)]
+
+
+def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> Agreement:
+    """The first agreement that is known and not wrong; else the surest."""
     found: list[Agreement] = []
-    for x, direction in points:
-        leaf = x.clone().requires_grad_()
-        result = function(leaf)
+    for x in images:
         for step in _STEPS[x.dtype]:
             near, far = (_difference(function, x, direction, factor * step) for factor in (1, 2))
             size = float(torch.linalg.vector_norm(near))
             along = near / size if size > 0 else torch.ones_like(near)  # along itself a difference has its whole length
-            (pulled,) = torch.autograd.grad(result, leaf, along, retain_graph=True)
+            leaf = x.clone().requires_grad_()
+            (pulled,) = torch.autograd.grad(function(leaf), leaf, along)
             scale = max(size, torch.finfo(x.dtype).tiny)
             error = abs(float((pulled * direction).sum()) - size) / scale
-            found.append(Agreement(error, float(torch.linalg.vector_norm(near - far)) / scale, x.dtype))
+            uncertainty = float(torch.linalg.vector_norm(near - far)) / scale
+            found.append(Agreement(error, uncertainty if math.isfinite(uncertainty) else math.inf, x.dtype))
             if found[-1].is_known and not found[-1].is_wrong:
                 return found[-1]
     return min(found, key=lambda agreement: agreement.uncertainty)
@@ -128,18 +128,18 @@ def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -
     return (above - below) / (2 * step)
 
 
-def _custom_nodes(result: Tensor) -> Iterator[Any]:
-    """The autograd functions in a tensor's graph that are neither PyTorch's nor this library's."""
-    pending, seen = [result.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        custom = isinstance(node, BackwardCFunction) or "CppNode" in node.name()
-        if custom and "_pursamere_" not in type(node).__name__:
-            yield node
-        pending += [function for function, _ in node.next_functions]
+def require_agreement(name: str, agreement: Agreement) -> None:
+    """Raise if the derivative of the network ``name`` is wrong, and warn if nobody can tell."""
+    if agreement.is_wrong:
+        raise RuntimeError(
+            f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
+            "detached, or has a backward pass that can't be differentiated again. Use another implementation of that "
+            "part (of attention, say), or direction='score', which needs no second derivative, or, where no exact "
+            "gradient is wanted, gradient='identity'"
+        )
+    if not agreement.is_known:
+        message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 class _InFloat64(TorchFunctionMode):
@@ -155,18 +155,33 @@ class _InFloat64(TorchFunctionMode):
         """Convert the arguments, and results that were asked for in another dtype."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if _is_write(name) and args and _widened(args[0]) is not args[0]:
-            raise RuntimeError(f"{name} writes to a {args[0].dtype} tensor")
+        written = kwargs.get("out", args[0] if args and _is_write(name) else None)
+        if _widened(written) is not written:
+            raise RuntimeError(f"{name} writes to a tensor of another dtype")
         converted = [_widened(value) for value in args]
         result = func(*converted, **{key: _widened(value) for key, value in kwargs.items()})
         if func in _CONVERSIONS and _widened(result) is not result:
             return converted[0].to(result.device)
-        return result
+        return _widened(result) if func in _FACTORIES else result
 
 
 # add_ (which is also += here) and __setitem__, but not __add__
 _is_write = re.compile(r"[a-z]\w*[a-z0-9]_|__setitem__").fullmatch
 _CONVERSIONS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.to, Tensor.type, Tensor.type_as)
+
+
+_FACTORIES = (
+    torch.arange,
+    torch.empty,
+    torch.eye,
+    torch.full,
+    torch.linspace,
+    torch.logspace,
+    torch.ones,
+    torch.scalar_tensor,
+    torch.tensor,
+    torch.zeros,
+)
 
 
 def _widened(value: Any) -> Any:

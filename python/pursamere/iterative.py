@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
-from .derivative_check import Agreement, compare_derivatives, require_agreement
+from .derivative_check import Agreement, compare_derivatives, compare_in_float64, require_agreement, worst
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
@@ -105,7 +107,8 @@ class IterativePurifier(nn.Module, ABC):
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, MODES)
         self._network_check = NetworkCheck("denoiser", invariance)
-        self._derivatives: dict[tuple[object, ...], tuple[object, Agreement | None]] = {}
+        self._compared: Snapshot | None = None  # the denoiser that the agreements are of
+        self._agreements: dict[tuple[object, ...], Agreement] = {}
 
     @property
     def _has_derivative(self) -> bool:
@@ -155,6 +158,10 @@ class IterativePurifier(nn.Module, ABC):
         """
         check_choice("gradient", gradient, GRADIENTS)
         self._check_input(x)
+        if forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
+            )
         run = Run(self._noise_of_call())
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, x, run)[0]
@@ -165,8 +172,8 @@ class IterativePurifier(nn.Module, ABC):
         if gradient != "identity":
             self.check_derivative(x)
         if gradient in ("exact", "straight_through"):
-            before = Snapshot(self.denoiser), self._settings()
             value, path = self._purify(self._path, x, run)
+            before = Snapshot(self.denoiser), self._settings()  # now: a module may count its calls
             result = PathGradient.apply(x, path, value, partial(self._pull_back, before, tracked))
         else:
             source = x if gradient == "identity" else self._purify(self._last, x, tracked)[0]
@@ -268,49 +275,66 @@ class IterativePurifier(nn.Module, ABC):
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
 
+        In float64, on one image and two draws, where all of the denoiser's operations allow; else as purifications run.
+
         Args:
             x: [B, C, H, W]; its values do not matter.
 
         Returns:
-            Their agreement; ``None`` where no derivative is taken, or all derivatives are PyTorch's own but can't be
-            compared, since an operation has no float64.
+            Their agreement; ``None`` where no derivative is taken.
 
         Raises:
             RuntimeError: they differ, or the denoiser can't be differentiated as often as the exact gradient needs.
         """
-        key = (id(self.denoiser), self.extra_repr(), tuple(x.shape[1:]), x.dtype, x.device)
-        if key not in self._derivatives:
-            if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
-                return None
+        if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
+            return None
+        network = Snapshot(self.denoiser)
+        if self._compared is None or not self._compared.has_parts_of(network):
+            self._compared, self._agreements = network, {}
+        key = (self.extra_repr(), tuple(x.shape[1:]), x.dtype, x.device)
+        if key not in self._agreements:
+            with self._in_network(x.device, grad=False):
+                self._check_network(
+                    x
+                )  # first, so that what the denoiser makes in its first call is not made in float64
             with self._in_network(x.device, grad=True), NoRandomNumbers("denoiser"):
-                # The denoiser is kept too, so that its id is not another one's later.
-                self._derivatives[key] = self.denoiser, self._compare_derivatives(x)
-        return self._derivatives[key][1]
+                agreement = worst([self._compare_derivatives(t, x) for t in self._probed_steps])
+            require_agreement("denoiser", agreement)
+            self._agreements[key] = agreement
+        return self._agreements[key]
 
-    def _compare_derivatives(self, x: Tensor) -> Agreement | None:
-        run = Run(self.noise, create_graph=True, projected=False)
-        size = self.micro_batch_on(x.device)
-        images = made_up_images((4 * size, *x.shape[1:]), x.device, x.dtype).split(size)
-        agreement = compare_derivatives(
-            lambda part: torch.cat([each.flatten() for each in self._probe(part, run)]),
-            [(images[0], 2 * images[1] - 1), (images[2], 2 * images[3] - 1)],
-            convert=not is_compiled(self.denoiser),
-        )
-        require_agreement("denoiser", agreement)
-        return agreement
+    def _compare_derivatives(self, t: int, x: Tensor) -> Agreement:
+        def function_of(noise: GaussianNoise) -> Callable[[Tensor], Tensor]:
+            run = Run(noise, create_graph=True, projected=False)
+            return lambda images: torch.cat([each.flatten() for each in self._probe(t, images, run)])
+
+        def images(size: int) -> tuple[Tensor, ...]:
+            return made_up_images((3 * size, *x.shape[1:]), x.device, x.dtype).split(size)
+
+        if not is_compiled(self.denoiser):
+            few = replace(self.noise, draws=min(2, self.noise.draws))
+            agreement = compare_in_float64(function_of(few), images(1))
+            if agreement is not None and agreement.is_known:
+                return agreement
+        return compare_derivatives(function_of(self.noise), images(self.micro_batch_on(x.device)))
 
     def _check_network(self, x: Tensor) -> None:
         run = Run(self.noise, projected=False)
 
         def rows(images: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad():
-                return self._probe(images, run)
+                return self._probe(0, images, run)
 
         self._network_check(self.denoiser, rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
 
-    def _probe(self, images: Tensor, run: Run) -> tuple[Tensor, ...]:
-        """Return what a step makes of images, rows first: by it the denoiser's rows and derivative are checked."""
-        return (self._step(0, self._initial(images, run), images, run),)
+    @property
+    def _probed_steps(self) -> tuple[int, ...]:
+        """The steps whose derivatives are compared: a denoiser may work in another way at another noise level."""
+        return tuple(sorted({round(i * (self.steps - 1) / 7) for i in range(8)}))
+
+    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+        """Return what step ``t`` makes of images, rows first: by it the denoiser's rows and derivative are checked."""
+        return (self._step(t, self._initial(images, run), images, run),)
 
     def extra_repr(self) -> str:
         """Return the parameters and the network evaluations, for ``print``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,29 +51,65 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
 class Snapshot:
     """Whether a network is still the one that it was: the same modules and tensors, none of them written to.
 
-    Nothing is copied. A change through ``tensor.data`` in place goes unseen, as it does in autograd.
+    Where it is a function, its modules are those that it is a method of, that ``functools.partial`` binds, or that it
+    found in the scope around it. Of modules, hooks and attributes that are numbers or strings are compared too. Nothing
+    is copied. A change through ``tensor.data`` in place goes unseen, as it does in autograd, and so does one of a
+    global variable.
     """
 
     def __init__(self, network: object) -> None:
-        modules = list(network.modules()) if isinstance(network, nn.Module) else []
+        modules = list(_modules(network))
         members = (each for module in modules for each in (*module._parameters.values(), *module._buffers.values()))
         tensors = [tensor for tensor in members if tensor is not None]
         self._parts: list[object] = [network, *modules, *tensors]
-        self._states = [_state(tensor) for tensor in tensors]
+        self._states = [*map(_state, tensors), *map(_attributes, modules)]
+
+    def has_parts_of(self, network: Snapshot) -> bool:
+        """Whether the other one has the same modules and tensors, whatever has been written to them."""
+        return len(self._parts) == len(network._parts) and all(
+            a is b for a, b in zip(self._parts, network._parts, strict=True)
+        )
 
     def still_holds(self, network: object) -> bool:
         """Whether ``network``, now, is what was seen then."""
         now = Snapshot(network)
-        return (
-            len(now._parts) == len(self._parts)
-            and all(a is b for a, b in zip(now._parts, self._parts, strict=True))
-            and now._states == self._states
-        )
+        return self.has_parts_of(now) and now._states == self._states
+
+
+def _modules(network: object) -> Iterator[nn.Module]:
+    pending, seen = [network], set()
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            for module in part.modules():
+                seen.add(id(module))
+                yield module
+                pending += [each for name, each in vars(module).items() if name[0] != "_" and callable(each)]
+        elif isinstance(part, functools.partial):
+            pending += [part.func, *part.args, *part.keywords.values()]
+        elif isinstance(part, types.MethodType):
+            pending.append(part.__self__)
+        elif isinstance(part, types.FunctionType):
+            pending += [cell.cell_contents for cell in part.__closure__ or () if cell != types.CellType()]
+            pending += part.__defaults__ or ()
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
     """What changes when a tensor is written to, or given other memory by ``tensor.data = ...``."""
-    return None if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
+    try:
+        memory = tensor.data_ptr()
+    except RuntimeError:  # it has no memory of its own: sparse, for example
+        memory = None
+    return None if tensor.is_inference() else tensor._version, memory, tensor.dtype, tensor.device
+
+
+def _attributes(module: nn.Module) -> tuple[object, ...]:
+    """A module's public attributes of simple types, and its hooks."""
+    simple = [(k, v) for k, v in vars(module).items() if k[0] != "_" and isinstance(v, (int, float, str, tuple))]
+    return simple, list(module._forward_hooks), list(module._forward_pre_hooks)
 
 
 class NoRandomNumbers(TorchDispatchMode):

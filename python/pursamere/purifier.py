@@ -137,7 +137,11 @@ class Purifier(IterativePurifier):
     def _has_derivative(self) -> bool:
         return self.step != "sign"
 
-    def _probe(self, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    @property
+    def _probed_steps(self) -> tuple[int, ...]:
+        return (0,)  # all steps are alike
+
+    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
         # The gradient, rather than the step: whether the denoiser is right must not depend on the step size.
         terms = self._gradient(images, run.noise, run.create_graph)
         return (terms.per_draw.transpose(0, 1), *(() if terms.direct is None else (terms.direct,)))

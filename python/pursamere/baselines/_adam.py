@@ -83,9 +83,9 @@ class AdamPurifier(IterativePurifier):
             raise ValueError(NOT_DIFFERENTIABLE)
         return gradient
 
-    def _probe(self, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
         # The gradient, rather than the step, beside whose identity it may be small.
-        return (self._gradient(0, images, images, run),)
+        return (self._gradient(t, images, images, run),)
 
     def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
         return in_pixel_range(state[:, 0].to(x0.dtype), run)

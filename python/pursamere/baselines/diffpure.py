@@ -136,5 +136,9 @@ class DiffPure(IterativePurifier):
         # One look at whether the denoiser has a derivative is enough: without one the gradient would be wrong.
         return (x - denoise(self.denoiser, x, sigma, differentiable=run.create_graph and t == 0)) / sigma
 
+    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+        # The denoised image, rather than the step, beside whose identity it may be small.
+        return (denoise(self.denoiser, images, self.sigmas()[t], differentiable=run.create_graph),)
+
     def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
         return in_pixel_range(state, run)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pursamere._validation import NotFiniteError, check_logits
 from pursamere.attacks import TARGETED_DLR
 from pursamere.classifier import PurifiedClassifier
-from pursamere.derivative_check import Agreement
+from pursamere.derivative_check import Agreement, worst
 from pursamere.evaluation.copies import check_copyable, record_gradients, shallow_copy
 from pursamere.evaluation.determinism import first_difference
 from pursamere.evaluation.halving import nan_where_not_finite
@@ -174,9 +174,13 @@ class Target:
         Raises:
             RuntimeError: they differ.
         """
-        if self.purifier is None or not any(attack.differentiates_purifier for attack in attacks):
+        if not any(attack.differentiates_purifier for attack in attacks):
             return None
-        return self.purifier.check_derivative(images)
+        parts = self.original.modules() if isinstance(self.original, nn.Module) else ()
+        purifiers = [part.purifier for part in parts if isinstance(part, PurifiedClassifier)]
+        agreements = [purifier.check_derivative(images) for purifier in purifiers]
+        known = [agreement for agreement in agreements if agreement is not None]
+        return worst(known) if known else None
 
     def attacked(self, gradient: str) -> Model:
         """The model with gradients of that kind."""

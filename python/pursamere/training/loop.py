@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pursamere.datasets.loading import is_built_in
+
 from .configuration import TrainingConfiguration
 from .data_parallel import Processes
 from .order import DataOrder, noise_generator
@@ -150,7 +152,11 @@ def _validate(task: Task, network: nn.Module) -> dict[str, float]:
 
 def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration, folder: Path) -> None:
     now = settings.to_json()
-    for name in sorted((set(before) | set(now)) - {"dataset"}):  # the data themselves are compared, not where they lie
+    names = set(before) | set(now)
+    # The data themselves are compared, not where they lie; but built-in sets are validated on other images than files.
+    if is_built_in(before.get("dataset", "")) == is_built_in(settings.dataset):
+        names -= {"dataset"}
+    for name in sorted(names):
         if before.get(name) != now.get(name):
             raise ValueError(
                 f"{folder} holds a training with {name}={before.get(name)!r}, not {now.get(name)!r}: choose another "
