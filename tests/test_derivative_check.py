@@ -218,7 +218,12 @@ def test_writes_and_exceptions_hide_nothing(activation):
         make_purifier(lambda x: activation(x) + torch.sin(3 * x).detach()).check_derivative(X)
 
 
-@pytest.mark.parametrize("how", [torch.jit.script, lambda net: torch.compile(net, backend="eager")])
+def traced(net):
+    function = torch.jit.trace(lambda y: net(y, 0.3), torch.rand(4, 1, 8, 8), check_trace=False)
+    return lambda y, sigma: function(y)
+
+
+@pytest.mark.parametrize("how", [torch.jit.script, traced, lambda net: torch.compile(net, backend="eager")])
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_scripted_and_compiled_networks_are_compared_too(how):
     class Part(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .networks import NoRandomNumbers
+from .networks import without_random_numbers
 from .noise import GaussianNoise
 
 # TorchScript rewrites a network in its first calls, after which the bits stay.
@@ -44,8 +44,7 @@ class NetworkCheck:
         if key in self._checked or like.device.type == "meta":
             return
         images = made_up_images(shape, like.device, like.dtype)
-        with NoRandomNumbers(self.name):
-            expected = function(images)
+        expected = without_random_numbers(self.name, lambda: function(images))
         for _ in range(_CALLS_TO_SETTLE):
             previous, expected = expected, function(images)
             if _same(previous, expected):

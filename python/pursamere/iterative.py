@@ -19,12 +19,12 @@ from .derivative_check import Agreement, compare_derivatives, compare_in_float64
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
-    NoRandomNumbers,
     Snapshot,
     check_evaluation_mode,
     check_same_device,
     is_compiled,
     repeatable_algorithms,
+    without_random_numbers,
 )
 from .noise import GaussianNoise
 from .path_gradient import GradientOf, PathGradient, pull_back_path
@@ -297,8 +297,10 @@ class IterativePurifier(nn.Module, ABC):
                 self._check_network(
                     x
                 )  # first, so that what the denoiser makes in its first call is not made in float64
-            with self._in_network(x.device, grad=True), NoRandomNumbers("denoiser"):
-                agreement = worst([self._compare_derivatives(t, x) for t in self._probed_steps])
+            with self._in_network(x.device, grad=True):
+                agreement = without_random_numbers(
+                    "denoiser", lambda: worst([self._compare_derivatives(t, x) for t in self._probed_steps])
+                )
             require_agreement("denoiser", agreement)
             self._agreements[key] = agreement
         return self._agreements[key]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+
+_Result = TypeVar("_Result")
 
 _STOCHASTIC_OR_MIXING = (
     nn.modules.batchnorm._BatchNorm,
@@ -112,6 +114,21 @@ def _attributes(module: nn.Module) -> tuple[object, ...]:
     return simple, list(module._forward_hooks), list(module._forward_pre_hooks)
 
 
+class RandomNumbersError(RuntimeError):
+    """A network drew random numbers."""
+
+
+def without_random_numbers(name: str, function: Callable[[], _Result]) -> _Result:
+    """Return ``function()``, which runs the network ``name``, and raise ``RandomNumbersError`` if it draws any."""
+    try:
+        with NoRandomNumbers(name):
+            return function()
+    except RandomNumbersError:
+        raise
+    except Exception:  # TorchScript makes calls that a dispatch mode can't repeat; any other error is raised again
+        return function()
+
+
 class NoRandomNumbers(TorchDispatchMode):
     """Inside the block, an operation of this thread that draws from PyTorch's global random state raises.
 
@@ -148,7 +165,7 @@ class NoRandomNumbers(TorchDispatchMode):
         """Run the operation, unless it is random."""
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args, kwargs):
-            raise RuntimeError(
+            raise RandomNumbersError(
                 f"the {self.name} drew random numbers from PyTorch's global state (by {func}), so its results are not "
                 "repeatable; switch it to evaluation mode, or fix its noise"
             )
