@@ -150,7 +150,7 @@ def test_names_in_python(tmp_path):
         config(network(), class_names=(1, 2, 3, 4))
     wrong = network(None)
     wrong.class_names = {0: "cat"}
-    with pytest.raises(TypeError, match=r"model.class_names must be a sequence of str, got 0 in it"):
+    with pytest.raises(TypeError, match=r"model.class_names must be a sequence of str, got dict"):
         config(wrong)
     found = config(network())["data"]
     assert found["classes"] == list(KNOWN)
