@@ -85,7 +85,8 @@ class AdamPurifier(IterativePurifier):
 
     def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
         # The gradient, rather than the step, beside whose identity it may be small.
-        return (self._gradient(t, images, images, run),)
+        # The input is another tensor, and constant, as its derivative is one of the first order only.
+        return (self._gradient(t, images, torch.full_like(images, 0.5), run),)
 
     def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
         return in_pixel_range(state[:, 0].to(x0.dtype), run)
