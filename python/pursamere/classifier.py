@@ -6,26 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._validation import check_choice, check_logits
 from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
-from .networks import check_evaluation_mode, repeatable_algorithms
+from .networks import EvaluationOnly, check_evaluation_mode, repeatable_algorithms
 
 
-class PurifiedClassifier(nn.Module):
+class PurifiedClassifier(EvaluationOnly):
     """Images [B, C, H, W] in [0, 1] to the logits [B, classes] of the purified images.
 
     The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
+
+    There is no training mode: the constructor switches the purifier and the classifier to evaluation mode, and
+    ``train()`` leaves them there, since attack libraries save a model's mode and restore it.
 
     A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``, since
     :func:`pursamere.evaluate` attacks it with other gradients than its own.
 
     Args:
         purifier: a :class:`pursamere.Purifier`, or another :class:`pursamere.IterativePurifier`.
-        classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on it first.
+        classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on a network
+            that a function wraps.
         gradient: how gradients with respect to the images pass through the purifier: "exact", "straight_through",
             "identity" (BPDA) or "unrolled", see :meth:`pursamere.IterativePurifier.forward`. A claim of robustness must
             hold under the exact gradient *and* the others.
@@ -47,6 +51,7 @@ class PurifiedClassifier(nn.Module):
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self._network_check = NetworkCheck("classifier", purifier.invariance)
+        self.eval()
 
     @property
     def class_names(self) -> Any:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
@@ -18,6 +18,7 @@ from .derivative_check import Agreement, compare_derivatives
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
+    EvaluationOnly,
     NoRandomNumbers,
     Snapshot,
     check_evaluation_mode,
@@ -58,13 +59,16 @@ class Run(NamedTuple):
     projected: bool = True
 
 
-class IterativePurifier(nn.Module, ABC):
+class IterativePurifier(EvaluationOnly, ABC):
     """Images, float [B, C, H, W] in [0, 1], to purified images of the same shape, dtype and device, in steps.
 
-    A sample's result has the same bits in every run and in every batch. Put networks in evaluation mode first, also
-    those that a function wraps. A subclass says what a step is: :meth:`_step`, from a state to the next, and where the
-    state is more than the image, :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be
-    differentiable functions of their tensors, and take what is random from ``run.noise``.
+    A sample's result has the same bits in every run and in every batch. There is no training mode: the constructor
+    switches the denoiser to evaluation mode, and ``train()`` leaves it there. Call ``.eval()`` yourself on a network
+    that a function wraps.
+
+    A subclass says what a step is: :meth:`_step`, from a state to the next, and where the state is more than the image,
+    :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be differentiable functions of their
+    tensors, and take what is random from ``run.noise``.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -107,6 +111,7 @@ class IterativePurifier(nn.Module, ABC):
         self.invariance = check_choice("invariance", invariance, MODES)
         self._network_check = NetworkCheck("denoiser", invariance)
         self._derivatives: dict[tuple[object, ...], tuple[object, Agreement | None]] = {}
+        self.eval()
 
     @property
     def _has_derivative(self) -> bool:

@@ -43,7 +43,7 @@ class Purifier(IterativePurifier):
 
     ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
     It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
-    our choice, not the paper's. Put networks in evaluation mode first, also those that a function wraps.
+    our choice, not the paper's. It has no training mode, and switches the denoiser to evaluation mode.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
