@@ -138,6 +138,7 @@ class IterativePurifier(EvaluationOnly, ABC):
     def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
 
+        Values of ``x`` that rounding left outside [0, 1], by at most 1e-4, are clipped; their derivative is kept.
         When gradients are enabled and ``x`` requires them the result is differentiable with respect to ``x``, in the
         way that ``gradient`` names:
 
@@ -160,7 +161,7 @@ class IterativePurifier(EvaluationOnly, ABC):
                 the backward pass, something was changed since the forward pass.
         """
         check_choice("gradient", gradient, GRADIENTS)
-        self._check_input(x)
+        x = self._checked_input(x)
         run = Run(self._noise_of_call())
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, x, run)[0]
@@ -265,11 +266,12 @@ class IterativePurifier(EvaluationOnly, ABC):
                     "gradient would be another purifier's"
                 )
 
-    def _check_input(self, x: Tensor) -> None:
-        check_images("x", x)
+    def _checked_input(self, x: Tensor) -> Tensor:
+        x = check_images("x", x)
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
+        return x
 
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.

@@ -144,7 +144,7 @@ class Purifier(IterativePurifier):
 
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
-        self._check_input(x)
+        x = self._checked_input(x)
         with self._in_network(x.device, grad=False):
             self._check_network(x)
             figures = map_micro_batches(self._trace_rows, self.micro_batch_on(x.device), ordinary(x.detach()))

@@ -48,9 +48,9 @@ class Ball:
         return (self.center + _columns(shrink, x) * offset).clamp(0, 1)
 
 
-def check_problem(images: Tensor, labels: Tensor) -> None:
-    """Require images [B, C, H, W] in [0, 1] and a label for each, on the same device."""
-    check_images("images", images)
+def check_problem(images: Tensor, labels: Tensor) -> Tensor:
+    """Return images [B, C, H, W] in [0, 1], see ``check_images``, that have a label each, on the same device."""
+    images = check_images("images", images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be an int64 tensor, got {got}")
@@ -58,6 +58,7 @@ def check_problem(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.device != images.device:
         raise ValueError(f"labels must be on the device of images, {images.device}, got {labels.device}")
+    return images
 
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:

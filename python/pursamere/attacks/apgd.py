@@ -48,7 +48,7 @@ def apgd(
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
         RuntimeError: logits or gradients are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))

@@ -60,7 +60,7 @@ def autoattack(
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)
     check_integer("batch_size", batch_size, low=1)
@@ -100,7 +100,7 @@ def square(
 
     Arguments and errors as for :func:`autoattack`; ``progress`` is called with numbers of queries made.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)
     check_integer("queries", queries, low=1)

@@ -70,7 +70,7 @@ def pgd(
         ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
         RuntimeError: logits or gradients are NaN or infinite: the attack would be blind, and the sample look robust.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)

@@ -42,7 +42,7 @@ def random_search(
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     check_integer("queries", queries, low=1)
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
