@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 Function = Callable[[Tensor], Tensor]
 Point = tuple[Tensor, Tensor]
+
+
+REMEDY = (
+    "direction='ere' differentiates the denoiser twice for an exact gradient, direction='score' once, and "
+    "gradient='identity' never. A network has no second derivative if torch.compile compiled it (pass the uncompiled "
+    "one); if it checkpoints activations by an autograd function of its own, as guided-diffusion's attention always "
+    "does, or with use_reentrant=True (turn that off, or use torch.utils.checkpoint with use_reentrant=False); or if a "
+    "part of it, of attention say, has a backward pass written for one derivative (use another implementation)"
+)
 
 
 class Agreement(NamedTuple):
@@ -91,13 +102,14 @@ def _first_agreement(function: Function, points: Sequence[Point]) -> Agreement:
     """The first that is known and not wrong; else the surest."""
     found: list[Agreement] = []
     for x, direction in points:
-        leaf = x.clone().requires_grad_()
-        result = function(leaf)
         for step in _STEPS[x.dtype]:
             near, far = (_difference(function, x, direction, factor * step) for factor in (1, 2))
             size = float(torch.linalg.vector_norm(near))
             along = near / size if size > 0 else torch.ones_like(near)  # along itself a difference has its whole length
-            (pulled,) = torch.autograd.grad(result, leaf, along, retain_graph=True)
+            leaf = x.clone().requires_grad_()
+            result = function(leaf)  # anew: a network that checkpoints, or is compiled, may run its graph once
+            with explained_derivative():
+                (pulled,) = torch.autograd.grad(result, leaf, along)
             scale = max(size, torch.finfo(x.dtype).tiny)
             error = abs(float((pulled * direction).sum()) - size) / scale
             found.append(Agreement(error, float(torch.linalg.vector_norm(near - far)) / scale, x.dtype))
@@ -111,18 +123,35 @@ def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -
     return (above - below) / (2 * step)
 
 
-def _custom_nodes(result: Tensor) -> Iterator[Any]:
-    """The autograd functions in a tensor's graph that are neither PyTorch's nor this library's."""
-    pending, seen = [result.grad_fn], set()
+@contextmanager
+def explained_derivative() -> Iterator[None]:
+    """Inside the block, which differentiates a denoiser, an error of autograd's says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"the denoiser can't be differentiated as this needs: {error}. {REMEDY}") from error
+
+
+def graph_nodes(result: Tensor) -> set[Any]:
+    """All nodes of the graph of a tensor that requires a gradient."""
+    pending: list[Any] = [get_gradient_edge(result).node]
+    seen: set[Any] = set()
     while pending:
         node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [function for function, _ in node.next_functions]
+    return seen
+
+
+def _custom_nodes(result: Tensor) -> Iterator[Any]:
+    """The autograd functions in a tensor's graph that are neither PyTorch's nor this library's."""
+    for node in graph_nodes(result):
         custom = isinstance(node, BackwardCFunction) or "CppNode" in node.name()
         if custom and "_pursamere_" not in type(node).__name__:
             yield node
-        pending += [function for function, _ in node.next_functions]
 
 
 class _InFloat64(TorchFunctionMode):

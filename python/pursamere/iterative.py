@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
-from .derivative_check import Agreement, compare_derivatives
+from .derivative_check import REMEDY, Agreement, compare_derivatives
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
@@ -309,9 +309,7 @@ class IterativePurifier(EvaluationOnly, ABC):
         if agreement is not None and agreement.is_wrong:
             raise RuntimeError(
                 f"autograd's derivative of the denoiser differs from finite differences ({agreement}): a part of it is "
-                "detached, or has a backward pass that can't be differentiated again. Use another implementation of "
-                "that part (of attention, say), or direction='score', which needs no second derivative, or, where no "
-                "exact gradient is wanted, gradient='identity'"
+                f"detached, or has a backward pass that can't be differentiated again. {REMEDY}"
             )
         if agreement is not None and not agreement.is_known:
             message = f"autograd's derivative of the denoiser could not be verified by finite differences ({agreement})"
