@@ -26,11 +26,11 @@ class Ball:
         """Uniform in the ball before the clip to [0, 1]; drawn on the CPU, so the same on every device."""
         x = self.center
         if self.norm == "linf":
-            offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 1
+            offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 1
             return self.project(x + self.eps * offset)
-        offset = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        offset = torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device)
         d = max(1, offset[0].numel()) if len(offset) else 1
-        radius = torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device) ** (1 / d)
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device="cpu").to(x.device) ** (1 / d)
         return self.project(x + self.eps * _columns(radius, x) * _unit(offset))
 
     def step(self, x: Tensor, gradient: Tensor, length: float) -> Tensor:

@@ -54,7 +54,7 @@ def apgd(
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
     images, labels = images.detach().clone(), labels.clone()
     ball = Ball(norm, eps, images)
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     module = package("autopgd_base")
     with torch.no_grad():
         clean_logits = logits_of(model, images, labels)
@@ -64,7 +64,7 @@ def apgd(
     seen = _Seen(model, ball, labels, margin(clean_logits, labels), stop_at_success, observe)
     if len(seen.rows) == 0:
         observe(seen.best_margin, None)
-    with isolated():
+    with isolated(images.device):
         for restart in range(restarts):
             # Drawn for the whole batch: a start does not depend on which samples fell before.
             start = ball.random(generator)

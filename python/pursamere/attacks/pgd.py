@@ -75,7 +75,7 @@ def pgd(
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
     first_length = 0.5 * eps * max(1.0, 8 / (steps + 1))
     with torch.no_grad():
