@@ -123,7 +123,7 @@ def check_real(name: str, value: Any) -> float:
 def check_positive(name: str, value: Any) -> float:
     """Return ``value`` as a float if it is a finite number greater than 0."""
     number = check_real(name, value)
-    if not (number > 0.0 and math.isfinite(number)):
+    if not 0.0 < number < math.inf:  # math.isfinite can't be compiled for a float that changes between calls
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return number
 
@@ -131,7 +131,7 @@ def check_positive(name: str, value: Any) -> float:
 def check_nonnegative(name: str, value: Any, *, infinite: bool = False) -> float:
     """Return ``value`` as a float if it is a number of at least 0, finite unless ``infinite`` is True."""
     number = check_real(name, value)
-    if not (number >= 0.0 and (infinite or math.isfinite(number))):
+    if not (number >= 0.0 and (infinite or number < math.inf)):
         raise ValueError(f"{name} must be at least 0{'' if infinite else ' and finite'}, got {value}")
     return number
 
