@@ -230,6 +230,11 @@ def test_ere_micro_batch():
             ps.expected_reconstruction_error(identity, X, 0.1, NOISE, micro_batch=bad)
 
 
+def test_errors_are_public():
+    assert ps.NotFiniteError is ps._validation.NotFiniteError
+    assert ps.MissingExtraError is ps._extras.MissingExtraError
+
+
 def test_autocast_is_mentioned():
     conv = conv_denoiser()
     with torch.autocast("cpu"), pytest.raises(ValueError, match=r"got torch.bfloat16 \(is torch.autocast on\?\)"):

@@ -5,6 +5,8 @@ from importlib.metadata import version as _version
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
 from . import attacks, baselines, datasets, denoisers, evaluation, functional
+from ._extras import MissingExtraError
+from ._validation import NotFiniteError
 from .checkpoints import load_checkpoint, save_checkpoint
 from .classifier import PurifiedClassifier
 from .evaluation import evaluate
@@ -21,6 +23,8 @@ __all__ = [
     "ConvClassifier",
     "GaussianNoise",
     "IterativePurifier",
+    "MissingExtraError",
+    "NotFiniteError",
     "PurificationTrace",
     "PurifiedClassifier",
     "Purifier",
