@@ -235,6 +235,17 @@ def test_errors_are_public():
     assert ps.MissingExtraError is ps._extras.MissingExtraError
 
 
+def test_import_without_the_metadata_of_the_distribution():
+    code = (
+        "from importlib import metadata\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "find, metadata.version = metadata.version, lambda n: missing(n) if n == 'pursamere' else find(n)\n"
+        "import pursamere; print(pursamere.__version__)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "unknown\n"
+
+
 def test_autocast_is_mentioned():
     conv = conv_denoiser()
     with torch.autocast("cpu"), pytest.raises(ValueError, match=r"got torch.bfloat16 \(is torch.autocast on\?\)"):

@@ -1,6 +1,6 @@
 """Deterministic adversarial purification for PyTorch, after PurSAMERE (arXiv 2602.06269)."""
 
-from importlib.metadata import version as _version
+from importlib import metadata as _metadata
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
@@ -17,7 +17,10 @@ from .objective import expected_reconstruction_error
 from .pretrained import load_pretrained
 from .purifier import PurificationTrace, Purifier
 
-__version__ = _version("pursamere")
+try:
+    __version__ = _metadata.version("pursamere")
+except _metadata.PackageNotFoundError:  # vendored or frozen, without the distribution's metadata
+    __version__ = "unknown"
 
 __all__ = [
     "ConvClassifier",
