@@ -243,9 +243,12 @@ def test_parameters_are_those_of_the_network(random_denoiser):
     network = random_denoiser.inner if random_denoiser.output == "score" else random_denoiser.network
     assert {id(p) for p in random_denoiser.parameters()} == {id(p) for p in network.parameters()}
     assert prediction_of(random_denoiser) == ("denoised", random_denoiser)
-    network.dropout = nn.Dropout().train()
+    network.dropping = nn.Dropout()
+    purifier = ps.Purifier(random_denoiser)
+    assert not network.dropping.training
+    network.dropping.train()
     with pytest.raises(ValueError, match="denoiser must be in evaluation mode"):
-        ps.Purifier(random_denoiser)(tensor(0, 1, 1, 8, 8))
+        purifier(tensor(0, 1, 1, 8, 8))
 
 
 @pytest.mark.parametrize("direction", ["ere", "score"])

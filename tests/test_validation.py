@@ -108,22 +108,47 @@ def test_purified_classifier_arguments():
         ps.PurifiedClassifier(ps.Purifier(identity), 3)
 
 
+class Noisy(nn.Module):
+    """An identity denoiser with a layer that is random in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, y, sigma):
+        return self.drop(y)
+
+
 def test_denoiser_in_training_mode():
-    class Dropping(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.drop = nn.Dropout(0.5)
-
-        def forward(self, y, sigma):
-            return self.drop(y)
-
-    model = ps.Purifier(Dropping())
+    model = ps.Purifier(Noisy())
+    model.denoiser.train()
     with pytest.raises(ValueError, match=r"denoiser must be in evaluation mode, but its layer 'drop' is training"):
         model(X)
     model.eval()
     model(X)
-    conv_denoiser().train()(X, 0.1)  # nothing stochastic: allowed
-    ps.Purifier(conv_denoiser().train(), steps=1)(X)
+    model = ps.Purifier(conv_denoiser(), steps=1)
+    model.denoiser.train()  # nothing stochastic: allowed
+    model(X)
+
+
+def test_there_is_no_training_mode():
+    classifier = nn.Sequential(nn.Dropout(0.5), conv_classifier()).train()
+    model = ps.PurifiedClassifier(ps.Purifier(Noisy().train(), steps=1), classifier)
+    outer = nn.Sequential(nn.Identity(), model)
+    want = model(X)
+    for switched in (model, model.purifier, outer):
+        was_training = model.training
+        switched.eval()
+        switched.train(was_training)
+        assert switched.train() is switched
+        assert not any(module.training for module in model.modules())
+        assert torch.equal(model(X), want)
+
+
+def test_purifiers_have_no_training_mode():
+    for kind in (ps.Purifier, ps.baselines.EreDescent, ps.baselines.DiffPure):
+        purifier = kind(Noisy())
+        assert not any(module.training for module in purifier.train().modules())
 
 
 @pytest.mark.parametrize(
@@ -131,6 +156,8 @@ def test_denoiser_in_training_mode():
     [
         (nn.BatchNorm2d(1), True),
         (nn.Dropout(0.5), True),
+        (nn.Dropout(0.0), False),
+        (nn.AlphaDropout(0), False),
         (nn.RReLU(), True),
         (nn.InstanceNorm2d(1, track_running_stats=True), True),
         (nn.InstanceNorm2d(1), False),
@@ -142,8 +169,10 @@ def test_layers_that_training_mode_makes_random_or_mixing(layer, raises):
     if not raises:
         check_evaluation_mode("denoiser", layer)
         return
+    model = ps.PurifiedClassifier(ps.Purifier(identity), nn.Sequential(layer))
+    model.classifier.train()
     with pytest.raises(ValueError, match=r"classifier must be in evaluation mode, .*; call classifier.eval\(\)"):
-        ps.PurifiedClassifier(ps.Purifier(identity), nn.Sequential(layer))(X)
+        model(X)
 
 
 def test_denoiser_that_draws_random_numbers():
@@ -199,6 +228,22 @@ def test_ere_micro_batch():
     for bad in (0, -1):
         with pytest.raises(ValueError, match=f"micro_batch must be at least 1, got {bad}"):
             ps.expected_reconstruction_error(identity, X, 0.1, NOISE, micro_batch=bad)
+
+
+def test_errors_are_public():
+    assert ps.NotFiniteError is ps._validation.NotFiniteError
+    assert ps.MissingExtraError is ps._extras.MissingExtraError
+
+
+def test_import_without_the_metadata_of_the_distribution():
+    code = (
+        "from importlib import metadata\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "find, metadata.version = metadata.version, lambda n: missing(n) if n == 'pursamere' else find(n)\n"
+        "import pursamere; print(pursamere.__version__)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "unknown\n"
 
 
 def test_autocast_is_mentioned():

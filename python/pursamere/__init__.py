@@ -1,10 +1,12 @@
 """Deterministic adversarial purification for PyTorch, after PurSAMERE (arXiv 2602.06269)."""
 
-from importlib.metadata import version as _version
+from importlib import metadata as _metadata
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
 from . import attacks, baselines, datasets, denoisers, evaluation, functional
+from ._extras import MissingExtraError
+from ._validation import NotFiniteError
 from .checkpoints import load_checkpoint, save_checkpoint
 from .classifier import PurifiedClassifier
 from .evaluation import evaluate
@@ -15,12 +17,17 @@ from .objective import expected_reconstruction_error
 from .pretrained import load_pretrained
 from .purifier import PurificationTrace, Purifier
 
-__version__ = _version("pursamere")
+try:
+    __version__ = _metadata.version("pursamere")
+except _metadata.PackageNotFoundError:  # vendored or frozen, without the distribution's metadata
+    __version__ = "unknown"
 
 __all__ = [
     "ConvClassifier",
     "GaussianNoise",
     "IterativePurifier",
+    "MissingExtraError",
+    "NotFiniteError",
     "PurificationTrace",
     "PurifiedClassifier",
     "Purifier",

@@ -22,6 +22,7 @@ REBUILD_WITH_CUDA = (
     "'pip install --force-reinstall --no-deps -Ccmake.define.PURSAMERE_CUDA=ON SOURCE_FOLDER'"
 )
 LARGEST_SIZE = 4096  # of a size in an architecture: a configuration from elsewhere must not ask for all memory
+RANGE_TOLERANCE = 1e-4  # what rounding in an attack library or a normalization leaves beyond the pixel range
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -41,18 +42,28 @@ def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bo
 
 
 def check_images(name: str, value: Any) -> Tensor:
-    """Return ``value`` if it is a floating tensor [B, C, H, W] whose values are all in [0, 1]."""
-    images = check_tensor(name, value)
-    if images.dim() != 4:
-        raise ValueError(f"{name} must be a batch of images [B, C, H, W], got shape {tuple(images.shape)}")
+    """Return ``value`` if it is a floating tensor [B, C, H, W] whose values are all in [0, 1].
+
+    Values outside by at most ``RANGE_TOLERANCE`` are clipped, with the identity's derivative: it is rounding that is
+    undone, and an attack must not find the gradient of such a pixel to be zero.
+    """
+    images = check_finite_images(name, value)
     if images.numel() == 0:
         return images
     low, high = (float(v) for v in torch.aminmax(images.detach()))
-    if math.isnan(low) or math.isinf(low) or math.isinf(high):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    if low < 0.0 or high > 1.0:
+    if low < -RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
         raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]")
-    return images
+    if low >= 0.0 and high <= 1.0:
+        return images
+    return images + (images.clamp(0.0, 1.0) - images).detach()  # exact, since the difference of close numbers is
+
+
+def check_finite_images(name: str, value: Any) -> Tensor:
+    """Return ``value`` if it is a finite floating tensor [B, C, H, W]."""
+    images = check_tensor(name, value)
+    if images.dim() != 4:
+        raise ValueError(f"{name} must be a batch of images [B, C, H, W], got shape {tuple(images.shape)}")
+    return check_finite(name, images)
 
 
 def check_logits(name: str, value: Any, images: Tensor) -> Tensor:
@@ -112,7 +123,7 @@ def check_real(name: str, value: Any) -> float:
 def check_positive(name: str, value: Any) -> float:
     """Return ``value`` as a float if it is a finite number greater than 0."""
     number = check_real(name, value)
-    if not (number > 0.0 and math.isfinite(number)):
+    if not 0.0 < number < math.inf:  # math.isfinite can't be compiled for a float that changes between calls
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return number
 
@@ -120,7 +131,7 @@ def check_positive(name: str, value: Any) -> float:
 def check_nonnegative(name: str, value: Any, *, infinite: bool = False) -> float:
     """Return ``value`` as a float if it is a number of at least 0, finite unless ``infinite`` is True."""
     number = check_real(name, value)
-    if not (number >= 0.0 and (infinite or math.isfinite(number))):
+    if not (number >= 0.0 and (infinite or number < math.inf)):
         raise ValueError(f"{name} must be at least 0{'' if infinite else ' and finite'}, got {value}")
     return number
 

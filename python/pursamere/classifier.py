@@ -6,37 +6,53 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._validation import check_choice, check_logits
+from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits
 from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
-from .networks import check_evaluation_mode, repeatable_algorithms
+from .networks import EvaluationOnly, check_evaluation_mode, repeatable_algorithms
+from .path_gradient import GradientOf
 
 
-class PurifiedClassifier(nn.Module):
+class PurifiedClassifier(EvaluationOnly):
     """Images [B, C, H, W] in [0, 1] to the logits [B, classes] of the purified images.
 
     The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
+
+    There is no training mode: the constructor switches the purifier and the classifier to evaluation mode, and
+    ``train()`` leaves them there, since attack libraries save a model's mode and restore it.
 
     A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``, since
     :func:`pursamere.evaluate` attacks it with other gradients than its own.
 
     Args:
         purifier: a :class:`pursamere.Purifier`, or another :class:`pursamere.IterativePurifier`.
-        classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on it first.
+        classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on a network
+            that a function wraps.
         gradient: how gradients with respect to the images pass through the purifier: "exact", "straight_through",
             "identity" (BPDA) or "unrolled", see :meth:`pursamere.IterativePurifier.forward`. A claim of robustness must
             hold under the exact gradient *and* the others.
+        clip: clip images to [0, 1] first, for attacks that leave the range on purpose (Nesterov momentum, added noise).
+            For "exact" and "unrolled" the derivative is that of the clip, zero for a pixel outside; for
+            "straight_through" and "identity" it is the identity's. Without ``clip`` images outside are an error.
+
+    Images may leave [0, 1] by 1e-4, which is taken for rounding, and float64 images are converted to float32 where the
+    purifier and the classifier have parameters, and none in float64.
 
     Raises:
-        TypeError: ``purifier`` or ``classifier`` is of the wrong type.
+        TypeError: an argument of the wrong type.
         ValueError: ``gradient`` is unknown.
     """
 
     def __init__(
-        self, purifier: IterativePurifier, classifier: Callable[[Tensor], Tensor], gradient: str = "exact"
+        self,
+        purifier: IterativePurifier,
+        classifier: Callable[[Tensor], Tensor],
+        gradient: str = "exact",
+        *,
+        clip: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(purifier, IterativePurifier):
@@ -46,7 +62,11 @@ class PurifiedClassifier(nn.Module):
         self.purifier = purifier
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
+        if not isinstance(clip, bool):
+            raise TypeError(f"clip must be a bool, got {type(clip).__name__}")
+        self.clip = clip
         self._network_check = NetworkCheck("classifier", purifier.invariance)
+        self.eval()
 
     @property
     def class_names(self) -> Any:
@@ -61,7 +81,10 @@ class PurifiedClassifier(nn.Module):
             ValueError: the classifier is in training mode, or does not return [N, classes] on the device of ``x``.
         """
         check_evaluation_mode("classifier", self.classifier)
-        purified = self.purifier(x, gradient=self.gradient)
+        x = check_finite_images("x", x)
+        if x.dtype == torch.float64 and self._is_narrower():
+            x = x.float()
+        purified = self.purifier(self._clipped(x) if self.clip else x, gradient=self.gradient)
         size = self.purifier.micro_batch_on(x.device)
         with repeatable_algorithms(x.device):
             with torch.no_grad():
@@ -69,9 +92,20 @@ class PurifiedClassifier(nn.Module):
             (logits,) = map_micro_batches(self._logits, size, purified)
         return logits
 
+    def _is_narrower(self) -> bool:
+        dtypes = {parameter.dtype for parameter in self.parameters()}
+        return len(dtypes) > 0 and torch.float64 not in dtypes
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        clipped = x.clamp(0.0, 1.0)
+        if self.gradient in ("straight_through", "identity"):
+            return GradientOf.apply(x, clipped.detach())
+        # What rounding left outside keeps its derivative, as in check_images.
+        return torch.where((x - clipped).abs() > RANGE_TOLERANCE, clipped, x)
+
     def _logits(self, images: Tensor) -> tuple[Tensor]:
         return (check_logits("classifier", self.classifier(images), images),)
 
     def extra_repr(self) -> str:
         """Return the parameters, for ``print``."""
-        return f"gradient={self.gradient!r}"
+        return f"gradient={self.gradient!r}" + (", clip=True" if self.clip else "")

@@ -9,16 +9,27 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from .networks import RandomNumbersError
 
 Function = Callable[[Tensor], Tensor]
+
+
+REMEDY = (
+    "direction='ere' differentiates the denoiser twice for an exact gradient, direction='score' once, and "
+    "gradient='identity' never. A network has no second derivative if torch.compile compiled it (pass the uncompiled "
+    "one); if it checkpoints activations by an autograd function of its own, as guided-diffusion's attention always "
+    "does, or with use_reentrant=True (turn that off, or use torch.utils.checkpoint with use_reentrant=False); or if a "
+    "part of it, of attention say, has a backward pass written for one derivative (use another implementation)"
+)
 
 
 class Agreement(NamedTuple):
@@ -117,7 +128,9 @@ def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> A
             size = float(torch.linalg.vector_norm(near))
             along = near / size if size > 0 else torch.ones_like(near)  # along itself a difference has its whole length
             leaf = x.clone().requires_grad_()
-            (pulled,) = torch.autograd.grad(function(leaf), leaf, along)
+            result = function(leaf)  # anew: a network that checkpoints, or is compiled, may run its graph once
+            with explained_derivative():
+                (pulled,) = torch.autograd.grad(result, leaf, along)
             scale = max(size, torch.finfo(x.dtype).tiny)
             error = abs(float((pulled * direction).sum()) - size) / scale
             uncertainty = float(torch.linalg.vector_norm(near - far)) / scale
@@ -137,13 +150,34 @@ def require_agreement(name: str, agreement: Agreement) -> None:
     if agreement.is_wrong:
         raise RuntimeError(
             f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
-            "detached, or has a backward pass that can't be differentiated again. Use another implementation of that "
-            "part (of attention, say), or direction='score', which needs no second derivative, or, where no exact "
-            "gradient is wanted, gradient='identity'"
+            f"detached, or has a backward pass that can't be differentiated again. {REMEDY}"
         )
     if not agreement.is_known:
         message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
         warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+@contextmanager
+def explained_derivative() -> Iterator[None]:
+    """Inside the block, which differentiates a denoiser, an error of autograd's says what to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RandomNumbersError):
+        raise
+    except Exception as error:
+        raise RuntimeError(f"the denoiser can't be differentiated as this needs: {error}. {REMEDY}") from error
+
+
+def graph_nodes(result: Tensor) -> set[Any]:
+    """All nodes of the graph of a tensor that requires a gradient."""
+    pending: list[Any] = [get_gradient_edge(result).node]
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending += [function for function, _ in node.next_functions]
+    return seen
 
 
 class _InFloat64(TorchFunctionMode):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
@@ -19,6 +19,7 @@ from .derivative_check import Agreement, compare_derivatives, compare_in_float64
 from .invariance import MODES, NetworkCheck, made_up_images
 from .micro_batch import default_micro_batch, map_micro_batches
 from .networks import (
+    EvaluationOnly,
     Snapshot,
     check_evaluation_mode,
     check_same_device,
@@ -59,13 +60,16 @@ class Run(NamedTuple):
     projected: bool = True
 
 
-class IterativePurifier(nn.Module, ABC):
+class IterativePurifier(EvaluationOnly, ABC):
     """Images, float [B, C, H, W] in [0, 1], to purified images of the same shape, dtype and device, in steps.
 
-    A sample's result has the same bits in every run and in every batch. Put networks in evaluation mode first, also
-    those that a function wraps. A subclass says what a step is: :meth:`_step`, from a state to the next, and where the
-    state is more than the image, :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be
-    differentiable functions of their tensors, and take what is random from ``run.noise``.
+    A sample's result has the same bits in every run and in every batch. There is no training mode: the constructor
+    switches the denoiser to evaluation mode, and ``train()`` leaves it there. Call ``.eval()`` yourself on a network
+    that a function wraps.
+
+    A subclass says what a step is: :meth:`_step`, from a state to the next, and where the state is more than the image,
+    :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be differentiable functions of their
+    tensors, and take what is random from ``run.noise``.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -109,6 +113,7 @@ class IterativePurifier(nn.Module, ABC):
         self._network_check = NetworkCheck("denoiser", invariance)
         self._compared: Snapshot | None = None  # the denoiser that the agreements are of
         self._agreements: dict[tuple[object, ...], Agreement] = {}
+        self.eval()
 
     @property
     def _has_derivative(self) -> bool:
@@ -135,6 +140,7 @@ class IterativePurifier(nn.Module, ABC):
     def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
 
+        Values of ``x`` that rounding left outside [0, 1], by at most 1e-4, are clipped; their derivative is kept.
         When gradients are enabled and ``x`` requires them the result is differentiable with respect to ``x``, in the
         way that ``gradient`` names:
 
@@ -157,7 +163,7 @@ class IterativePurifier(nn.Module, ABC):
                 the backward pass, something was changed since the forward pass.
         """
         check_choice("gradient", gradient, GRADIENTS)
-        self._check_input(x)
+        x = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
@@ -266,11 +272,12 @@ class IterativePurifier(nn.Module, ABC):
                     "gradient would be another purifier's"
                 )
 
-    def _check_input(self, x: Tensor) -> None:
-        check_images("x", x)
+    def _checked_input(self, x: Tensor) -> Tensor:
+        x = check_images("x", x)
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
+        return x
 
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
@@ -294,9 +301,7 @@ class IterativePurifier(nn.Module, ABC):
         key = (self.extra_repr(), tuple(x.shape[1:]), x.dtype, x.device)
         if key not in self._agreements:
             with self._in_network(x.device, grad=False):
-                self._check_network(
-                    x
-                )  # first, so that what the denoiser makes in its first call is not made in float64
+                self._check_network(x)  # first, so that nothing a denoiser keeps from its first call is float64
             with self._in_network(x.device, grad=True):
                 agreement = without_random_numbers(
                     "denoiser", lambda: worst([self._compare_derivatives(t, x) for t in self._probed_steps])

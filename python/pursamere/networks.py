@@ -7,11 +7,14 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _Result = TypeVar("_Result")
 
@@ -24,6 +27,17 @@ _STOCHASTIC_OR_MIXING = (
 )
 
 
+class EvaluationOnly(nn.Module):
+    """A module that has no training mode: it and its submodules stay in evaluation mode.
+
+    A subclass calls ``self.eval()`` once its submodules are there.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to evaluation mode whatever ``mode`` is: clients save a model's mode and restore it."""
+        return super().train(False)
+
+
 def check_evaluation_mode(name: str, network: object) -> None:
     """Refuse a module with a layer that is random, mixes samples or changes itself in training mode, and is in it."""
     if not isinstance(network, nn.Module):
@@ -33,7 +47,7 @@ def check_evaluation_mode(name: str, network: object) -> None:
             continue
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats:
             continue
-        if isinstance(module, nn.MultiheadAttention) and module.dropout == 0:
+        if getattr(module, "dropout" if isinstance(module, nn.MultiheadAttention) else "p", None) == 0:
             continue
         raise ValueError(
             f"{name} must be in evaluation mode, but its layer {path or type(module).__name__!r} is training; "

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from . import functional
 from ._attention import DifferentiableAttention
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
+from .derivative_check import explained_derivative, graph_nodes
 from .micro_batch import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
 
@@ -88,8 +90,8 @@ def score_gradient(
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma)
-        if create_graph:  # a denoiser without a graph would pass for a constant, and the gradient be wrong
-            _pull_back(prediction, y, torch.zeros_like(prediction), retain_graph=True)
+        if create_graph:
+            _check_depends_on(prediction, y)
         _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
     return GradientTerms(drift.unsqueeze(0), None, ere)
 
@@ -104,29 +106,30 @@ def denoise(
         y: noisy images [N, C, H, W].
         sigma: standard deviation of their noise, in pixel units, positive.
         twice: the result will be differentiated twice.
-        differentiable: raise if for autograd the result does not depend on ``y``; costs a backward pass.
+        differentiable: raise if for autograd the result does not depend on ``y``.
     """
     # Whatever it predicts, a call of it returns the denoised image.
     _, denoised = _predict(lambda y, sigma: denoiser(y, sigma), y, sigma, twice=twice)
     if differentiable:
-        _pull_back(denoised, y, torch.zeros_like(denoised), retain_graph=True)
+        _check_depends_on(denoised, y)
     return denoised
 
 
-def _pull_back(
-    prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph: bool = False, retain_graph: bool = False
-) -> Tensor:
+def _check_depends_on(prediction: Tensor, y: Tensor) -> None:
+    """Refuse a denoiser without a graph: it would pass for a constant, and the gradient be wrong.
+
+    The graph is looked at and not run, since a network that checkpoints activations, or is compiled, may run it once.
+    """
+    if not (prediction.requires_grad and get_gradient_edge(y).node in graph_nodes(prediction)):
+        raise ValueError(NOT_DIFFERENTIABLE)
+
+
+def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
     """The vector-Jacobian product of the denoiser."""
     pulled_back = None
     if prediction.requires_grad:
-        (pulled_back,) = torch.autograd.grad(
-            prediction,
-            y,
-            cotangent,
-            create_graph=create_graph,
-            retain_graph=create_graph or retain_graph,
-            allow_unused=True,
-        )
+        with explained_derivative():
+            (pulled_back,) = torch.autograd.grad(prediction, y, cotangent, create_graph=create_graph, allow_unused=True)
     if pulled_back is None:
         raise ValueError(NOT_DIFFERENTIABLE)
     return pulled_back

@@ -43,7 +43,7 @@ class Purifier(IterativePurifier):
 
     ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
     It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
-    our choice, not the paper's. Put networks in evaluation mode first, also those that a function wraps.
+    our choice, not the paper's. It has no training mode, and switches the denoiser to evaluation mode.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -148,7 +148,7 @@ class Purifier(IterativePurifier):
 
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
-        self._check_input(x)
+        x = self._checked_input(x)
         with self._in_network(x.device, grad=False):
             self._check_network(x)
             figures = map_micro_batches(self._trace_rows, self.micro_batch_on(x.device), ordinary(x.detach()))

@@ -39,7 +39,7 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 def noise(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor:
     """Box-Muller on the Philox words of (element / 4, draw), computed in float64 and rounded to float32."""
     count = like.numel()
-    block = torch.arange((count + 3) // 4)
+    block = torch.arange((count + 3) // 4, device="cpu")
     rows = []
     for draw in range(draws):
         index = draw // 2 if antithetic else draw
@@ -61,7 +61,7 @@ def perturb(
     x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Every image under every draw of the noise, x + sigma * xi_k."""
-    bank = noise(torch.empty(x.shape[1:], dtype=torch.float64), draws, seed, antithetic).to(x.device)
+    bank = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
     return (_wide(x) + sigma * bank.unsqueeze(1)).to(dtype or x.dtype)
 
 

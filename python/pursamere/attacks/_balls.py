@@ -26,11 +26,11 @@ class Ball:
         """Uniform in the ball before the clip to [0, 1]; drawn on the CPU, so the same on every device."""
         x = self.center
         if self.norm == "linf":
-            offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 1
+            offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 1
             return self.project(x + self.eps * offset)
-        offset = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        offset = torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device)
         d = max(1, offset[0].numel()) if len(offset) else 1
-        radius = torch.rand(len(x), generator=generator, dtype=x.dtype).to(x.device) ** (1 / d)
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device="cpu").to(x.device) ** (1 / d)
         return self.project(x + self.eps * _columns(radius, x) * _unit(offset))
 
     def step(self, x: Tensor, gradient: Tensor, length: float) -> Tensor:
@@ -48,9 +48,9 @@ class Ball:
         return (self.center + _columns(shrink, x) * offset).clamp(0, 1)
 
 
-def check_problem(images: Tensor, labels: Tensor) -> None:
-    """Require images [B, C, H, W] in [0, 1] and a label for each, on the same device."""
-    check_images("images", images)
+def check_problem(images: Tensor, labels: Tensor) -> Tensor:
+    """Return images [B, C, H, W] in [0, 1], see ``check_images``, that have a label each, on the same device."""
+    images = check_images("images", images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be an int64 tensor, got {got}")
@@ -58,6 +58,7 @@ def check_problem(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.device != images.device:
         raise ValueError(f"labels must be on the device of images, {images.device}, got {labels.device}")
+    return images
 
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ def package(module: str) -> Any:
 
 
 @contextmanager
-def isolated() -> Iterator[None]:
+def isolated(device: torch.device) -> Iterator[None]:
     """Keep what the package does inside the block, and what it did before, from having effects elsewhere.
 
-    It seeds PyTorch's global generators and draws from them, ends the caller's tracing (a debugger's, a coverage
-    tool's), and counts the calls by which it recognizes a dynamic defense in a dictionary of its module, which it never
+    It seeds PyTorch's global generators and draws from them, makes tensors on the default device (inside the block,
+    ``device``), ends the caller's tracing (a debugger's, a coverage tool's), and counts the calls by which it
+    recognizes a dynamic defense in a dictionary of its module, which it never
     resets. One thread at a time is let in, since generators and dictionary belong to the process.
     """
     calls = package("checks").funcs
@@ -38,7 +39,7 @@ def isolated() -> Iterator[None]:
         calls.update(dict.fromkeys(calls, 0))
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         try:
-            with _seeds_for_later_kept(), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+            with device, _seeds_for_later_kept(), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
                 yield
         finally:
             sys.settrace(trace)

@@ -48,13 +48,13 @@ def apgd(
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
         RuntimeError: logits or gradients are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
     images, labels = images.detach().clone(), labels.clone()
     ball = Ball(norm, eps, images)
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     module = package("autopgd_base")
     with torch.no_grad():
         clean_logits = logits_of(model, images, labels)
@@ -64,7 +64,7 @@ def apgd(
     seen = _Seen(model, ball, labels, margin(clean_logits, labels), stop_at_success, observe)
     if len(seen.rows) == 0:
         observe(seen.best_margin, None)
-    with isolated():
+    with isolated(images.device):
         for restart in range(restarts):
             # Drawn for the whole batch: a start does not depend on which samples fell before.
             start = ball.random(generator)

@@ -60,7 +60,7 @@ def autoattack(
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)
     check_integer("batch_size", batch_size, low=1)
@@ -80,7 +80,7 @@ def autoattack(
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
     if classes < 4:
         attack.attacks_to_run = ["apgd-ce", *["apgd-dlr"][: classes - 2], "fab", "square"]
-    with isolated():
+    with isolated(images.device):
         found, _ = attack.run_standard_evaluation(as_float32(images), labels.clone(), batch_size=batch_size)
     return ball.project(found.to(images.dtype))
 
@@ -100,7 +100,7 @@ def square(
 
     Arguments and errors as for :func:`autoattack`; ``progress`` is called with numbers of queries made.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)
     check_integer("queries", queries, low=1)
@@ -123,7 +123,7 @@ def square(
     attack = module.SquareAttack(
         _Inside(model, images.dtype, advance), n_queries=queries, eps=float(eps), norm=NORMS[norm], seed=seed
     )
-    with isolated(), torch.no_grad():
+    with isolated(images.device), torch.no_grad():
         found = attack.perturb(as_float32(images[right]), labels[right].clone())
     progress(queries - made)
     result[right] = ball.rows(right).project(found.to(images.dtype))

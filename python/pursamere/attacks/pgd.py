@@ -70,12 +70,12 @@ def pgd(
         ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
         RuntimeError: logits or gradients are NaN or infinite: the attack would be blind, and the sample look robust.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
     check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
     first_length = 0.5 * eps * max(1.0, 8 / (steps + 1))
     with torch.no_grad():

@@ -42,15 +42,17 @@ def random_search(
         ValueError: an argument out of its range, or the model does not return logits.
         RuntimeError: logits are NaN or infinite.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     check_integer("queries", queries, low=1)
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
     best = images.detach().clone()
     with torch.no_grad():
         best_margin = margin(logits_of(model, images, labels), labels)
         for _ in range(queries):
-            direction = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+            direction = torch.randn(images.shape, generator=generator, dtype=images.dtype, device="cpu").to(
+                images.device
+            )
             candidate = ball.step(images, direction, eps)
             found = margin(logits_of(model, candidate, labels), labels)
             better = found < best_margin

@@ -43,7 +43,7 @@ def transfer(
 
     Raises what :func:`pgd` raises.
     """
-    check_problem(images, labels)
+    images = check_problem(images, labels)
     best = images.detach().clone()
     with torch.no_grad():
         best_margin = margin(logits_of(model, best, labels), labels)

@@ -37,6 +37,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images = check_images("images", self.images)
+        object.__setattr__(self, "images", images)
         labels = check_tensor("labels", self.labels, rank=1, floating=False)
         check_names("classes", self.classes)
         for name, tensor, dtype in (("images", images, torch.float32), ("labels", labels, torch.int64)):

@@ -16,7 +16,7 @@ SPLIT_SEED = 20260
 def open_digits() -> Source:
     """1,029 digits to train on, 256 for validation, 512 to test on, in a fixed random order; "all" in the original."""
     whole = _read()
-    order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    order = torch.randperm(len(whole.labels), generator=torch.Generator("cpu").manual_seed(SPLIT_SEED), device="cpu")
     sizes = [TEST_SIZE, VALIDATION_SIZE, len(order) - TEST_SIZE - VALIDATION_SIZE]
     test, validation, train = (rows.numpy() for rows in order.split(sizes))
     both = numpy.concatenate([train, validation])

@@ -102,7 +102,9 @@ def _split(part: Part, *, validation: bool) -> Part:
     if count <= VALIDATION_SIZE or len(part.pixels) != count:
         got = f"{len(part.pixels)} images and {count} labels"
         raise ValueError(f"the training set must be more than {VALIDATION_SIZE} images with a label each, got {got}")
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))[:VALIDATION_SIZE].numpy()
+    chosen = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(SPLIT_SEED), device="cpu")[
+        :VALIDATION_SIZE
+    ].numpy()
     mask = numpy.zeros(count, numpy.bool_)
     mask[chosen] = True
     return part.take(mask if validation else ~mask)

@@ -51,7 +51,7 @@ def train_classifier(
 
     ``progress(1)`` is called after every epoch.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     network = build_classifier(generator)
     count = len(data.labels)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -59,7 +59,7 @@ def train_classifier(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, epochs * batches))
     with torch.enable_grad():
         for _ in range(epochs):
-            for rows in torch.randperm(count, generator=generator).split(batch_size):
+            for rows in torch.randperm(count, generator=generator, device="cpu").split(batch_size):
                 loss = functional.cross_entropy(network(data.images[rows]), data.labels[rows])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

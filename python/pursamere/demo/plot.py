@@ -65,7 +65,7 @@ def _draw_errors(demo: Demo, panel: Any) -> None:
     inputs += [(f"adversarial, eps {eps:.2f}", batch) for eps, batch in demo.adversarial.items()]
     for number, (label, batch) in enumerate(inputs):
         error = demo.purifier.trace(batch).ere.detach()  # [steps + 1, B]
-        low, middle, high = torch.quantile(error, torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype), dim=1)
+        low, middle, high = torch.quantile(error, error.new_tensor([0.25, 0.5, 0.75]), dim=1)
         colour = _COLOURS[number % len(_COLOURS)]
         axis.plot(range(len(error)), middle.numpy(), color=colour, label=label)
         axis.fill_between(range(len(error)), low.numpy(), high.numpy(), color=colour, alpha=0.15, linewidth=0)

@@ -6,6 +6,7 @@ from pursamere.denoisers.edm_unet import EDMUNet
 from pursamere.denoisers.gaussian_mixture import GaussianMixture
 from pursamere.denoisers.generic import from_noise_prediction, from_score
 from pursamere.denoisers.guided_diffusion import from_guided_diffusion
+from pursamere.denoisers.k_diffusion import from_k_diffusion
 from pursamere.denoisers.kernel_density import KernelDensity
 from pursamere.denoisers.protocol import Denoiser, Prediction, prediction_of
 from pursamere.denoisers.score_sde import from_score_sde
@@ -19,6 +20,7 @@ __all__ = [
     "from_diffusers",
     "from_edm",
     "from_guided_diffusion",
+    "from_k_diffusion",
     "from_noise_prediction",
     "from_score",
     "from_score_sde",

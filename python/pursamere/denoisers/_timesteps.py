@@ -25,7 +25,7 @@ class DiscreteSchedule:
     """
 
     def __init__(self, name: str, alphas_cumprod: Any, times: Any = None) -> None:
-        signal = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64).numpy()
+        signal = torch.as_tensor(alphas_cumprod, device="cpu").detach().to("cpu", torch.float64).numpy()
         if signal.ndim != 1:
             raise ValueError(f"{name}.alphas_cumprod must have 1 dimension, got shape {signal.shape}")
         times = np.arange(len(signal), dtype=np.float64) if times is None else np.asarray(times, dtype=np.float64)

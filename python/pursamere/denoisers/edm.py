@@ -10,26 +10,27 @@ from pursamere._validation import check_integer, check_real
 from pursamere.denoisers._network import Level, NetworkDenoiser, check_label, check_network, check_schedule
 
 
-class _EDMSchedule:
+class EDMSchedule:
     """The network scales its input by itself and is told the noise level."""
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def __call__(self, s: float) -> Level:
+        """Return the level of noise of standard deviation ``s``."""
         return Level(1.0, s)
 
 
 class _FromEDM(NetworkDenoiser):
-    def __init__(self, network: nn.Module, schedule: _EDMSchedule, label: int | None, classes: int) -> None:
+    def __init__(self, network: nn.Module, schedule: EDMSchedule, label: int | None, classes: int) -> None:
         super().__init__(network, schedule, "sample")
         self.label, self.classes = label, classes
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
-        class_labels = None
-        if self.label is not None:
-            class_labels = times.new_zeros(len(x), self.classes)
-            class_labels[:, self.label] = 1.0
+        if self.label is None:  # not None by position: networks called alike may take other arguments there, or none
+            return self.network(x, times)
+        class_labels = times.new_zeros(len(x), self.classes)
+        class_labels[:, self.label] = 1.0
         return self.network(x, times, class_labels)
 
 
@@ -41,12 +42,13 @@ def from_edm(network: nn.Module, *, label: int | None = None) -> NetworkDenoiser
 
     Args:
         network: a preconditioned network (``EDMPrecond``, ``VPPrecond``, ``VEPrecond``, ``iDDPMPrecond`` or one called
-            alike): ``network(x [N, C, H, W] in [-1, 1], sigma [N], class_labels) -> [N, C, H, W]``, the denoised image.
+            alike): ``network(x [N, C, H, W] in [-1, 1], sigma [N], class_labels) -> [N, C, H, W]``, the denoised image;
+            without a ``label`` it is called as ``network(x, sigma)``.
             Its attributes ``sigma_min`` and ``sigma_max``, where it has them, bound the noise levels; ``label_dim``
             is the number of classes. Put it in evaluation mode. A pickled checkpoint holds the module to pass under
             ``"ema"``; the file itself is refused, since unpickling runs code.
-        label: the one class of all images, in [0, label_dim), passed as a one-hot row; None for the null label, which
-            is also what an unconditional network takes. One class, since every call holds several draws of an image.
+        label: the one class of all images, in [0, label_dim), passed as a one-hot row; None to pass none, for the null
+            label or an unconditional network. One class, since every call holds several draws of an image.
 
     Returns:
         An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
@@ -57,7 +59,7 @@ def from_edm(network: nn.Module, *, label: int | None = None) -> NetworkDenoiser
             ``sigma`` is outside it, or ``y`` or the output has a wrong shape.
     """
     attributes: Any = check_network("network", network)
-    schedule = _EDMSchedule(
+    schedule = EDMSchedule(
         check_real("network.sigma_min", getattr(attributes, "sigma_min", 0.0)),
         check_real("network.sigma_max", getattr(attributes, "sigma_max", float("inf"))),
     )

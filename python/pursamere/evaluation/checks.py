@@ -68,9 +68,9 @@ class _OnSamples:
     """
 
     def __init__(self, lines: Iterable[Line], samples: int) -> None:
-        self.meant, self.tried, self.fell = (torch.zeros(samples, dtype=torch.bool) for _ in range(3))
+        self.meant, self.tried, self.fell = (torch.zeros(samples, dtype=torch.bool, device="cpu") for _ in range(3))
         for line in lines:
-            rows = torch.tensor(line.rows)
+            rows = torch.tensor(line.rows, device="cpu")
             meant = torch.ones_like(line.tried) if line.attack.samples is None else rows < line.attack.samples
             self.meant[rows] |= meant
             self.tried[rows] |= line.tried

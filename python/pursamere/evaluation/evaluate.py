@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pursamere._threads import cpu_threads
-from pursamere._validation import check_choice, check_images, check_integer, check_positive
+from pursamere._validation import check_choice, check_integer, check_positive
 from pursamere.attacks._balls import check_labels, check_problem
 from pursamere.cli.info import package_version, versions
 from pursamere.evaluation.classes import find_class_names
@@ -97,7 +97,7 @@ def evaluate(
             :meth:`pursamere.IterativePurifier.check_derivative`.
     """
     target = Target(model, check_integer("micro_batch", micro_batch, low=1))
-    check_problem(check_images("images", images), labels)
+    images = check_problem(images, labels)
     if len(images) == 0:
         raise ValueError("images must hold at least one image, got none")
     images, labels = images.detach(), labels.detach()

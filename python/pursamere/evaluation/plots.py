@@ -68,7 +68,7 @@ def accuracy_plot(result: Result) -> bytes:
             sweeps.setdefault(line.attack.name, []).append(line)
     for colour, (name, lines) in zip(_COLOURS * len(sweeps), sweeps.items(), strict=False):
         rows = lines[0].rows[: lines[0].attack.samples]
-        points = [(0.0, int(clean.correct[torch.tensor(rows)].sum()), len(rows))]
+        points = [(0.0, int(clean.correct[torch.tensor(rows, device="cpu")].sum()), len(rows))]
         points += sorted((line.eps, line.share.count, line.share.samples) for line in lines)
         low, high = zip(*(wilson_interval(count, samples) for _, count, samples in points), strict=True)
         eps = [point[0] for point in points]

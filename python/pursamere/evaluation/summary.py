@@ -166,7 +166,7 @@ def summarize(
         alive = clean.correct.clone()
         for line in lines:
             if line.eps == radius and not line.attack.sweep:
-                rows = torch.tensor(line.rows)
+                rows = torch.tensor(line.rows, device="cpu")
                 alive[rows] &= line.correct | ~line.attacked
         withstood[radius] = alive
     return Result(
@@ -278,7 +278,7 @@ def _line(group: list[tuple[Unit, Outcome]]) -> Line:
     outcomes = [outcome for _, outcome in group]
     rows = [row for unit, _ in group for row in unit.rows]
     attacked, correct, finite, blind = (
-        torch.tensor([value for outcome in outcomes for value in getattr(outcome, name)])
+        torch.tensor([value for outcome in outcomes for value in getattr(outcome, name)], device="cpu")
         for name in ("attacked", "correct", "finite", "blind")
     )
     course = joined([outcome.course for outcome in outcomes])

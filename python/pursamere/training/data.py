@@ -34,7 +34,7 @@ def load_data(source: str, report: Callable[[str], None]) -> tuple[Dataset, Data
         raise ValueError(f"dataset must have two images or more to train and to validate on, got {len(train)}")
     count = min(LARGEST_HELD_OUT, -(-len(train) // HELD_OUT))
     # Not by the seed of the training: networks of other seeds must be comparable on images that none of them has seen.
-    order = torch.randperm(len(train), generator=generator(0, _SPLIT_STREAM, 0))
+    order = torch.randperm(len(train), generator=generator(0, _SPLIT_STREAM, 0), device="cpu")
     report(f"{train.name} has no validation split: {count} of its {len(train)} training images are held out")
     return train.subset(order[count:].sort().values), train.subset(order[:count].sort().values)
 

@@ -72,7 +72,7 @@ class DenoiserTask:
     def error(self, denoiser: nn.Module, sigma: float) -> float:
         """Mean squared error per pixel of a denoiser on the validation images, with noise that is always the same."""
         x = self.validation
-        noise = torch.randn(x.shape, generator=generator(0, _VALIDATION_STREAM, 0)).to(x.device)
+        noise = torch.randn(x.shape, generator=generator(0, _VALIDATION_STREAM, 0), device="cpu").to(x.device)
         batches = zip(x.split(_BATCH), (x + sigma * noise).split(_BATCH), strict=True)
         return float(sum((denoiser(y, sigma) - clean).square().sum() for clean, y in batches)) / x.numel()
 

@@ -23,7 +23,8 @@ def seeded(seed: int) -> Iterator[None]:
     Raises:
         RuntimeError: something draws random numbers that can't be given a generator.
     """
-    with NoRandomNumbers("initialization"), _FromGenerator(torch.Generator().manual_seed(seed)):
+    cpu = torch.device("cpu")  # whatever the default device is: the generator is there
+    with cpu, NoRandomNumbers("initialization"), _FromGenerator(torch.Generator(cpu).manual_seed(seed)):
         yield
 
 

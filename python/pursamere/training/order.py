@@ -35,10 +35,10 @@ class DataOrder:
 
     def batch(self, step: int) -> Tensor:
         """The rows [batch_size] of a step, counted from 0."""
-        positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size, device="cpu")
         first, last = (int(positions[i]) // self.size for i in (0, -1))
         self._epochs = {e: self._epochs[e] if e in self._epochs else self._order(e) for e in range(first, last + 1)}
         return torch.cat([self._epochs[e][positions[positions // self.size == e] % self.size] for e in self._epochs])
 
     def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(self.size, generator=generator(self.seed, _ORDER, epoch))
+        return torch.randperm(self.size, generator=generator(self.seed, _ORDER, epoch), device="cpu")

@@ -46,7 +46,7 @@ def draw_purifications(denoiser: nn.Module, images: Tensor) -> bytes:
     import pursamere as ps
 
     clean = images[:_SHOWN]
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean.device)
+    noise = torch.randn(clean.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(clean.device)
     noisy = (clean + _NOISE * noise).clamp(0, 1)
     purifier = ps.Purifier(denoiser, sigma=_NOISE, steps=5, radius=2 * _NOISE, noise=ps.GaussianNoise(draws=4))
     rows = {
