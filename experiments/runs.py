@@ -85,7 +85,6 @@ def run_all(
             bar=lambda total, what, name=setting.name: progress_bar(total, f"{name}: {what}", unit="", quiet=False),
             keep_adversarial=False,
         )
-        assert result is not None
         print(f"{setting.name:40} {result.verdict}", flush=True)
         results.append((setting, result))
     return results

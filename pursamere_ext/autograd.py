@@ -158,11 +158,19 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     return v_moved.to(x_stored.dtype), v_start.to(x_stored.dtype), *terms, None, None, None, None
 
 
+_innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)  # private to PyTorch
+
+
+def _differentiated_by_functorch() -> bool:
+    transform = _innermost_transform()
+    return transform is not None and transform.key() == torch._C._functorch.TransformType.Grad
+
+
 _library = torch.library.Library("pursamere", "IMPL")
 
 
 def _register(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Do what ``torch.library.register_autograd`` does, and refuse forward mode."""
+    """Do what ``torch.library.register_autograd`` does, and refuse forward mode and ``torch.func``."""
     op = getattr(torch.ops.pursamere, name).default
     with_derivative = make_autograd_impl(op, Info(backward, setup_context))
 
@@ -170,6 +178,8 @@ def _register(name: str, setup_context: Callable[..., None], backward: Callable[
         # The level is given, since under torch.compile the current one is not known here.
         if any(isinstance(a, Tensor) and forward_ad.unpack_dual(a, level=0).tangent is not None for a in args):
             raise NotImplementedError(f"{op} has no forward-mode derivative: use reverse mode (torch.autograd.grad)")
+        if _differentiated_by_functorch():
+            raise NotImplementedError(f"{op} has no derivative in torch.func: use torch.autograd.grad")
         return with_derivative(keyset, *args, **kwargs)
 
     _library.impl(name, run, "Autograd", with_keyset=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol, evaluate
+from pursamere.evaluation import Attack, IncompleteRunError, Protocol, evaluate
 from pursamere.evaluation.protocol import LONG, SHORT
 
 EPS = (0.05, 0.1)
@@ -75,5 +75,7 @@ def run(folder, shard=None, kill_after=None, **options):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen = tuple(int(n) for n in sys.argv[2].split("/")) if len(sys.argv) > 2 and sys.argv[2] else None
-    result = run(sys.argv[1], chosen, float(sys.argv[3]) if len(sys.argv) > 3 else None)
-    print("incomplete" if result is None else result.verdict)
+    try:
+        print(run(sys.argv[1], chosen, float(sys.argv[3]) if len(sys.argv) > 3 else None).verdict)
+    except IncompleteRunError as error:
+        print(error)

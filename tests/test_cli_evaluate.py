@@ -85,7 +85,8 @@ def test_a_model_from_a_file_and_shards(data):
     common = ["--data", "data.npz", "--model", "model.py:model", "--samples", "12", "--eps", "0.02", "--chunk", "6"]
     first = evaluate(data, *common, "--shard", "1/2", "--threads", "1")
     assert first.returncode == 0, first.stderr
-    assert "this share is done; others are missing in run" in first.stdout
+    assert "shard 1/2 is done; " in first.stdout
+    assert "units are missing in run" in first.stdout
     second = evaluate(data, *common, "--shard", "0/2", "--threads", "1")
     assert second.returncode == 0, second.stderr
     assert "worst case per sample over all attacks (linf)" in second.stdout

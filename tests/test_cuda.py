@@ -214,6 +214,11 @@ def test_nothing_but_the_results_is_allocated(cuda):
         del results
 
 
+def test_out_of_memory_is_pytorchs_own_error(cuda):
+    with pytest.raises(torch.OutOfMemoryError):
+        functional.perturb(torch.empty(1, device="cuda").expand(1, 2**42), 0.1, ps.GaussianNoise(draws=2))
+
+
 def test_the_second_device(cuda):
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one CUDA device only")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, op_calls, tensor
 
-from pursamere import reference
+from pursamere import GaussianNoise, functional, reference
 
 # Rounding of the stored type, and of float32 arithmetic in sums of some thousand terms.
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -199,6 +199,23 @@ def test_half_conversions_round_to_nearest_even():
 def test_a_result_that_does_not_fit_says_how_large_it_is():
     with pytest.raises(RuntimeError, match=r"pursamere could not allocate a result of \d+ values of 4 bytes"):
         OPS.noise(torch.empty(1).expand(2**42), 2, 0, True)
+
+
+def test_out_of_memory_is_pytorchs_own_error(monkeypatch):
+    """On CUDA that is a ``torch.OutOfMemoryError``, which ``test_cuda.py`` asserts."""
+    noise = GaussianNoise(draws=2**26)
+    with pytest.raises(RuntimeError, match="you tried to allocate 17592186044416 bytes") as caught:
+        functional.perturb(torch.zeros(1, 2**16), 0.1, noise)
+    assert "pursamere could not allocate a result of 4398046511104 values of 4 bytes" in str(caught.value.__cause__)
+    with pytest.raises(RuntimeError, match="you tried to allocate 17592186044416 bytes"):
+        functional.perturb(torch.zeros(1).expand(1, 2**42), 0.1, GaussianNoise(draws=2))
+
+    def no_memory(*size, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        functional.perturb(torch.zeros(1, 2**16), 0.1, noise)
 
 
 def test_checks_in_compiled_code_are_the_backstop():

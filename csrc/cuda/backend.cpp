@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/errors.h"
+
 // Exported by a torch with CUDA only; the same module also has to load where there is none.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 
@@ -20,8 +22,7 @@ cuda::Device device_of(const torch::stable::Tensor& tensor) {
   const cudaError_t error =
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, tensor.get_device_index());
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("pursamere: the CUDA device cannot be asked for its size: ") +
-                             cudaGetErrorName(error) + ", " + cudaGetErrorString(error));
+    throw std::runtime_error("pursamere: the CUDA device cannot be asked for its size: " + cuda::describe(error));
   }
   return {static_cast<cudaStream_t>(stream), multiprocessors};
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/device.h"
+#include "cuda/errors.h"
 
 namespace pursamere::cuda {
 
@@ -23,13 +24,9 @@ inline int threads_for(int64_t pieces, int most) {
 
 [[noreturn]] inline void fail_launch(cudaError_t error, const Shape& shape) {
   std::string message = "pursamere::" + std::string(shape.op) + " on " + std::to_string(shape.draws) + " draws of [" +
-                        std::to_string(shape.batch) + ", " + std::to_string(shape.d) + "]: " + cudaGetErrorName(error) +
-                        ", " + cudaGetErrorString(error);
-  if (error == cudaErrorNoKernelImageForDevice) {
-    message += "; this build has kernels for the architectures " PURSAMERE_CUDA_ARCHITECTURES;
-  } else {
+                        std::to_string(shape.batch) + ", " + std::to_string(shape.d) + "]: " + describe(error);
+  if (error != cudaErrorNoKernelImageForDevice && error != cudaErrorInsufficientDriver)
     message += " (the kernel was not launched, or earlier work on the device had failed)";
-  }
   throw std::runtime_error(message);
 }
 

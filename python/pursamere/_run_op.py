@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -18,10 +19,30 @@ def run_op(op: Any, *arguments: Any) -> Any:
 
     That layer takes several microseconds, as long as a small op itself.
     """
-    if torch.compiler.is_compiling() or _may_be_differentiated(arguments) or _below_autograd is None:
+    if torch.compiler.is_compiling():
         return op(*arguments)
-    with _below_autograd():
-        return op(*arguments)
+    try:
+        if _may_be_differentiated(arguments) or _below_autograd is None:
+            return op(*arguments)
+        with _below_autograd():
+            return op(*arguments)
+    except RuntimeError as error:
+        _raise_if_out_of_memory(error, arguments)
+        raise
+
+
+def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> None:
+    """Raise PyTorch's own error, ``torch.OutOfMemoryError`` on CUDA: the stable ABI has no way to keep its type."""
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    size = re.search(r"could not allocate a result of (\d+) values of (\d+) bytes", str(error))
+    try:
+        if size is not None:
+            torch.empty(int(size[1]) * int(size[2]), dtype=torch.uint8, device=tensors[0].device)
+        elif "aten::contiguous" in str(error):
+            for tensor in tensors:
+                tensor.contiguous()
+    except RuntimeError as torch_error:
+        raise torch_error from error
 
 
 def _may_be_differentiated(arguments: tuple[Any, ...]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._eager import eager_only
 from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits
 from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
@@ -73,6 +74,7 @@ class PurifiedClassifier(EvaluationOnly):
         """The classifier's own, what each logit stands for; ``None`` if it has none."""
         return getattr(self.classifier, "class_names", None)
 
+    @eager_only
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, classes].
 

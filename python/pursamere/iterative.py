@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._eager import eager_only
 from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import Agreement, compare_derivatives, compare_in_float64, require_agreement, worst
@@ -137,6 +139,7 @@ class IterativePurifier(EvaluationOnly, ABC):
         """Return the purified images of the state after the last step."""
         return state
 
+    @eager_only
     def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
 
@@ -343,11 +346,37 @@ class IterativePurifier(EvaluationOnly, ABC):
         """Return what step ``t`` makes of images, rows first: by it the denoiser's rows and derivative are checked."""
         return (self._step(t, self._initial(images, run), images, run),)
 
+    @property
+    def _shown(self) -> dict[str, str]:
+        return {name: repr(getattr(self, name)) for name in (*self._parameters_shown, "noise", "micro_batch")}
+
     def extra_repr(self) -> str:
         """Return the parameters and the network evaluations, for ``print``."""
-        names = (*self._parameters_shown, "noise", "micro_batch")
-        shown = [f"{name}={getattr(self, name)!r}" for name in names]
+        shown = [f"{name}={value}" for name, value in self._shown.items()]
         return ", ".join([*shown, f"evaluations={self.evaluations.total}"])
+
+    def get_extra_state(self) -> Tensor:
+        """Return the settings for ``state_dict()``, as JSON in a uint8 tensor, which every format can hold."""
+        state = {"purifier": type(self).__name__, **self._shown}
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse a state that was saved with other settings: ``load_state_dict()`` loads weights, not settings."""
+        try:
+            saved = dict(json.loads(bytes(state.tolist())))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"the state of a {type(self).__name__} must hold its settings as JSON: {error}") from error
+        own = {"purifier": type(self).__name__, **self._shown}
+        different = [
+            f"{name}={saved.get(name, 'nothing')} (here {own.get(name, 'nothing')})"
+            for name in own | saved
+            if own.get(name) != saved.get(name)
+        ]
+        if different:
+            raise ValueError(
+                f"the state was saved from a purifier with {', '.join(different)}: make the purifier with these "
+                "settings, or load the denoiser's weights alone, with purifier.denoiser.load_state_dict()"
+            )
 
 
 def ordinary(x: Tensor) -> Tensor:

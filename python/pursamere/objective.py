@@ -11,6 +11,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from . import functional
 from ._attention import DifferentiableAttention
+from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import explained_derivative, graph_nodes
@@ -31,6 +32,7 @@ class GradientTerms(NamedTuple):
     ere: Tensor  # [B]
 
 
+@eager_only
 def expected_reconstruction_error(
     denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, micro_batch: int | None = None
 ) -> Tensor:

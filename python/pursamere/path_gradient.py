@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._differentiable_once import differentiable_once
+from ._eager import check_eager
 from .objective import GradientTerms
 
 
@@ -38,6 +39,7 @@ class PathGradient(torch.autograd.Function):
     )
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None, None]:
         """Go back along the path."""
+        check_eager(v)
         x, path = ctx.saved_tensors
         with torch.autocast(**ctx.autocast):  # the steps run again as they ran
             return ctx.pull_back(x.detach(), path, v), None, None, None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import functional
+from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser
 from .iterative import Evaluations, IterativePurifier, Run, ordinary
@@ -146,6 +147,7 @@ class Purifier(IterativePurifier):
         terms = self._gradient(images, run.noise, run.create_graph)
         return (terms.per_draw.transpose(0, 1), *(() if terms.direct is None else (terms.direct,)))
 
+    @eager_only
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
         x = self._checked_input(x)

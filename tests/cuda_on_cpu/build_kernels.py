@@ -44,7 +44,7 @@ class Kernels:
         self._library = ctypes.CDLL(str(library))
         self._library.launch_count.restype = ctypes.c_int64
         self._library.set_machine.argtypes = [ctypes.c_bool, ctypes.c_int]
-        self._library.refuse_launches.argtypes = [ctypes.c_bool]
+        self._library.set_launch_error.argtypes = [ctypes.c_int]
 
     def set_machine(self, *, reverse_order: bool = False, multiprocessors: int = 2) -> None:
         """Set the order in which blocks and threads run, and the size of the device that is pretended."""
@@ -54,6 +54,6 @@ class Kernels:
         """Return the number of launches so far."""
         return self._library.launch_count()
 
-    def refuse_launches(self, refuse: bool) -> None:
-        """Make every launch fail, as on a GPU that the kernels were not built for."""
-        self._library.refuse_launches(refuse)
+    def set_launch_error(self, error: int) -> None:
+        """Make every launch fail with an error of the CUDA runtime, or with 0 none."""
+        self._library.set_launch_error(error)

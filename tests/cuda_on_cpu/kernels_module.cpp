@@ -24,7 +24,7 @@ __attribute__((visibility("default"))) void set_machine(bool reverse_order, int 
 
 __attribute__((visibility("default"))) int64_t launch_count() { return cuda_on_cpu::launch_count; }
 
-__attribute__((visibility("default"))) void refuse_launches(bool refuse) {
-  cuda_on_cpu::launch_error = refuse ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+__attribute__((visibility("default"))) void set_launch_error(int error) {
+  cuda_on_cpu::launch_error = cudaError_t(error);
 }
 }

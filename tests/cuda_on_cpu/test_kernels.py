@@ -162,14 +162,22 @@ def test_scratch_memory_lies_behind_a_result_and_only_where_blocks_share_a_sampl
         assert norm.untyped_storage().nbytes() == 4
 
 
-def test_a_launch_that_fails_says_which_on_what_and_why(kernels):
-    kernels.refuse_launches(True)
+LAUNCH_ERRORS = {
+    209: "cudaErrorNoKernelImageForDevice, no kernel image is available for execution on the device; this build has "
+    "kernels for the architectures none",
+    35: "cudaErrorInsufficientDriver, CUDA driver version is insufficient for CUDA runtime version; this build "
+    "contains the runtime of CUDA 13, the driver is of CUDA 12: update the driver, or build with the nvcc of a CUDA "
+    "that it supports",
+    101: r"cudaErrorInvalidDevice, invalid device ordinal \(the kernel was not launched, or earlier work on the device",
+}
+
+
+@pytest.mark.parametrize("error", LAUNCH_ERRORS)
+def test_a_launch_that_fails_says_which_on_what_and_why(kernels, error):
+    kernels.set_launch_error(error)
     try:
-        message = (
-            r"pursamere::residual on 4 draws of \[2, 15\]: cudaErrorNoKernelImageForDevice, no kernel image is "
-            r"available for execution on the device; this build has kernels for the architectures none"
-        )
+        message = rf"pursamere::residual on 4 draws of \[2, 15\]: {LAUNCH_ERRORS[error]}"
         with pytest.raises(RuntimeError, match=message):
             torch.ops.pursamere_cuda_on_cpu.residual(torch.rand(2, 3, 5), torch.rand(4, 2, 3, 5), "score", 0.1, 0, True)
     finally:
-        kernels.refuse_launches(False)
+        kernels.set_launch_error(0)

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.cli.networks import find_device
     from pursamere.datasets.loading import representatives
     from pursamere.evaluation.classes import classes_told
-    from pursamere.evaluation.evaluate import evaluate
+    from pursamere.evaluation.evaluate import IncompleteRunError, evaluate
     from pursamere.evaluation.protocol import PRESETS
     from pursamere.evaluation.summary import require_packages
     from pursamere.evaluation.terminal import text_table
@@ -117,30 +117,34 @@ def run(arguments: argparse.Namespace) -> int:
     data, class_names = _match_classes(data, model)
     whole, data = len(data), representatives(data, arguments.data, samples)
 
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar and the result
+
     def bar(total: int, description: str) -> AbstractContextManager[Advance]:
-        first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar
         return progress_bar(total, description, unit="", quiet=arguments.quiet or not first)
 
-    result = evaluate(
-        model,
-        data.images.to(device),
-        data.labels.to(device),
-        folder=arguments.output,
-        eps=eps,
-        norm=arguments.norm,
-        preset=arguments.preset,
-        seed=arguments.seed,
-        chunk=arguments.chunk,
-        micro_batch=arguments.micro_batch,
-        threads=getattr(arguments, "threads", None),
-        shard=getattr(arguments, "shard", None),
-        data=f"{data.name}, {arguments.split} split, {_choice(arguments.data, samples, whole)}",
-        class_names=class_names,
-        keep_adversarial=not arguments.no_adversarial,
-        bar=bar,
-    )
-    if result is None:
-        print(f"this share is done; others are missing in {printable(arguments.output)}")
+    try:
+        result = evaluate(
+            model,
+            data.images.to(device),
+            data.labels.to(device),
+            folder=arguments.output,
+            eps=eps,
+            norm=arguments.norm,
+            preset=arguments.preset,
+            seed=arguments.seed,
+            chunk=arguments.chunk,
+            micro_batch=arguments.micro_batch,
+            threads=getattr(arguments, "threads", None),
+            shard=getattr(arguments, "shard", None),
+            data=f"{data.name}, {arguments.split} split, {_choice(arguments.data, samples, whole)}",
+            class_names=class_names,
+            keep_adversarial=not arguments.no_adversarial,
+            bar=bar,
+        )
+    except IncompleteRunError as error:
+        print(f"{error} in {printable(arguments.output)}")
+        return 0
+    if not first:
         return 0
     print(text_table(result), end="\n\n")
     print(printable(classes_told(result.config)))

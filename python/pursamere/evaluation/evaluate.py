@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +32,11 @@ from pursamere.evaluation.units import Unit, run_unit
 
 _FORMAT = 2
 
+
+class IncompleteRunError(RuntimeError):
+    """One shard of a run is done, and there is no result until the others are."""
+
+
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -52,12 +58,13 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     keep_adversarial: bool = True,
     bar: Bar = lambda total, description: nullcontext(lambda _: None),
-) -> Result | None:
+) -> Result:
     """Attack a model with everything a protocol has, and return per-sample outcomes, worst case and masking checks.
 
     Whatever was finished is in ``folder``: the same call goes on where a killed one was, and ends with the same bytes
-    of ``outcomes.csv``. Several processes may share a run, each with a ``shard``; under ``torchrun`` it is taken from
-    the environment (``RANK`` and ``WORLD_SIZE``). The process that finds all units done writes the results.
+    of ``outcomes.csv``. Several processes may share a run. Under ``torchrun`` (``RANK`` and ``WORLD_SIZE`` in the
+    environment) each takes its share, waits for the others, and returns the result, which rank 0 writes. Otherwise give
+    each a ``shard``; the one that finds all units done writes the result.
 
     Args:
         model: a :class:`pursamere.PurifiedClassifier` in evaluation mode, attacked through every gradient it has, or
@@ -84,9 +91,10 @@ def evaluate(
         bar: ``bar(total, description)`` shows a progress bar, and its block gets a function that advances it.
 
     Returns:
-        The result, or ``None`` where other processes' units are still missing.
+        The result.
 
     Raises:
+        IncompleteRunError: the given ``shard`` is done, and others are not.
         MissingExtraError: a package of the extra ``evaluation`` is not installed.
         TypeError: an argument of the wrong type, the model does not return a floating tensor, or its ``forward`` was
             replaced on the instance.
@@ -159,13 +167,30 @@ def evaluate(
         with bar(total, f"{protocol.name} evaluation") as advance:
             for units in mine:
                 _run_chunk(run, target, units, images, labels, norm, seed, keep_adversarial, advance)
-        missing = sum(not run.is_done(unit) for units in plan.chunks for unit in units)
-        if missing:
-            return None
         units = [unit for units in plan.chunks for unit in units]
+        missing = [unit for unit in units if not run.is_done(unit)]
+        if shard is None:
+            _wait_for(missing, run, bar)
+        elif missing:
+            raise IncompleteRunError(
+                f"shard {number}/{count} is done; {len(missing)} of {len(units)} units are missing"
+            )
         result = summarize(run, units, labels, radii, norm, plan.skipped, target, images, derivative)
-    write_summary(run, result, units, target, images, labels)
+    if shard is not None or number == 0:
+        write_summary(run, result, units, target, images, labels)
     return result
+
+
+def _wait_for(missing: list[Unit], run: RunFolder, bar: Bar) -> None:
+    """Wait until the other processes have run their units; torchrun ends all if one fails."""
+    if not missing:
+        return
+    with bar(len(missing), "waiting for other processes") as advance:
+        while missing:
+            time.sleep(0.5)
+            still = [unit for unit in missing if not run.is_done(unit)]
+            advance(len(missing) - len(still))
+            missing = still
 
 
 def _run_chunk(

@@ -28,6 +28,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209,
 };
@@ -89,6 +90,7 @@ inline const char* cudaGetErrorName(cudaError_t error) {
          : error == cudaErrorInvalidValue         ? "cudaErrorInvalidValue"
          : error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration"
          : error == cudaErrorInvalidDevice        ? "cudaErrorInvalidDevice"
+         : error == cudaErrorInsufficientDriver   ? "cudaErrorInsufficientDriver"
          : error == cudaErrorNoKernelImageForDevice
              ? "cudaErrorNoKernelImageForDevice"
              : "unrecognized error code";
@@ -99,9 +101,17 @@ inline const char* cudaGetErrorString(cudaError_t error) {
          : error == cudaErrorInvalidValue         ? "invalid argument"
          : error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
          : error == cudaErrorInvalidDevice        ? "invalid device ordinal"
+         : error == cudaErrorInsufficientDriver   ? "CUDA driver version is insufficient for CUDA runtime version"
          : error == cudaErrorNoKernelImageForDevice
              ? "no kernel image is available for execution on the device"
              : "unrecognized error code";
+}
+
+#define CUDART_VERSION 13000
+
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 12040;
+  return cudaSuccess;
 }
 
 inline cudaError_t cudaGetDevice(int* device) {

@@ -1,0 +1,49 @@
+"""Functions that run eagerly only, and say so to PyTorch's transforms, compilers and exporters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Private to PyTorch. Without it the transforms fail with their own errors.
+_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+_is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
+
+
+def eager_only(function: _Function) -> _Function:
+    """Decorate a function that looks at values and differentiates networks inside, which nothing can trace.
+
+    ``torch.compile`` runs it eagerly, so that its results keep their bits; with ``fullgraph=True`` its error says what
+    to do, like those of ``torch.export``, ``torch.jit.trace`` and the ``torch.func`` transforms.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        check_eager()
+        return function(*args, **kwargs)
+
+    reason = (
+        "purification differentiates the denoiser itself, so it runs eagerly: compile the denoiser and the classifier"
+    )
+    return cast(_Function, torch.compiler.disable(run, reason=reason))
+
+
+def check_eager(*gradients: Tensor) -> None:
+    """Refuse to run inside a transform or an exporter, or on gradients that are several at once."""
+    if _transforms() is not None or any(map(_is_batched, gradients)):
+        raise NotImplementedError(
+            "torch.func transforms and vmap can't go through purification, which differentiates the denoiser itself: "
+            "use torch.autograd.grad without is_grads_batched=True, or torch.autograd.functional.jacobian with "
+            "vectorize=False; it takes batches as they are"
+        )
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
+        raise NotImplementedError(
+            "purification can't be exported or traced, since it differentiates the denoiser and checks values: export "
+            "the denoiser and the classifier, and purify in Python"
+        )
