@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,14 +10,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 from pursamere._extras import require
 from pursamere._validation import NotFiniteError
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 _ONE_AT_A_TIME = threading.RLock()
+_entered: list[_Factories] = []
 
 
 def package(module: str) -> Any:
@@ -28,22 +31,73 @@ def package(module: str) -> Any:
 def isolated(device: torch.device) -> Iterator[None]:
     """Keep what the package does inside the block, and what it did before, from having effects elsewhere.
 
-    It seeds PyTorch's global generators and draws from them, makes tensors on the default device (inside the block,
-    ``device``), ends the caller's tracing (a debugger's, a coverage tool's), and counts the calls by which it
-    recognizes a dynamic defense in a dictionary of its module, which it never
-    resets. One thread at a time is let in, since generators and dictionary belong to the process.
+    It seeds PyTorch's global generators and draws from them, makes tensors on the default device and of the default
+    dtype (inside the block, ``device`` and float32), ends the caller's tracing (a debugger's, a coverage tool's), and
+    counts the calls by which it recognizes a dynamic defense in a dictionary of its module, which it never resets. One
+    thread at a time is let in, since generators and dictionary belong to the process.
     """
     calls = package("checks").funcs
     with _ONE_AT_A_TIME:
         counted, trace = dict(calls), sys.gettrace()
         calls.update(dict.fromkeys(calls, 0))
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        mode = _Factories(device)
+        _entered.append(mode)
         try:
-            with device, _seeds_for_later_kept(), torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+            with (
+                mode,
+                _seeds_for_later_kept(),
+                torch.random.fork_rng(devices=devices),
+                torch.inference_mode(False),
+            ):
                 yield
         finally:
+            _entered.pop()
             sys.settrace(trace)
             calls.update(counted)
+
+
+class _Factories(TorchFunctionMode):
+    """Inside the block, tensors that this thread makes are on ``device``, and float32 where no dtype is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device, self.thread, self.active = device, threading.get_ident(), True
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run ``func``, with the device and the dtype where it has a default of them."""
+        kwargs = dict(kwargs or {})
+        if func in _MAKE_TENSORS and kwargs.get("device") is None:
+            kwargs["device"] = self.device
+        if func in _MAKE_FLOATS and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        self.active = False  # PyTorch has left the mode, also for what torch.autograd.grad runs
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.active = True
+
+
+_MAKE_FLOATS = {torch.zeros, torch.ones, torch.rand, torch.randn, torch.empty, torch.linspace, torch.eye}
+_MAKE_TENSORS = _MAKE_FLOATS | {torch.arange, torch.full, torch.randint, torch.randperm, torch.tensor}
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Inside the block, which runs the model, this thread is as it was outside :func:`isolated`."""
+    mode = _entered[-1] if _entered else None
+    if mode is None or not mode.active or mode.thread != threading.get_ident():
+        yield
+        return
+    mode.active = False
+    mode.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        mode.__enter__()
+        mode.active = True
 
 
 @contextmanager
@@ -61,13 +115,14 @@ def _seeds_for_later_kept() -> Iterator[None]:
 class OwnGradient(torch.autograd.Function):
     """``function(x)``, of which the backward pass reaches ``x`` alone.
 
-    FAB calls ``backward``, which would leave gradients in every parameter behind ``function``.
+    FAB calls ``backward``, which would leave gradients in every parameter behind ``function``. Both passes run
+    :func:`outside`.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the function with its graph."""
-        with torch.enable_grad():
+        with torch.enable_grad(), outside():
             ctx.x = x.detach().requires_grad_()
             ctx.value = function(ctx.x)
         if not ctx.value.requires_grad:
@@ -79,7 +134,8 @@ class OwnGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
         """Differentiate; the package may ask for one class after the other."""
-        (gradient,) = torch.autograd.grad(ctx.value, ctx.x, v, retain_graph=True)
+        with outside():
+            (gradient,) = torch.autograd.grad(ctx.value, ctx.x, v, retain_graph=True)
         check_gradient(gradient)
         return gradient, None
 
@@ -91,5 +147,34 @@ def check_gradient(gradient: Tensor) -> None:
 
 
 def as_float32(images: Tensor) -> Tensor:
-    """The package works in float32."""
-    return images.detach().to(torch.float32, copy=True)
+    """What the package is handed: float32, and contiguous, since it takes views of it."""
+    return images.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def check_size(images: Tensor, norm: str) -> None:
+    """Refuse images of a size at which the package's Square fails: in the L2 norm its first pattern must fit."""
+    height, width = images.shape[2:]
+    reason = _square_fails(height, width, norm)
+    if reason is not None:
+        raise ValueError(
+            f"images must have a size that Square of the package pyautoattack can take, got {height} x {width} for "
+            f"norm={norm!r}, where it fails ({reason}): pad them inside the model, or leave Square out"
+        )
+
+
+@functools.cache
+def _square_fails(height: int, width: int, norm: str) -> str | None:
+    """Try it: its queries have all sizes of squares on the schedule for one query in 400."""
+    attack = package("square").SquareAttack(_Constant(), n_queries=25, eps=0.1, norm=NORMS[norm], seed=0)
+    cpu = torch.device("cpu")
+    try:
+        with isolated(cpu), torch.no_grad():
+            attack.perturb(torch.zeros(1, 1, height, width), torch.zeros(1, dtype=torch.int64))
+    except (AssertionError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+class _Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]], device=x.device).repeat(len(x), 1)

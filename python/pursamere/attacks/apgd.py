@@ -13,7 +13,7 @@ from pursamere._validation import check_choice, check_integer
 from pursamere.path_gradient import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, as_float32, check_gradient, isolated, package
+from ._pyautoattack import NORMS, OwnGradient, as_float32, check_gradient, isolated, outside, package
 from .losses import LOSSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
 from .pgd import Model, Observer
 
@@ -128,7 +128,12 @@ class _Seen:
         # projection's own would be zero wherever a pixel is just outside.
         seen = (x if here is None else x[here]).to(self.ball.center.dtype)
         images = GradientOf.apply(seen, self.ball.rows(rows).project(seen.detach()))
-        logits = logits_of(self.model, images, self.labels[rows])
+        answers = self.labels[rows]
+        if x.requires_grad and torch.is_grad_enabled():
+            logits = OwnGradient.apply(images, lambda images: logits_of(self.model, images, answers))
+        else:
+            with outside():
+                logits = logits_of(self.model, images, answers)
         found = margin(logits.detach(), self.labels[rows])
         better = found < self.best_margin[rows]
         self.best[rows[better]] = images.detach()[better]

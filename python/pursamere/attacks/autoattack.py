@@ -13,7 +13,7 @@ from pursamere._validation import check_integer
 from pursamere.classifier import PurifiedClassifier
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, OwnGradient, as_float32, isolated, package
+from ._pyautoattack import NORMS, OwnGradient, as_float32, check_size, isolated, outside, package
 from .pgd import Model
 
 
@@ -66,6 +66,7 @@ def autoattack(
     check_integer("batch_size", batch_size, low=1)
     check_integer("queries", queries, low=1)
     module = package("autoattack")
+    check_size(images, norm)
     if len(images) == 0:
         return images.detach().clone()
     with torch.no_grad():
@@ -105,6 +106,7 @@ def square(
     check_integer("seed", seed, low=0)
     check_integer("queries", queries, low=1)
     module = package("square")
+    check_size(images, norm)
     with torch.no_grad():
         right = logits_of(model, images, labels).argmax(1) == labels
     result = images.detach().clone()
@@ -141,7 +143,8 @@ class _Inside(nn.Module):
         """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
         self.called()
         if not (x.requires_grad and torch.is_grad_enabled()):
-            return self._logits(x)
+            with outside():
+                return self._logits(x)
         logits: Tensor = OwnGradient.apply(x, self._logits)
         return logits
 

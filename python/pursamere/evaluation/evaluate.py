@@ -19,6 +19,7 @@ from torch import Tensor
 from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_integer, check_positive
 from pursamere.attacks._balls import check_labels, check_problem
+from pursamere.attacks._pyautoattack import check_size
 from pursamere.cli.info import package_version, versions
 from pursamere.evaluation.classes import find_class_names
 from pursamere.evaluation.determinism import CHECKED, check_deterministic
@@ -118,6 +119,8 @@ def evaluate(
     check_choice("norm", norm, ("linf", "l2"))
     protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
     require_packages(protocol)
+    if any(attack.kind in ("autoattack", "square") for attack in protocol.attacks):
+        check_size(images, norm)
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
     number, count = _shard(shard)
