@@ -104,4 +104,5 @@ $(VENV)/.installed: $(VENV)/.wheel
 
 $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/pip install --quiet "$$(echo dist/*.whl)[test]"
+	$(BIN)/pip install --quiet --no-deps torchattacks
 	touch $@

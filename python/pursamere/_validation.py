@@ -41,7 +41,7 @@ def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bo
     return value
 
 
-def check_images(name: str, value: Any) -> Tensor:
+def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
     """Return ``value`` if it is a floating tensor [B, C, H, W] whose values are all in [0, 1].
 
     Values outside by at most ``RANGE_TOLERANCE`` are clipped, with the identity's derivative: it is rounding that is
@@ -52,7 +52,7 @@ def check_images(name: str, value: Any) -> Tensor:
         return images
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if low < -RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
-        raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]")
+        raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]{hint}")
     if low >= 0.0 and high <= 1.0:
         return images
     return images + (images.clamp(0.0, 1.0) - images).detach()  # exact, since the difference of close numbers is
