@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from evaluation_case import PROTOCOL
 from nets import conv_classifier, conv_denoiser
-from training_case import tiny_denoiser
+from training_case import settings_of, tiny_denoiser, write_data
 
 import pursamere as ps
+from pursamere.training import train
 from pursamere.training.order import DataOrder
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -48,3 +50,25 @@ def check(of, tmp_path):
         torch.set_default_device(None)
     assert got.device.type == "cpu"
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "denoiser"])
+def test_training(kind, tmp_path):
+    """Weights, moments, order and pictures."""
+    settings = settings_of(kind, write_data(tmp_path))
+
+    def trained(folder):
+        train(settings, folder / "run", device="cpu")
+        network = ps.load_checkpoint(folder / "run")
+        return torch.cat([p.flatten() for p in network.parameters()])
+
+    check(trained, tmp_path)
+
+
+def test_evaluation(tmp_path):
+    def outcomes(folder):
+        result = ps.evaluate(MODEL, X, LABELS, folder=folder / "run", eps=0.05, preset=PROTOCOL)
+        assert (folder / "run" / "report.html").exists()
+        return torch.tensor([result.clean.value, *(share.value for share in result.worst_case.values())], device="cpu")
+
+    check(outcomes, tmp_path)

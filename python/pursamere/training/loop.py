@@ -71,7 +71,8 @@ def fit(
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
-    average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay))
+    with torch.device("cpu"):  # its counter is on the default device; on a GPU every step would wait for it
+        average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay))
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True)
     modules: dict[str, nn.Module] = {"network": network, "average": average}
