@@ -33,8 +33,8 @@ def isolated(tmp_path_factory):
 
 
 def find(python, script, path=(), **environment):
-    search = os.pathsep.join(map(str, [python.parent, *path]))
-    return subprocess.run([python, script], capture_output=True, text=True, env={"PATH": search, **environment})
+    environment["PATH"] = os.pathsep.join(map(str, path))
+    return subprocess.run([python, script], capture_output=True, text=True, env=environment)
 
 
 def assert_finds_this_torch(done):
@@ -56,7 +56,7 @@ def test_in_the_environment_itself(script):
 
 
 def test_through_the_python_that_comes_next_on_path(isolated, script):
-    assert_finds_this_torch(find(isolated, script, [CALLER]))
+    assert_finds_this_torch(find(isolated, script, [isolated.parent, CALLER]))
 
 
 def test_through_the_environment_of_the_source_folder(isolated, script):
@@ -90,7 +90,7 @@ def test_one_that_is_too_old_is_passed_over_or_named(isolated, script, tmp_path,
     done = find(isolated, script, PYTHONPATH=old)
     assert done.returncode != 0
     assert done.stderr == f"torch {version} in {old}/torch is too old: install torch 2.11 or newer\n"
-    assert_finds_this_torch(find(isolated, script, [CALLER], PYTHONPATH=old))
+    assert_finds_this_torch(find(isolated, script, [isolated.parent, CALLER], PYTHONPATH=old))
 
 
 @pytest.mark.parametrize("version", ["2.11.0", "2.12.0a0+git123", "2.100", "3.0"])
