@@ -117,3 +117,13 @@ def test_functional_calls():
 def test_shape_of_a_noise_bank(shape, error, message):
     with pytest.raises(error, match=message):
         ps.GaussianNoise().sample(shape)
+
+
+def test_the_checks_of_a_shape_can_be_compiled():
+    def noisy(x):
+        return x + ps.GaussianNoise(draws=2, antithetic=False).sample(x.shape[1:]).sum(0)
+
+    compiled = torch.compile(noisy, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (4, 5):
+        x = torch.rand(2, size, 3)
+        assert torch.equal(compiled(x), noisy(x))

@@ -67,7 +67,7 @@ class GaussianNoise:
         sizes = check_shape("shape", shape)
         if dtype not in FLOATING_DTYPES:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-        if self.draws * math.prod(size or 1 for size in sizes) * dtype.itemsize >= 2**63:
+        if self.draws * math.prod([size or 1 for size in sizes]) * dtype.itemsize >= 2**63:
             raise ValueError(
                 f"shape must give a bank of less than 2^63 bytes, got {list(sizes)} for {self.draws} draws"
             )
