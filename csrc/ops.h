@@ -58,19 +58,19 @@ std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& predi
   const Tensor output = contiguous_input(prediction);
   const int64_t draws = prediction.size(0), batch = x.size(0), d = sample_size(x);
   Tensor cotangent = allocate_like(output);
-  auto [drift, scratch] = allocate_with_scratch(image, backend.scratch_values(batch, d, 1));
+  const WithScratch drift = allocate_with_scratch(image, backend.scratch_values(batch, d, 1));
   Tensor ere = allocate_per_sample(image);
   dispatch_pair(x.scalar_type(), prediction.scalar_type(), "residual", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;
     using A = compute_t<Image>;
     backend.run(Residual<Image, Network>{
-        output_pointer<Network>(cotangent), output_pointer<Image>(drift), output_pointer<A>(ere),
+        output_pointer<Network>(cotangent), output_pointer<Image>(drift.tensor), output_pointer<A>(ere),
         input_pointer<Image>(image), input_pointer<Network>(output), kind, A(sigma),
         A(2.0 * residual_slope(kind, sigma) / double(draws)), A(2.0 / double(draws)), A(1.0 / double(draws)), draws,
-        batch, d, seed, antithetic, static_cast<A*>(scratch)});
+        batch, d, seed, antithetic, static_cast<A*>(drift.scratch)});
   });
-  return {cotangent, drift, ere};
+  return {cotangent, drift.tensor, ere};
 }
 
 // What both accumulating ops start from, checked and made contiguous.
@@ -101,17 +101,18 @@ std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_
                                              const std::optional<Tensor>& direct, double radius) {
   const DrawSumTensors inputs(x, per_draw, direct);
   const Backend backend(x);
-  auto [point, scratch] = allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), 1));
+  const WithScratch point =
+      allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), 1));
   Tensor norm = allocate_per_sample(inputs.x);
   dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_ascend", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;
     using A = compute_t<Image>;
-    backend.run(AccumulateAscend<Image, Network>{output_pointer<Image>(point), output_pointer<A>(norm),
+    backend.run(AccumulateAscend<Image, Network>{output_pointer<Image>(point.tensor), output_pointer<A>(norm),
                                                  input_pointer<Image>(inputs.x), inputs.of<Image, Network>(),
-                                                 A(radius), static_cast<A*>(scratch)});
+                                                 A(radius), static_cast<A*>(point.scratch)});
   });
-  return {point, norm};
+  return {point.tensor, norm};
 }
 
 template <class Backend>
@@ -125,16 +126,17 @@ Tensor accumulate_descend(const Tensor& x, const Tensor& input, const Tensor& pe
   const Step step = parse_step(step_name);
   const Ball ball = parse_ball(ball_name);
   const int sums = (step == Step::unit) + (ball == Ball::l2);
-  auto [next, scratch] = allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), sums));
+  const WithScratch next =
+      allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), sums));
   dispatch_pair(x.scalar_type(), per_draw.scalar_type(), "accumulate_descend", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;
     using A = compute_t<Image>;
-    backend.run(AccumulateDescend<Image, Network>{output_pointer<Image>(next), input_pointer<Image>(inputs.x),
+    backend.run(AccumulateDescend<Image, Network>{output_pointer<Image>(next.tensor), input_pointer<Image>(inputs.x),
                                                   input_pointer<Image>(origin), inputs.of<Image, Network>(), step,
-                                                  ball, A(step_size), A(radius), static_cast<A*>(scratch)});
+                                                  ball, A(step_size), A(radius), static_cast<A*>(next.scratch)});
   });
-  return next;
+  return next.tensor;
 }
 
 template <class Backend>

@@ -2,6 +2,7 @@
 // new_empty) go through the dispatcher, which costs more than a small op itself.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <torch/csrc/stable/ops.h>
@@ -20,16 +21,19 @@ void check_status(AOTITorchError status, const What&... what) {
   STD_TORCH_CHECK(false, "pursamere could not ", what..., ": ", why ? why : "see standard error");
 }
 
-inline Tensor contiguous_input(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+// For messages: [2, 3, 4]
+inline std::string to_string(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + text + "]";
 }
 
 inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
-  std::vector<int64_t> strides(shape.size());
-  int64_t stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= shape[i] > 1 ? shape[i] : 1;
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) {
+    const int64_t size = shape[i] > 1 ? shape[i] : 1;
+    STD_TORCH_CHECK(!__builtin_mul_overflow(strides[i], size, &strides[i - 1]), "a tensor of shape ", to_string(shape),
+                    " is too large");
   }
   return strides;
 }
@@ -41,7 +45,8 @@ inline int64_t stored_size(ScalarType dtype) {
   return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
 }
 
-// An uninitialised contiguous tensor on the device of `like`.
+// An uninitialised contiguous tensor on the device of `like`. Here, or by torch, sizes whose product overflows are refused,
+// so the ops need no checks in what they compute from sizes, but for tensors without elements, which have any sizes.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const std::vector<int64_t> strides = contiguous_strides(shape);
   int32_t device_type, device_index;
@@ -56,8 +61,7 @@ inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, Sc
   AtenTensorHandle handle;
   check_status(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code, device_type,
                                         device_index, &handle),
-               "allocate a result of ", shape.empty() ? 1 : strides[0] * shape[0], " values of ", stored_size(dtype),
-               " bytes");
+               "allocate a tensor of shape ", to_string(shape), " with ", stored_size(dtype), " bytes per value");
   return Tensor(handle);
 }
 
@@ -68,6 +72,13 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
 
 inline Tensor allocate_like(const Tensor& tensor) {
   return allocate(tensor, shape_of(tensor), tensor.scalar_type());
+}
+
+// Not torch::stable::contiguous, which does not say what is wrong with a tensor that is too large to be copied.
+inline Tensor contiguous_input(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return tensor;
+  Tensor copy = allocate_like(tensor);
+  return torch::stable::copy_(copy, tensor);
 }
 
 struct WithScratch {
@@ -104,11 +115,7 @@ inline Tensor allocate_per_sample(const Tensor& x) {
   return allocate(x, {x.size(0)}, x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
-// The number of elements of a sample of x [B, *].
-inline int64_t sample_size(const Tensor& x) {
-  int64_t d = 1;
-  for (int64_t i = 1; i < x.dim(); ++i) d *= x.size(i);
-  return d;
-}
+// The number of elements of a sample of x [B, *]; 0 without samples, where the product of the other sizes may overflow.
+inline int64_t sample_size(const Tensor& x) { return x.size(0) > 0 ? x.numel() / x.size(0) : 0; }
 
 }  // namespace pursamere

@@ -63,6 +63,18 @@ def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "residual", (x, terms, kind, 0.1, 0, True)
 
 
+def expanded_calls(x: Tensor, draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Every op on samples and draws that take no memory beside that of x."""
+    terms = x.expand(draws, *x.shape)
+    yield "noise", (x, draws, 0, False)
+    yield "perturb", (x, 0.1, draws, 0, False)
+    for kind in ("denoised", "score"):
+        yield "residual", (x, terms, kind, 0.1, 0, False)
+    yield "accumulate_ascend", (x, terms, None, 0.1)
+    for step, ball in (("unit", "l2"), ("sign", "linf")):
+        yield "accumulate_descend", (x, x, terms, x, step, 0.1, ball, 0.1)
+
+
 def draw_calls(draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Every op with numbers of draws that do not fill a round of the kernels."""
     x, terms = tensor(1, 3, 77, dtype=torch.float32), tensor(2, draws, 3, 77, dtype=torch.float32, low=-1)

@@ -22,7 +22,9 @@ struct DrawRows {
 template <Prediction kind, int N, class A>
 PURSAMERE_HD void residual_rows(const DrawRows<A>& rows, A* sum, A* square_sum, const A* x, A sigma, A slope,
                                 int64_t count) {
+#ifndef __clang__  // which does not know it, and tests for overlap at run time
 #pragma GCC ivdep
+#endif
   for (int64_t i = 0; i < count; ++i) {
     A total = sum[i], square_total = square_sum[i];
 #pragma GCC unroll 4

@@ -26,8 +26,9 @@ struct SampleGroups {
   template <class Body>
   void for_each(int64_t work, Body&& body) const {
     const int64_t tiles = tile_count(d);
-    const int64_t unit_size = std::max<int64_t>(1, work * batch / groups * std::min(d, kTile));
-    parallel_for(layers * tiles * groups, 1 + 32768 / unit_size, [&](int64_t begin, int64_t end) {
+    // One division after the other, since the product may overflow where a sample has no elements.
+    const int64_t grain = 1 + 32768 / std::clamp<int64_t>(d, 1, kTile) / std::max<int64_t>(1, batch / groups) / work;
+    parallel_for(layers * tiles * groups, grain, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t group = unit % groups, tile = unit / groups % tiles, layer = unit / groups / tiles;
         const int64_t first = tile * kTile;

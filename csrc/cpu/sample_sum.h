@@ -27,7 +27,7 @@ A sum_in_order(std::vector<A> values) {
 // `work` is the number of values that one element stands for.
 template <class Body>
 void for_each_tile(int64_t d, int64_t work, Body&& body) {
-  parallel_for(tile_count(d), 1 + 32768 / (kTile * work), [&](int64_t begin, int64_t end) {
+  parallel_for(tile_count(d), 1 + 32768 / kTile / work, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) body(t * kTile, std::min(kTile, d - t * kTile));
   });
 }
@@ -48,7 +48,7 @@ A sum_over_tiles(int64_t d, int64_t work, Body&& body) {
 // only where this is not.
 template <class Body>
 void for_each_sample(int64_t batch, int64_t d, int64_t work, Body&& body) {
-  parallel_for(batch, 1 + 32768 / std::max<int64_t>(1, d * work), [&](int64_t begin, int64_t end) {
+  parallel_for(batch, 1 + 32768 / std::max<int64_t>(1, d) / work, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b);
   });
 }

@@ -33,14 +33,14 @@ def run_op(op: Any, *arguments: Any) -> Any:
 
 def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> None:
     """Raise PyTorch's own error, ``torch.OutOfMemoryError`` on CUDA: the stable ABI has no way to keep its type."""
-    tensors = [a for a in arguments if isinstance(a, Tensor)]
-    size = re.search(r"could not allocate a result of (\d+) values of (\d+) bytes", str(error))
+    missing = re.search(r"could not allocate a tensor of shape \[([\d, ]*)\] with (\d) bytes per value", str(error))
+    if missing is None:
+        return
+    shape = [int(size) for size in missing[1].split(",") if size]
+    dtype = {2: torch.float16, 4: torch.float32, 8: torch.float64}[int(missing[2])]
+    like = next(a for a in arguments if isinstance(a, Tensor))
     try:
-        if size is not None:
-            torch.empty(int(size[1]) * int(size[2]), dtype=torch.uint8, device=tensors[0].device)
-        elif "aten::contiguous" in str(error):
-            for tensor in tensors:
-                tensor.contiguous()
+        torch.empty(shape, dtype=dtype, device=like.device)
     except RuntimeError as torch_error:
         raise torch_error from error
 

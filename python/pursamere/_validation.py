@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -153,6 +153,18 @@ def check_sizes(name: str, values: Any, *, length: int | None = None) -> tuple[i
     if not 1 <= len(values) <= 16 or (length is not None and len(values) != length):
         raise ValueError(f"{name} must have {length or '1 to 16'} numbers, got {len(values)}")
     return tuple(check_integer(f"{name}[{i}]", value, low=1, high=LARGEST_SIZE) for i, value in enumerate(values))
+
+
+def check_shape(name: str, values: Any) -> tuple[int, ...]:
+    """Return ``values`` as a tuple if they are the sizes of a tensor, also ones that torch.compile keeps symbolic."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of ints, got {type(values).__name__}")
+    for i, value in enumerate(values):
+        if not isinstance(value, Integral | torch.SymInt):
+            raise TypeError(f"{name}[{i}] must be an int, got {type(value).__name__}")
+        if value < 0:
+            raise ValueError(f"{name}[{i}] must be at least 0, got {value}")
+    return tuple(values)
 
 
 def check_names(name: str, values: Any, *, length: int | None = None) -> tuple[str, ...]:

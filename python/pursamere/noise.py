@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._run_op import run_op
-from ._validation import FLOATING_DTYPES, check_integer, check_supported_device
+from ._validation import FLOATING_DTYPES, check_integer, check_shape, check_supported_device
 
 MAX_SEED = 2**63 - 1
 
@@ -55,17 +56,22 @@ class GaussianNoise:
         The normals are float32 numbers: float64 holds the same values, half types their nearest neighbours.
 
         Args:
-            shape: the shape of one sample, [C, H, W] for an image.
+            shape: the shape of one sample, [C, H, W] for an image; the bank must have less than 2^63 bytes.
             device: where the bank is created; the CPU by default.
             dtype: float32, float64, float16 or bfloat16.
 
         Raises:
-            TypeError: ``dtype`` is not floating.
-            ValueError: the library has no kernels for ``device``.
+            TypeError: ``shape`` is not a sequence of ints, or ``dtype`` not floating.
+            ValueError: ``shape`` is out of range, or the library has no kernels for ``device``.
         """
+        sizes = check_shape("shape", shape)
         if dtype not in FLOATING_DTYPES:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-        like = torch.empty((), device=device or "cpu", dtype=dtype).expand(tuple(shape))
+        if self.draws * math.prod([size or 1 for size in sizes]) * dtype.itemsize >= 2**63:
+            raise ValueError(
+                f"shape must give a bank of less than 2^63 bytes, got {list(sizes)} for {self.draws} draws"
+            )
+        like = torch.empty((), device=device or "cpu", dtype=dtype).expand(sizes)
         check_supported_device("device", like.device)
         bank: Tensor = run_op(torch.ops.pursamere.noise.default, like, self.draws, self.seed, self.antithetic)
         return bank

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from build_kernels import Kernels, compile_kernels
-from cases import DTYPE_PAIRS, OPS, SHAPES, assert_same_bits, draw_calls, op_calls, special_calls, tensor
+from cases import (
+    DTYPE_PAIRS,
+    OPS,
+    SHAPES,
+    assert_same_bits,
+    draw_calls,
+    expanded_calls,
+    op_calls,
+    special_calls,
+    tensor,
+)
 from float_modes import MODES, float_mode
 
 import pursamere  # noqa: F401  (registers the ops)
@@ -115,6 +125,12 @@ def test_tensors_that_do_not_start_at_16_bytes(machine, image, network):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0), (0,)], ids=str)
 def test_empty_batches_and_samples(machine, shape):
     for name, arguments in op_calls(shape, torch.float32, torch.float32):
+        assert_bits_of_the_cpu(name, arguments)
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 5), (0, 2**40)], ids=str)
+def test_any_number_of_draws_without_elements(machine, shape):
+    for name, arguments in expanded_calls(torch.empty([min(size, 1) for size in shape]).expand(shape), 2**32 - 1):
         assert_bits_of_the_cpu(name, arguments)
 
 
