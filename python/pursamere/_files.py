@@ -25,19 +25,41 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
     # The name does not contain the target's, which may be as long as the file system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    descriptor = os.open(temporary, _FLAGS, 0o666)
+    with _naming(path):
+        descriptor = os.open(temporary, _FLAGS, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _link(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+@contextmanager
+def reading(path: Path, advice: str) -> Iterator[None]:
+    """Whatever goes wrong while the block reads and interprets ``path`` becomes a ``ValueError`` that names it."""
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _link(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        yield
+    except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
+        reason = error if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system name ``path``: those of a write name no file, others the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_bytes(path: Path, content: bytes, *, overwrite: bool) -> None:

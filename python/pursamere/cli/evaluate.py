@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pursamere._output import require_own
 from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
@@ -62,8 +63,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, help="folder of the run")
-    add("--data", default="digits", metavar="WHAT", help=_DATA)
+    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, help="folder of the run")
+    add("--data", type=types.text, default="digits", metavar="WHAT", help=_DATA)
     add("--split", default="test", help="of the data")
     # Absent unless given, since the defaults depend on the data.
     add(
@@ -76,10 +77,10 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "(0.1 and 0.15, for mnist 0.2 and 0.3)")  # fmt: skip
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
     add("--preset", choices=("quick", "standard", "full"), default="quick", help="full is fifty times standard")
-    add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
-    add("--classifier", default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
-    add("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
-    add("--defence", default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
+    add("--model", type=types.text, default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
+    add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
+    add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    add("--defence", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
         "that purifying an image takes at most N network passes")  # fmt: skip
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.evaluation.summary import require_packages
     from pursamere.evaluation.terminal import text_table
 
+    require_own(arguments.output, "evaluate")
     mnist = arguments.data == "mnist"
     samples = getattr(arguments, "samples", 64 if mnist else 256)
     eps = getattr(arguments, "eps", [0.2, 0.3] if mnist else [0.1, 0.15])

@@ -56,13 +56,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
+    add("input", type=types.path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
     # SUPPRESS, here and below: the formatter would print "(default: None)".
-    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
+    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace outputs that exist")
     source = parser.add_mutually_exclusive_group().add_argument
-    source("--reference", default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
-    source("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    source("--reference", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
+    source("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
     add("--bandwidth", type=types.positive, default=argparse.SUPPRESS, help=_BANDWIDTH)
     add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
     add("--steps", type=types.count, default=5, help="number of steps")

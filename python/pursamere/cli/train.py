@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
+from pursamere.cli import types
 from pursamere.cli.errors import printable
 from pursamere.cli.progress import progress_bar, say
 
@@ -18,6 +18,7 @@ well); a JSON file overrides those, and a flag both. A training that was stopped
 the same settings, data and folder. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
+_OUTPUT = "where the checkpoint goes: a new folder, an empty one, or that of a training to go on with"
 _KINDS = {"denoiser": "by its expected reconstruction error", "classifier": "by the cross-entropy"}
 
 
@@ -40,8 +41,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_kind(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes, made if needed")
-    add("--config", type=Path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
+    add("-o", "--output", type=types.path, required=True, metavar="FOLDER", help=_OUTPUT)
+    add("--config", type=types.path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
     add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--half", action="store_true", help="store the weights in half precision")
     add("-q", "--quiet", action="store_true", help="no progress bar and no lines about the progress")
@@ -108,7 +109,7 @@ def _form(kind: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if kind == tuple[int, ...]:
         return {"type": int, "nargs": "+", "metavar": "N"}
-    return {"type": kind, "metavar": kind.__name__.upper()}
+    return {"type": types.text if kind is str else kind, "metavar": kind.__name__.upper()}
 
 
 def _shown(default: Any) -> str:

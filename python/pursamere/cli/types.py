@@ -4,6 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+
+
+def text(value: str) -> str:
+    """Text that is not empty: the value of a shell variable that is not set is no folder, nor anything else."""
+    if not value:
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return value
+
+
+def path(value: str) -> Path:
+    """The path of a file or folder, which is not empty: that would mean the current folder."""
+    return Path(text(value))
 
 
 def _number(text: str) -> float:

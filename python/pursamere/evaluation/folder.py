@@ -24,12 +24,12 @@ class RunFolder:
     """The files of one run.
 
     Args:
-        path: the folder, made if it is not there.
+        path: the folder, which the caller has claimed.
         config: what defines the run, values for JSON.
         environment: versions and machine, for the record.
 
     Raises:
-        ValueError: the folder holds a run of another configuration, or something else.
+        ValueError: the folder holds a run of another configuration, or a file of it is damaged.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -38,11 +38,8 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         file = self.path / "config.json"
         if not file.exists():
-            if self.path.exists() and any(p for p in self.path.iterdir() if p.suffix != ".tmp"):
-                raise ValueError(
-                    f"folder {self.path} is not empty and holds no run (no config.json): choose another one"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "units").exists():
+                raise ValueError(f"folder {self.path} holds a run without its config.json: choose another folder")
             _write_new(file, config)
         found = _read_json(file)
         difference = _first_difference(config, found)
