@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """The message of an error; its type too and how to see more, where the message was not written for users."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{printable(error.filename)}: {error.strerror}"
     message = printable(str(error))
     if isinstance(error, CommandError | MissingExtraError | ValueError | TypeError | OSError):
         return message
