@@ -77,7 +77,8 @@ class RunFolder:
 
     def adversarial(self, unit: Unit) -> Tensor:
         """The adversarial images of a unit that is done, [n, C, H, W]; ``FileNotFoundError`` if not kept."""
-        images: Tensor = self._safetensors.load_file(self._tensor_file(unit))["images"]
+        # From bytes: safetensors opens no path that is not UTF-8.
+        images: Tensor = self._safetensors.load(self._tensor_file(unit).read_bytes())["images"]
         return images
 
     def write(self, name: str, content: bytes) -> None:
