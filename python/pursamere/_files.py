@@ -48,7 +48,8 @@ def reading(path: Path, advice: str) -> Iterator[None]:
         yield
     except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
         reason = error if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        raise ValueError(f"{path} {what}: {reason}; {advice}") from error
 
 
 @contextmanager

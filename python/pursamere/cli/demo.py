@@ -36,7 +36,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", choices=("digits", "mnist"), default="digits", help="what is attacked")
     add("-o", "--output", type=types.path, default=Path("pursamere-demo"), help="folder for demo.png and demo.json")
-    add("--seed", type=types.index, default=0, help="of the digits' classifier and of the attacks' random starts")
+    add("--seed", type=types.seed, default=0, help="of the digits' classifier and of the attacks' random starts")
     # Absent unless given: the defaults, which depend on the data, are in SETTINGS, which needs torch.
     add(
         "--samples",

@@ -43,7 +43,7 @@ def _add_kind(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
     add("-o", "--output", type=types.path, required=True, metavar="FOLDER", help=_OUTPUT)
     add("--config", type=types.path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
-    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    types.add_device(parser)
     add("--half", action="store_true", help="store the weights in half precision")
     add("-q", "--quiet", action="store_true", help="no progress bar and no lines about the progress")
     parser.set_defaults(command=run, kind=kind)
@@ -67,9 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and print the validation table and where the checkpoint is."""
     import torch
 
+    from pursamere.cli.networks import find_device
     from pursamere.training import Watcher, configuration, train
     from pursamere.training.configuration import read_settings
 
+    device = find_device(arguments.device)
     kind = _settings_class(arguments.kind)
     chosen = read_settings(arguments.config) if arguments.config else {}
     chosen |= {item.name: getattr(arguments, item.name) for item in fields(kind) if item.name in arguments}
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = train(
             settings,
             arguments.output,
-            device=arguments.device,
+            device=device,
             dtype=torch.float16 if arguments.half else torch.float32,
             watcher=Watcher(advance, (lambda _: None) if quiet else say),
         )
@@ -109,7 +111,7 @@ def _form(kind: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if kind == tuple[int, ...]:
         return {"type": int, "nargs": "+", "metavar": "N"}
-    return {"type": types.text if kind is str else kind, "metavar": kind.__name__.upper()}
+    return {"type": {str: types.text, float: types.number}.get(kind, kind), "metavar": kind.__name__.upper()}
 
 
 def _shown(default: Any) -> str:

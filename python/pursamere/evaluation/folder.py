@@ -16,8 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from pursamere._extras import require
-from pursamere._files import write_bytes
+from pursamere._files import reading, write_bytes
+from pursamere._validation import check_integer
 from pursamere.evaluation.units import Outcome, Unit
+
+_RUN_AGAIN = "remove it, and the same command runs that part again"
 
 
 class RunFolder:
@@ -41,7 +44,8 @@ class RunFolder:
             if (self.path / "units").exists():
                 raise ValueError(f"folder {self.path} holds a run without its config.json: choose another folder")
             _write_new(file, config)
-        found = _read_json(file)
+        with reading(file, "choose another folder"):
+            found = json.loads(file.read_bytes())
         difference = _first_difference(config, found)
         if difference is not None:
             key, asked, there = difference
@@ -54,7 +58,7 @@ class RunFolder:
             (self.path / name).mkdir(exist_ok=True)
         if not (self.path / "environment.json").exists():
             _write_new(self.path / "environment.json", environment)
-        self.environment = _read_json(self.path / "environment.json")
+        self.environment = _read_environment(self.path / "environment.json")
 
     def is_done(self, unit: Unit) -> bool:
         """Whether a unit has been run."""
@@ -68,18 +72,22 @@ class RunFolder:
         write_bytes(self._unit_file(unit), _json(outcome.to_json()), overwrite=True)
 
     def load(self, unit: Unit) -> Outcome:
-        """The outcome of a unit that is done."""
-        return Outcome.from_json(_read_json(self._unit_file(unit)))
+        """The outcome of a unit that is done; ``ValueError`` if its file is damaged."""
+        with reading(self._unit_file(unit), _RUN_AGAIN):
+            return Outcome.from_json(json.loads(self._unit_file(unit).read_bytes()), len(unit.rows))
 
     def has_adversarial(self, unit: Unit) -> bool:
         """Whether the adversarial images of a unit were kept."""
         return self._tensor_file(unit).exists()
 
     def adversarial(self, unit: Unit) -> Tensor:
-        """The adversarial images of a unit that is done, [n, C, H, W]; ``FileNotFoundError`` if not kept."""
-        # From bytes: safetensors opens no path that is not UTF-8.
-        images: Tensor = self._safetensors.load(self._tensor_file(unit).read_bytes())["images"]
-        return images
+        """The adversarial images of a unit that is done, [n, C, H, W]; ``ValueError`` if not kept, or damaged."""
+        with reading(self._tensor_file(unit), f"{_RUN_AGAIN}, once its file in units is removed too"):
+            # From bytes: safetensors opens no path that is not UTF-8.
+            images: Tensor = self._safetensors.load(self._tensor_file(unit).read_bytes())["images"]
+            if len(images) != len(unit.rows):
+                raise ValueError(f"it has {len(images)} images, expected {len(unit.rows)}")
+            return images
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the files that tell the result."""
@@ -104,11 +112,11 @@ def _write_new(file: Path, value: Any) -> None:
         return
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+def _read_environment(file: Path) -> dict[str, Any]:
+    with reading(file, "restore it, or choose another folder"):
+        environment = dict(json.loads(file.read_bytes()))
+        check_integer("threads", environment["threads"], low=1)
+        return environment
 
 
 def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:
