@@ -43,18 +43,20 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Whatever goes wrong while the block reads and interprets ``path`` becomes a ``ValueError`` that names it."""
+    """Errors while the block reads ``path`` name it; what is wrong with its content becomes a ``ValueError``."""
     try:
-        yield
+        with _naming(path):
+            yield
+    except OSError:
+        raise
     except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
-        reason = error if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
-        raise ValueError(f"{path} {what}: {reason}; {advice}") from error
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system name ``path``: those of a write name no file, others the temporary one."""
+    """Errors of the operating system name ``path``: those of reads and writes name no file, some a temporary one."""
     try:
         yield
     except OSError as error:

@@ -81,7 +81,12 @@ class RunFolder:
         return self._tensor_file(unit).exists()
 
     def adversarial(self, unit: Unit) -> Tensor:
-        """The adversarial images of a unit that is done, [n, C, H, W]; ``ValueError`` if not kept, or damaged."""
+        """The adversarial images of a unit that is done, [n, C, H, W].
+
+        Raises:
+            FileNotFoundError: they were not kept.
+            ValueError: the file is damaged.
+        """
         with reading(self._tensor_file(unit), f"{_RUN_AGAIN}, once its file in units is removed too"):
             # From bytes: safetensors opens no path that is not UTF-8.
             images: Tensor = self._safetensors.load(self._tensor_file(unit).read_bytes())["images"]
