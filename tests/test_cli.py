@@ -186,6 +186,22 @@ def test_a_closed_pipe_is_no_error(tmp_path):
         ["purify", "in", "-o", "out", "--steps", "1.5"],
         ["purify", "in", "-o", "out", "--draws", "3"],
         ["purify", "in", "-o", "out", "--norm", "l1"],
+        ["purify", "in", "-o", "out", "--batch-size", "99999999999999999999"],
+        ["purify", "in", "-o", "out", "--micro-batch", "99999999999"],
+        ["purify", "in", "-o", "out", "--draws", "2147483646"],
+        ["purify", "in", "-o", "out", "--noise-seed", str(2**63)],
+        ["purify", "in", "-o", "out", "--sigma", "1e300"],
+        ["purify", "in", "-o", "out", "--ascent-radius", "1e300"],
+        ["purify", "in", "-o", "out", "--radius", "8/0"],
+        ["purify", "in", "-o", "out", "--radius", "8/255/2"],
+        ["purify", "in", "-o", "out", "--radius", "/255"],
+        ["evaluate", "-o", "out", "--micro-batch", "99999999999"],
+        ["evaluate", "-o", "out", "--threads", "99999999999"],
+        ["evaluate", "-o", "out", "--chunk", "99999999999"],
+        ["evaluate", "-o", "out", "--seed", str(2**63)],
+        ["evaluate", "-o", "out", "--eps", "0.1", "1e300"],
+        ["demo", "--seed", str(2**63)],
+        ["demo", "--attack-steps", "99999999999"],
         ["demo", "--samples", "0"],
     ],
 )
@@ -200,8 +216,12 @@ def test_option_types():
     assert types.positive("0.5") == 0.5
     assert types.nonnegative("0") == 0.0
     assert types.count("1") == 1
-    assert types.index("0") == 0
-    assert types.even_count("8") == 8
+    assert types.seed("0") == 0
+    assert types.seed(str(2**63 - 1)) == 2**63 - 1
+    assert types.batch("65536") == 65536
+    assert types.even_batch("8") == 8
+    assert types.positive("8/255") == 8 / 255
+    assert types.nonnegative("0/3") == 0.0
 
 
 @pytest.mark.parametrize(

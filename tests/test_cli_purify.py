@@ -282,7 +282,7 @@ def test_a_failed_write_is_named_and_leaves_nothing_behind(monkeypatch, capsys):
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert cli.main(["purify", "in/a.png", "-o", "out", *FAST]) == 1
-    assert "in/a.png: No space left on device" in capsys.readouterr().err
+    assert capsys.readouterr().err == "pursamere: error: cannot write out/a.png: No space left on device\n"
     assert written() == []
 
 

@@ -27,7 +27,10 @@ def no_pictures(monkeypatch):
         ("denoiser", {"stepz": 3}, ValueError, "settings must be of dataset, steps, .*, got stepz"),
         ("classifier", {"channels": [8]}, ValueError, "settings must be of .*widths.*, got channels"),
         ("denoiser", {"steps": 1.5}, TypeError, "steps must be an int, got float"),
-        ("denoiser", {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ("denoiser", {"steps": 0}, ValueError, r"steps must be in \[1, 2147483647\], got 0"),
+        ("denoiser", {"steps": 2**31}, ValueError, r"steps must be in \[1, 2147483647\], got 2147483648"),
+        ("denoiser", {"batch_size": 10**9}, ValueError, r"batch_size must be in \[1, 65536\], got 1000000000"),
+        ("denoiser", {"seed": 2**63}, ValueError, r"seed must be in \[0, 9223372036854775807\]"),
         ("denoiser", {"batch_size": True}, TypeError, "batch_size must be an int, got bool"),
         ("denoiser", {"learning_rate": "fast"}, TypeError, "learning_rate must be a real number, got str"),
         ("denoiser", {"learning_rate": 0}, ValueError, "learning_rate must be positive"),
@@ -63,7 +66,6 @@ def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():
         (["--config", "channels.json"], r"channels must be a sequence of ints, got str"),
         (["--channels", "9"], "channels must be multiples of groups"),
         (["--dataset", "nowhere"], "nowhere does not exist"),
-        (["--device", "tpu"], "tpu"),
     ],
 )
 def test_what_the_command_refuses(data, monkeypatch, capsys, arguments, message):

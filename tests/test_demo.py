@@ -50,7 +50,7 @@ def command(tmp_path_factory):
 
 def test_command_writes_a_picture_and_json(command):
     printed, folder = command
-    assert sorted(os.listdir(folder)) == ["demo.json", "demo.png"]
+    assert sorted(name for name in os.listdir(folder) if name[0] != ".") == ["demo.json", "demo.png"]
     with Image.open(folder / "demo.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 300

@@ -25,19 +25,44 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
     # The name does not contain the target's, which may be as long as the file system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    descriptor = os.open(temporary, _FLAGS, 0o666)
+    with _naming(path):
+        descriptor = os.open(temporary, _FLAGS, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _link(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+@contextmanager
+def reading(path: Path, advice: str) -> Iterator[None]:
+    """Errors while the block reads ``path`` name it; what is wrong with its content becomes a ``ValueError``."""
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _link(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        with _naming(path):
+            yield
+    except OSError:
+        raise
+    except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system name ``path``: those of reads and writes name no file, some a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_bytes(path: Path, content: bytes, *, overwrite: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import NoReturn
 from pursamere._extras import MissingExtraError
 from pursamere.cli import demo, evaluate, info, purify, train
 from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.streams import discard, mend_streams
 
 _INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
 
@@ -52,9 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("pursamere: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone (``pursamere info | head -1``) and there is nobody to tell. Python would
-        # complain when it flushes stdout at exit, so give it somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output is gone (``pursamere info | head -1``) and there is nobody to tell.
+        discard(sys.stdout)
         return 1
     except Exception as error:
         if getattr(arguments, "debug", False):
@@ -66,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """The message of an error; its type too and how to see more, where the message was not written for users."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{printable(error.filename)}: {error.strerror}"
     message = printable(str(error))
     if isinstance(error, CommandError | MissingExtraError | ValueError | TypeError | OSError):
         return message
@@ -73,5 +74,6 @@ def _one_line(error: Exception) -> str:
 
 
 def run() -> NoReturn:
-    """Run ``main`` and leave the process with its exit code."""
+    """The process ``pursamere``: mend its streams, run ``main`` and leave with its exit code."""
+    mend_streams()
     sys.exit(main())

@@ -11,6 +11,7 @@ from typing import Any
 
 from pursamere._extras import require
 from pursamere._files import write_bytes
+from pursamere._output import claim, require_own
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.progress import Advance, progress_bar
@@ -34,8 +35,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--dataset", choices=("digits", "mnist"), default="digits", help="what is attacked")
-    add("-o", "--output", type=Path, default=Path("pursamere-demo"), help="folder for demo.png and demo.json")
-    add("--seed", type=types.index, default=0, help="of the digits' classifier and of the attacks' random starts")
+    add("-o", "--output", type=types.path, default=Path("pursamere-demo"), help="folder for demo.png and demo.json")
+    add("--seed", type=types.seed, default=0, help="of the digits' classifier and of the attacks' random starts")
     # Absent unless given: the defaults, which depend on the data, are in SETTINGS, which needs torch.
     add(
         "--samples",
@@ -57,6 +58,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and write its files."""
+    require_own(arguments.output, "demo")
     mnist = arguments.dataset == "mnist"
     if mnist and "epochs" in arguments:
         raise CommandError("--epochs: the networks for mnist are trained already")
@@ -70,22 +72,22 @@ def run(arguments: argparse.Namespace) -> int:
 
     if getattr(arguments, "samples", 1) > MOST_SAMPLES:
         raise CommandError(f"--samples: there are {MOST_SAMPLES} images, got {arguments.samples}")
-    start = time.perf_counter()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     options = ("seed", "samples", "attack_steps", "epochs")
     chosen = {name: getattr(arguments, name) for name in options if name in arguments}
 
     def bar(total: int, description: str, unit: str) -> AbstractContextManager[Advance]:
         return progress_bar(total, description, unit=unit, quiet=arguments.quiet)
 
-    demo = run_demo(replace(SETTINGS[arguments.dataset], **chosen), bar)
-    print(text_report(demo), end="\n\n")  # first of all: nothing that goes wrong with the files can lose it
-    with demo.timed("picture"):
-        picture = draw(demo)
-    demo.seconds["total"] = time.perf_counter() - start
-    files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
-    for name, content in files.items():
-        write_bytes(arguments.output / name, content, overwrite=True)
+    start = time.perf_counter()
+    with claim(arguments.output, "demo"):
+        demo = run_demo(replace(SETTINGS[arguments.dataset], **chosen), bar)
+        print(text_report(demo), end="\n\n")  # first of all: nothing that goes wrong with the files can lose it
+        with demo.timed("picture"):
+            picture = draw(demo)
+        demo.seconds["total"] = time.perf_counter() - start
+        files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
+        for name, content in files.items():
+            write_bytes(arguments.output / name, content, overwrite=True)
     print(headline(demo))
     written = " and ".join(printable(arguments.output / name) for name in files)
     print(f"wrote {written} ({demo.seconds['total']:.0f} s)")

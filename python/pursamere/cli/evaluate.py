@@ -7,10 +7,13 @@ import importlib.util
 import json
 import math
 import os
-from contextlib import AbstractContextManager
+import sys
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pursamere._output import require_own
 from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
@@ -33,6 +36,7 @@ _SAMPLES = (
     "how many of its images (256, of mnist 64): of digits, mnist and cifar10 the first ones, of other data a random "
     "choice by a fixed seed, balanced over the classes"
 )
+_EPS = "radii of the attacks, in pixel units, like 0.1 or 8/255 (0.1 and 0.15, for mnist 0.2 and 0.3)"
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
     "file is executed. In place of a defence, a denoiser and a classifier; it must be on the device asked for"
@@ -62,8 +66,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, help="folder of the run")
-    add("--data", default="digits", metavar="WHAT", help=_DATA)
+    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, help="folder of the run")
+    add("--data", type=types.text, default="digits", metavar="WHAT", help=_DATA)
     add("--split", default="test", help="of the data")
     # Absent unless given, since the defaults depend on the data.
     add(
@@ -72,23 +76,22 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help=_SAMPLES,
     )
-    add("--eps", type=types.positive, nargs="+", default=argparse.SUPPRESS, help="radii of the attacks, in pixel units "
-        "(0.1 and 0.15, for mnist 0.2 and 0.3)")  # fmt: skip
+    add("--eps", type=types.positive, nargs="+", default=argparse.SUPPRESS, help=_EPS)
     add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
     add("--preset", choices=("quick", "standard", "full"), default="quick", help="full is fifty times standard")
-    add("--model", default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
-    add("--classifier", default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
-    add("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
-    add("--defence", default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
+    add("--model", type=types.text, default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
+    add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
+    add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    add("--defence", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
         "that purifying an image takes at most N network passes")  # fmt: skip
-    add("--seed", type=types.index, default=0, help="of the attacks and of the digits' classifier")
+    add("--seed", type=types.seed, default=0, help="of the attacks and of the digits' classifier")
     add("--chunk", type=types.count, default=128, help="samples attacked together")
-    add("--micro-batch", type=types.count, default=32, help="images that pass through the networks together")
-    add("--threads", type=types.count, default=argparse.SUPPRESS, help="CPU threads, PyTorch's if not given")
+    add("--micro-batch", type=types.batch, default=32, help="images that pass through the networks together")
+    add("--threads", type=types.threads, default=argparse.SUPPRESS, help="CPU threads, PyTorch's if not given")
     add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the samples, like 0/2")
-    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    types.add_device(parser)
     add("--no-adversarial", action="store_true", help="do not keep the adversarial images")
     add("-q", "--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(command=run)
@@ -105,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.evaluation.summary import require_packages
     from pursamere.evaluation.terminal import text_table
 
+    require_own(arguments.output, "evaluate")
     mnist = arguments.data == "mnist"
     samples = getattr(arguments, "samples", 64 if mnist else 256)
     eps = getattr(arguments, "eps", [0.2, 0.3] if mnist else [0.1, 0.15])
@@ -264,15 +268,28 @@ def _from_file(source: str) -> Any:
     path, colon, name = source.rpartition(":")
     if not colon or not path.endswith(".py") or not name.isidentifier():
         raise CommandError(f"--model: expected FILE.py:FUNCTION, got {printable(source)}")
-    specification = importlib.util.spec_from_file_location("pursamere_evaluated_model", path)
-    if specification is None or specification.loader is None or not Path(path).is_file():
+    if not Path(path).is_file():
         raise CommandError(f"--model: {printable(path)} does not exist")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    function = getattr(module, name, None)
+    function = getattr(_import(Path(path)), name, None)
     if not callable(function):
         raise CommandError(f"--model: {printable(path)} has no function {name}")
     return function()
+
+
+def _import(path: Path) -> ModuleType:
+    """The module in a file, imported as Python would from the file's folder, which comes first on ``sys.path``.
+
+    A file that is called like a module in use (``pickle.py``) gets another name instead of replacing that.
+    """
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else "pursamere_evaluated_model"
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None  # as the file's name ends in .py
+    assert specification.loader is not None
+    sys.path.insert(0, os.path.realpath(path.parent))
+    # Before it is executed, so that dataclasses and pickle find the module by the name that its classes have.
+    module = sys.modules[name] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -281,10 +298,10 @@ def _option(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     if value in ("inf", "infinity"):
         return name, math.inf
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value  # a word needs no quotes
+    for read in (json.loads, types.number):
+        with suppress(ValueError, argparse.ArgumentTypeError):
+            return name, read(value)
+    return name, value  # a word needs no quotes
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -13,16 +13,18 @@ from pursamere.cli.errors import CommandError, printable
 
 def find_device(name: str) -> torch.device:
     """The device that ``--device`` names; under torchrun each process of a machine has a GPU of its own."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise CommandError(f"--device: expected cpu or cuda, got {printable(name)}") from error
-    check_supported_device("--device", device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
+        raise CommandError(f"--device: expected cpu, cuda or cuda:N, got {printable(name)}")
+    if kind == "cpu":
+        return torch.device("cpu")
+    check_supported_device("--device", torch.device("cuda"))
+    devices = torch.cuda.device_count()
+    if not torch.cuda.is_available():
         raise CommandError("--device: PyTorch finds no CUDA device")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return device
+    if number and int(number) >= devices:
+        raise CommandError(f"--device: PyTorch finds {devices} CUDA devices, counted from 0, got {name}")
+    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")) % devices)
 
 
 def load_network(option: str, source: str, device: torch.device) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pursamere._images import FORMATS, ImageError, is_image_name
+from pursamere._output import require_writable
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.images import Size, find_images, read_image, write_image
@@ -35,6 +38,8 @@ the exact pixels matter.
 """
 
 
+# What makes every other write fail as well.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_BANDWIDTH = 0.2
 _OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
 _REFERENCE = (
@@ -56,13 +61,13 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
+    add("input", type=types.path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
     # SUPPRESS, here and below: the formatter would print "(default: None)".
-    add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
+    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace outputs that exist")
     source = parser.add_mutually_exclusive_group().add_argument
-    source("--reference", default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
-    source("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    source("--reference", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
+    source("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
     add("--bandwidth", type=types.positive, default=argparse.SUPPRESS, help=_BANDWIDTH)
     add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
     add("--steps", type=types.count, default=5, help="number of steps")
@@ -71,11 +76,11 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--radius", type=types.positive, default=0.2, help="how far from its input an image may move")
     add("--norm", choices=("linf", "l2"), default="linf", help="the norm that the radius is in")
     add("--direction", choices=("ere", "score"), default="ere", help="ere is the paper's, score is cheaper")
-    add("--draws", type=types.even_count, default=8, help="number of noise draws, even")
-    add("--noise-seed", type=types.index, default=0, help="seed of the noise")
-    add("--batch-size", type=types.count, default=64, help="images held in memory at a time; changes no output")
-    add("--micro-batch", type=types.count, default=argparse.SUPPRESS, help=_MICRO_BATCH)
-    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    add("--draws", type=types.even_batch, default=8, help="number of noise draws, even")
+    add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
+    add("--batch-size", type=types.batch, default=64, help="images held in memory at a time; changes no output")
+    add("--micro-batch", type=types.batch, default=argparse.SUPPRESS, help=_MICRO_BATCH)
+    types.add_device(parser)
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown")
     parser.set_defaults(command=run)
 
@@ -143,6 +148,7 @@ def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
             raise CommandError("OUTPUT is the folder INPUT itself: choose another one")
         if output.exists() and not output.is_dir():
             raise CommandError(f"OUTPUT must be a folder when INPUT is one, and {printable(output)} is a file")
+        _require_writable(output)
         # OUTPUT may be inside INPUT, and what an earlier run wrote there is no input.
         names = list(find_images(source, skip=output))
         if not names:
@@ -153,6 +159,7 @@ def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
     target = output if is_image_name(output) and not output.is_dir() else output / source.name
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
+    _require_writable(target.parent)
     return iter([(source, target)]), 1
 
 
@@ -165,7 +172,8 @@ def _purify_batch(
     for job in batch:
         try:
             # Before the work rather than after it; the write checks again.
-            _check_target(job[1], arguments)
+            with _writing(job[1]):
+                _check_target(job[1], arguments)
             ready.append((job, read_image(job[0], size)))
         except (ImageError, OSError) as error:
             failures += _report(job, error)
@@ -175,24 +183,56 @@ def _purify_batch(
     images = torch.stack([image for _, image in ready]).to(arguments.device)
     for (job, _), image in zip(ready, purifier(images).cpu(), strict=True):
         try:
-            job[1].parent.mkdir(parents=True, exist_ok=True)
-            _check_target(job[1], arguments)
-            write_image(job[1], image, overwrite=arguments.overwrite)
+            with _writing(job[1]):
+                job[1].parent.mkdir(parents=True, exist_ok=True)
+                _check_target(job[1], arguments)
+                write_image(job[1], image, overwrite=arguments.overwrite)
         except (ImageError, OSError) as error:
             failures += _report(job, error)
         advance(1)
     return failures
 
 
+def _require_writable(folder: Path) -> None:
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise CommandError(f"OUTPUT: {printable(error)}") from error
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Errors of the operating system name ``target``; those that no later output could escape end the command."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not the system's error but this library's, which says what is wrong
+            raise ImageError(f"not done: {printable(error)}") from error
+        kind = CommandError if error.errno in _NO_SPACE else ImageError
+        raise kind(f"cannot write {printable(target)}: {error.strerror}") from error
+
+
 def _check_target(target: Path, arguments: argparse.Namespace) -> None:
-    """Refuse to replace an output without --overwrite, and to leave OUTPUT through a linked folder inside it."""
-    if os.path.lexists(target) and not arguments.overwrite:
+    """Refuse an output that can't be written, to replace one without --overwrite, and to leave OUTPUT by a link."""
+    require_writable(target.parent)
+    if _exists(target) and not arguments.overwrite:
         raise ImageError(f"not done: {printable(target)} exists (--overwrite replaces it)")
+    if target.is_dir() and not target.is_symlink():
+        raise ImageError(f"not done: {printable(target)} is a folder")
     if target == arguments.output:
         return
     root, parent = os.path.realpath(arguments.output), os.path.realpath(target.parent)
     if os.path.commonpath([root, parent]) != root:
         raise ImageError(f"not done: {printable(target.parent)} is a link that leads out of OUTPUT")
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something at ``path``; unlike ``os.path.lexists`` it raises where no file could be."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _report(job: Job, error: Exception) -> int:

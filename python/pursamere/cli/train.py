@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
+from pursamere.cli import types
 from pursamere.cli.errors import printable
 from pursamere.cli.progress import progress_bar, say
 
@@ -18,6 +18,7 @@ well); a JSON file overrides those, and a flag both. A training that was stopped
 the same settings, data and folder. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
+_OUTPUT = "where the checkpoint goes: a new folder, an empty one, or that of a training to go on with"
 _KINDS = {"denoiser": "by its expected reconstruction error", "classifier": "by the cross-entropy"}
 
 
@@ -40,9 +41,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_kind(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes, made if needed")
-    add("--config", type=Path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
-    add("--device", default="cpu", help="where to compute: cpu or cuda")
+    add("-o", "--output", type=types.path, required=True, metavar="FOLDER", help=_OUTPUT)
+    add("--config", type=types.path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
+    types.add_device(parser)
     add("--half", action="store_true", help="store the weights in half precision")
     add("-q", "--quiet", action="store_true", help="no progress bar and no lines about the progress")
     parser.set_defaults(command=run, kind=kind)
@@ -66,9 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and print the validation table and where the checkpoint is."""
     import torch
 
+    from pursamere.cli.networks import find_device
     from pursamere.training import Watcher, configuration, train
     from pursamere.training.configuration import read_settings
 
+    device = find_device(arguments.device)
     kind = _settings_class(arguments.kind)
     chosen = read_settings(arguments.config) if arguments.config else {}
     chosen |= {item.name: getattr(arguments, item.name) for item in fields(kind) if item.name in arguments}
@@ -78,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = train(
             settings,
             arguments.output,
-            device=arguments.device,
+            device=device,
             dtype=torch.float16 if arguments.half else torch.float32,
             watcher=Watcher(advance, (lambda _: None) if quiet else say),
         )
@@ -108,7 +111,7 @@ def _form(kind: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if kind == tuple[int, ...]:
         return {"type": int, "nargs": "+", "metavar": "N"}
-    return {"type": kind, "metavar": kind.__name__.upper()}
+    return {"type": {str: types.text, float: types.number}.get(kind, kind), "metavar": kind.__name__.upper()}
 
 
 def _shown(default: Any) -> str:

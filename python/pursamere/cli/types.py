@@ -4,57 +4,91 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+
+LARGEST_NUMBER = 1e6  # in pixel units, whose range is 1; far from where float32 overflows
+LARGEST_COUNT = 2**31 - 1
+LARGEST_BATCH = 2**16
 
 
-def _number(text: str) -> float:
+def text(value: str) -> str:
+    """Text that is not empty: the value of a shell variable that is not set is no folder, nor anything else."""
+    if not value:
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return value
+
+
+def path(value: str) -> Path:
+    """The path of a file or folder, which is not empty: that would mean the current folder."""
+    return Path(text(value))
+
+
+def number(value: str) -> float:
+    """A finite number, or a fraction of two, like 8/255."""
+    numerator, slash, denominator = value.partition("/")
     try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
+        found = float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a number or a fraction like 8/255, got {value!r}") from None
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {value!r}")
+    return found
 
 
-def positive(text: str) -> float:
-    """A number greater than 0."""
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number greater than 0, got {text}")
-    return value
+def positive(value: str) -> float:
+    """A number in (0, LARGEST_NUMBER]."""
+    found = number(value)
+    if not 0 < found <= LARGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, at most {LARGEST_NUMBER:g}, got {value}")
+    return found
 
 
-def nonnegative(text: str) -> float:
-    """A number of at least 0."""
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
-    return value
+def nonnegative(value: str) -> float:
+    """A number in [0, LARGEST_NUMBER]."""
+    found = number(value)
+    if not 0 <= found <= LARGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_NUMBER:g}, got {value}")
+    return found
 
 
-def _integer(text: str, low: int) -> int:
+def _integer(value: str, low: int, high: int) -> int:
     try:
-        value = int(text)
+        found = int(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-    if value < low:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text}")
-    return value
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}") from None
+    if not low <= found <= high:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {value}")
+    return found
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _integer(text, 1)
+def count(value: str) -> int:
+    """A whole number of at least 1, of what is done one after another."""
+    return _integer(value, 1, LARGEST_COUNT)
 
 
-def index(text: str) -> int:
-    """A whole number of at least 0."""
-    return _integer(text, 0)
+def batch(value: str) -> int:
+    """A whole number of at least 1, of what is in memory together."""
+    return _integer(value, 1, LARGEST_BATCH)
 
 
-def even_count(text: str) -> int:
-    """An even whole number of at least 2."""
-    value = _integer(text, 2)
-    if value % 2:
-        raise argparse.ArgumentTypeError(f"expected an even number, got {text}")
-    return value
+def even_batch(value: str) -> int:
+    """An even whole number of at least 2, of what is in memory together."""
+    found = _integer(value, 2, LARGEST_BATCH)
+    if found % 2:
+        raise argparse.ArgumentTypeError(f"expected an even number, got {value}")
+    return found
+
+
+def threads(value: str) -> int:
+    """A number of threads."""
+    return _integer(value, 1, 1024)
+
+
+def seed(value: str) -> int:
+    """A seed, in [0, 2^63)."""
+    return _integer(value, 0, 2**63 - 1)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, whose value ``pursamere.cli.networks.find_device`` interprets."""
+    parser.add_argument("--device", type=text, default="cpu", help="where to compute: cpu, cuda, or cuda:N")

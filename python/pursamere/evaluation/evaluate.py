@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pursamere._output import claim, require_own
 from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_integer, check_positive
 from pursamere.attacks._balls import check_labels, check_problem
@@ -74,7 +75,7 @@ def evaluate(
         images: [B, C, H, W] in [0, 1], at least one, on the device to work on. Some attacks look at the first ones
             only, so images sorted by class must be mixed, see :meth:`pursamere.datasets.Dataset.balanced`.
         labels: [B], int64.
-        folder: made if it is not there; one that holds a run of another configuration is refused.
+        folder: made if it is not there; must be empty or hold a run of the same configuration.
         eps: radius or radii of the attacks, in pixel units.
         norm: "linf" or "l2".
         preset: "quick", "standard", "full", or a :class:`Protocol`.
@@ -99,12 +100,14 @@ def evaluate(
         MissingExtraError: a package of the extra ``evaluation`` is not installed.
         TypeError: an argument of the wrong type, the model does not return a floating tensor, or its ``forward`` was
             replaced on the instance.
-        ValueError: an argument out of its range, ``folder`` holds another run, the model does not return logits, or a
+        ValueError: an argument out of its range, ``folder`` holds another run or other files or another process is
+            writing into it (processes that share the run excepted), the model does not return logits, or a
             copy of it with another gradient is another model.
         RuntimeError: the model is not deterministic; the message shows two logits that differ. Or it is NaN or infinite
             on every image. Or autograd's derivative of its denoiser is wrong, see
             :meth:`pursamere.IterativePurifier.check_derivative`.
     """
+    require_own(folder, "evaluate")
     target = Target(model, check_integer("micro_batch", micro_batch, low=1))
     images = check_problem(images, labels)
     if len(images) == 0:
@@ -159,29 +162,30 @@ def evaluate(
         "micro_batch": micro_batch,
         "protocol": asdict(protocol),
     }
-    run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
-    count_of_threads, asked = run.environment["threads"], threads or torch.get_num_threads()
-    if count_of_threads != asked:
-        warnings.warn(f"evaluating with {count_of_threads} CPU threads, as the run began, not {asked}", stacklevel=2)
-    with cpu_threads(count_of_threads):
-        plan = make_plan(protocol, target, radii, norm, len(images), chunk, classes)
-        mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
-        total = sum(cost_of(unit) for units in mine for unit in units)
-        with bar(total, f"{protocol.name} evaluation") as advance:
-            for units in mine:
-                _run_chunk(run, target, units, images, labels, norm, seed, keep_adversarial, advance)
-        units = [unit for units in plan.chunks for unit in units]
-        missing = [unit for unit in units if not run.is_done(unit)]
-        if shard is None:
-            _wait_for(missing, run, bar)
-        elif missing:
-            raise IncompleteRunError(
-                f"shard {number}/{count} is done; {len(missing)} of {len(units)} units are missing"
-            )
-        result = summarize(run, units, labels, radii, norm, plan.skipped, target, images, derivative)
-    if shard is not None or number == 0:
-        write_summary(run, result, units, target, images, labels)
-    return result
+    with claim(folder, "evaluate", shared=count > 1):
+        run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
+        count_of_threads, asked = run.environment["threads"], threads or torch.get_num_threads()
+        if count_of_threads != asked:
+            told = f"evaluating with {count_of_threads} CPU threads, as the run began, not {asked}"
+            warnings.warn(told, stacklevel=2)
+        with cpu_threads(count_of_threads):
+            plan = make_plan(protocol, target, radii, norm, len(images), chunk, classes)
+            mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
+            total = sum(cost_of(unit) for units in mine for unit in units)
+            with bar(total, f"{protocol.name} evaluation") as advance:
+                for units in mine:
+                    _run_chunk(run, target, units, images, labels, norm, seed, keep_adversarial, advance)
+            units = [unit for units in plan.chunks for unit in units]
+            missing = [unit for unit in units if not run.is_done(unit)]
+            if shard is None:
+                _wait_for(missing, run, bar)
+            elif missing:
+                told = f"shard {number}/{count} is done; {len(missing)} of {len(units)} units are missing"
+                raise IncompleteRunError(told)
+            result = summarize(run, units, labels, radii, norm, plan.skipped, target, images, derivative)
+        if shard is not None or number == 0:
+            write_summary(run, result, units, target, images, labels)
+        return result
 
 
 def _wait_for(missing: list[Unit], run: RunFolder, bar: Bar) -> None:

@@ -16,20 +16,23 @@ from typing import Any
 from torch import Tensor
 
 from pursamere._extras import require
-from pursamere._files import write_bytes
+from pursamere._files import reading, write_bytes
+from pursamere._validation import check_integer
 from pursamere.evaluation.units import Outcome, Unit
+
+_RUN_AGAIN = "remove it, and the same command runs that part again"
 
 
 class RunFolder:
     """The files of one run.
 
     Args:
-        path: the folder, made if it is not there.
+        path: the folder, which the caller has claimed.
         config: what defines the run, values for JSON.
         environment: versions and machine, for the record.
 
     Raises:
-        ValueError: the folder holds a run of another configuration, or something else.
+        ValueError: the folder holds a run of another configuration, or a file of it is damaged.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -38,13 +41,11 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         file = self.path / "config.json"
         if not file.exists():
-            if self.path.exists() and any(p for p in self.path.iterdir() if p.suffix != ".tmp"):
-                raise ValueError(
-                    f"folder {self.path} is not empty and holds no run (no config.json): choose another one"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "units").exists():
+                raise ValueError(f"folder {self.path} holds a run without its config.json: choose another folder")
             _write_new(file, config)
-        found = _read_json(file)
+        with reading(file, "choose another folder"):
+            found = json.loads(file.read_bytes())
         difference = _first_difference(config, found)
         if difference is not None:
             key, asked, there = difference
@@ -57,7 +58,7 @@ class RunFolder:
             (self.path / name).mkdir(exist_ok=True)
         if not (self.path / "environment.json").exists():
             _write_new(self.path / "environment.json", environment)
-        self.environment = _read_json(self.path / "environment.json")
+        self.environment = _read_environment(self.path / "environment.json")
 
     def is_done(self, unit: Unit) -> bool:
         """Whether a unit has been run."""
@@ -71,17 +72,27 @@ class RunFolder:
         write_bytes(self._unit_file(unit), _json(outcome.to_json()), overwrite=True)
 
     def load(self, unit: Unit) -> Outcome:
-        """The outcome of a unit that is done."""
-        return Outcome.from_json(_read_json(self._unit_file(unit)))
+        """The outcome of a unit that is done; ``ValueError`` if its file is damaged."""
+        with reading(self._unit_file(unit), _RUN_AGAIN):
+            return Outcome.from_json(json.loads(self._unit_file(unit).read_bytes()), len(unit.rows))
 
     def has_adversarial(self, unit: Unit) -> bool:
         """Whether the adversarial images of a unit were kept."""
         return self._tensor_file(unit).exists()
 
     def adversarial(self, unit: Unit) -> Tensor:
-        """The adversarial images of a unit that is done, [n, C, H, W]; ``FileNotFoundError`` if not kept."""
-        images: Tensor = self._safetensors.load_file(self._tensor_file(unit))["images"]
-        return images
+        """The adversarial images of a unit that is done, [n, C, H, W].
+
+        Raises:
+            FileNotFoundError: they were not kept.
+            ValueError: the file is damaged.
+        """
+        with reading(self._tensor_file(unit), f"{_RUN_AGAIN}, once its file in units is removed too"):
+            # From bytes: safetensors opens no path that is not UTF-8.
+            images: Tensor = self._safetensors.load(self._tensor_file(unit).read_bytes())["images"]
+            if len(images) != len(unit.rows):
+                raise ValueError(f"it has {len(images)} images, expected {len(unit.rows)}")
+            return images
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the files that tell the result."""
@@ -106,11 +117,11 @@ def _write_new(file: Path, value: Any) -> None:
         return
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+def _read_environment(file: Path) -> dict[str, Any]:
+    with reading(file, "restore it, or choose another folder"):
+        environment = dict(json.loads(file.read_bytes()))
+        check_integer("threads", environment["threads"], low=1)
+        return environment
 
 
 def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:

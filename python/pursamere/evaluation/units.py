@@ -94,9 +94,18 @@ class Outcome:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Outcome:
-        """The outcome of which these are the values."""
-        return cls(**{**values, "course": Course(**values["course"])})
+    def from_json(cls, values: dict[str, Any], samples: int) -> Outcome:
+        """The outcome of which these are the values.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are not those of an outcome of so many samples.
+        """
+        outcome = cls(**{**values, "course": Course(**values["course"])})
+        for name in ("attacked", "prediction", "correct", "margin", "linf", "l2", "finite", "blind"):
+            entries = getattr(outcome, name)
+            if len(entries) != samples or not all(isinstance(entry, int | float) for entry in entries):
+                raise ValueError(f"{name} must be {samples} numbers")
+        return outcome
 
 
 def run_unit(

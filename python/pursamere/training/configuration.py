@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
+from pursamere.noise import MAX_SEED
 
+_MOST_STEPS = 2**31 - 1
+_LARGEST_BATCH = 2**16
 PRECISIONS = ("auto", "float32", "bfloat16")
 SIGMA_DISTRIBUTIONS = ("log-uniform", "log-normal")
 _T = TypeVar("_T", bound="TrainingConfiguration")
@@ -43,10 +46,11 @@ class TrainingConfiguration:
     save_every: int = _setting(500, "steps between saved states, from which a training resumes")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "save_every"):
-            check_integer(name, getattr(self, name), low=1)
-        check_integer("warmup_steps", self.warmup_steps, low=0)
-        check_integer("seed", self.seed, low=0)
+        for name in ("steps", "validate_every", "save_every"):
+            check_integer(name, getattr(self, name), low=1, high=_MOST_STEPS)
+        check_integer("batch_size", self.batch_size, low=1, high=_LARGEST_BATCH)
+        check_integer("warmup_steps", self.warmup_steps, low=0, high=_MOST_STEPS)
+        check_integer("seed", self.seed, low=0, high=MAX_SEED)
         for name in ("learning_rate", "clip_norm"):
             check_positive(name, getattr(self, name))
         check_nonnegative("weight_decay", self.weight_decay)

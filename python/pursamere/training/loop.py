@@ -20,7 +20,7 @@ from pursamere.datasets.loading import is_built_in
 from .configuration import TrainingConfiguration
 from .data_parallel import Processes
 from .order import DataOrder, noise_generator
-from .state import read_progress, restore_state, save_state
+from .state import read_progress, read_record, restore_state, save_state
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -64,7 +64,7 @@ def fit(
     of the task's.
 
     Raises:
-        ValueError: the state in ``folder`` is damaged or belongs to other settings or data.
+        ValueError: the state or the checkpoint in ``folder`` is damaged or belongs to other settings or data.
         RuntimeError: the loss is not finite.
     """
     network.to(device)
@@ -77,9 +77,10 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True)
     modules: dict[str, nn.Module] = {"network": network, "average": average}
     start, history, losses = 0, [], []
+    if (record := read_record(folder)) is not None:
+        _check_same_settings(record["settings"], settings, folder)
+        _check_same_data(record.get("data"), data, folder)
     if (progress := read_progress(folder)) is not None:
-        _check_same_settings(progress["settings"], settings, folder)
-        _check_same_data(progress.get("data"), data, folder)
         restore_state(folder, modules, optimizer)
         start, history, losses = progress["step"], progress["history"], progress["losses"]
         watcher.advance(start)
@@ -154,6 +155,11 @@ def _validate(task: Task, network: nn.Module) -> dict[str, float]:
 def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration, folder: Path) -> None:
     now = settings.to_json()
     names = set(before) | set(now)
+    if other := names - set(before) & set(now):
+        raise ValueError(
+            f"{folder} holds another kind of training, or one by another version of pursamere (which differs in the "
+            f"setting {min(other)}): choose another folder, or remove it"
+        )
     # The data themselves are compared, not where they lie; but built-in sets are validated on other images than files.
     if is_built_in(before.get("dataset", "")) == is_built_in(settings.dataset):
         names -= {"dataset"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from pursamere._extras import require
 from pursamere._files import write_bytes
+from pursamere._output import claim, require_own
 from pursamere._validation import check_supported_device
 from pursamere.checkpoints import save_checkpoint, storage_name
 from pursamere.denoisers.edm_unet import EDMUNet
@@ -58,16 +60,18 @@ def train(
 
     Args:
         settings: what to train.
-        folder: made if needed.
+        folder: made if needed; must be empty, or that of such a training.
         device: "cpu" or "cuda".
         dtype: what the checkpoint's weights are stored as.
         watcher: who is told about the progress.
 
     Raises:
         ValueError: ``dtype`` cannot be stored, the data cannot be loaded, or ``folder`` holds a training with other
-            settings or data.
+            settings or data, or anything else, or another process is training into it.
+        OSError: ``folder`` can't be written.
         RuntimeError: the loss is not finite.
     """
+    require_own(folder, "train")
     folder, where = Path(folder), own_device(device)
     check_supported_device("device", where)
     storage_name(dtype)
@@ -84,8 +88,7 @@ def train(
     else:
         network = build_classifier(settings, shape, train_set.classes)
         task = ClassifierTask(settings, train_set, validation_set, where)
-    folder.mkdir(parents=True, exist_ok=True)
-    with processes(where) as group:
+    with processes(where) as group, claim(folder, "train") if group.first else nullcontext():
         network, history = fit(network, task, settings, folder, where, group, watcher, data)
         table: list[dict[str, float]] = []
         if group.first:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._extras import require
-from pursamere._files import write_bytes
+from pursamere._files import reading, write_bytes
+from pursamere.checkpoints import CONFIGURATION, read_configuration
 
 FILE = "training.safetensors"
+_ADVICE = "remove it to train from the beginning"
 
 
 def save_state(
@@ -38,25 +40,64 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.exists():
         return None
-    safe_open = require("safetensors", extra="train").safe_open
-    try:
-        with safe_open(path, framework="pt") as content:
-            return dict(json.loads(content.metadata()["progress"]))
-    except Exception as error:  # safetensors has an error of its own, which is not to be imported by name here
-        raise ValueError(f"{path} is damaged: {error}; remove it to train from the beginning") from error
+    with reading(path, _ADVICE):
+        with path.open("rb") as stream:  # not the tensors, which come after the header
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        progress = json.loads(header["__metadata__"]["progress"])
+        _require_form(progress, {"step": int, "history": list, "losses": list})
+        _require_record(progress)
+    return dict(progress)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The ``settings`` and ``data`` of the training in a folder: those of its state, or else of its checkpoint.
+
+    Returns:
+        None if the folder holds neither. ``data`` may be missing, in folders by early versions.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if (progress := read_progress(folder)) is not None:
+        return progress
+    if not (folder / CONFIGURATION).exists():
+        return None
+    record = read_configuration(folder).get("training")
+    with reading(folder / CONFIGURATION, _ADVICE):
+        _require_record(record)
+    return dict(record or {})
 
 
 def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Put a saved state back into modules and optimiser."""
-    tensors: dict[str, Tensor] = require("safetensors.torch", extra="train").load_file(folder / FILE)
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, rest = key.partition("/")
-        parts.setdefault(name, {})[rest] = value
-    for name, module in modules.items():
-        module.load_state_dict(parts[name])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        number, _, name = key.partition("/")
-        moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    """Put a saved state back into modules and optimiser.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with reading(folder / FILE, _ADVICE):
+        # From bytes: safetensors opens no path that is not UTF-8.
+        tensors: dict[str, Tensor] = require("safetensors.torch", extra="train").load((folder / FILE).read_bytes())
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, rest = key.partition("/")
+            parts.setdefault(name, {})[rest] = value
+        for name, module in modules.items():
+            module.load_state_dict(parts[name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            number, _, name = key.partition("/")
+            moments.setdefault(int(number), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_record(record: Any) -> None:
+    _require_form(record, {"settings": dict})
+    if record.get("data") is not None:
+        _require_form(record, {"data": dict})
+        _require_form(record["data"], {"classes": list, "sha256": str, "validation_sha256": str})
+
+
+def _require_form(values: Any, form: dict[str, type]) -> None:
+    for name, kind in form.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise ValueError(f"it has no {name} as expected")

@@ -1,0 +1,98 @@
+"""Output folders: a command writes into a folder of its own only, and one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+MARKER = ".pursamere"  # says which command a folder belongs to, and is locked while that command writes
+# Versions before the marker left these files, by which their folders are recognized.
+_BEFORE_MARKERS = {"train": "training.safetensors", "evaluate": "environment.json"}
+
+
+def require_writable(folder: str | Path) -> None:
+    """Raise unless files can be written into ``folder``, or the folder can be made. Nothing is made.
+
+    Raises:
+        ValueError: ``folder`` is empty text.
+        OSError: the folder, or the nearest one above it that exists, is not a folder or can't be written.
+    """
+    if not os.fspath(folder):
+        raise ValueError("the output folder must have a name, got an empty one")
+    existing = Path(folder)
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        what = "a link to nothing" if not existing.exists() else "not a folder"
+        raise NotADirectoryError(f"cannot write into {folder}: {existing} is {what}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write into {folder}: {existing} is not writable")
+
+
+def require_own(folder: str | Path, command: str) -> None:
+    """Raise unless ``command`` may write into ``folder``: one that it made before, an empty one, or a new one.
+
+    Nothing is made. Files whose names begin with a dot don't count.
+
+    Raises:
+        ValueError: the folder holds files of something else, or ``folder`` is empty text.
+        OSError: see :func:`require_writable`.
+    """
+    require_writable(folder)
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    # The files are listed before the marker is read: a process that has just claimed the folder wrote the marker first.
+    files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if files and _owner(folder) != command and _BEFORE_MARKERS.get(command) not in files:
+        raise ValueError(
+            f"{folder} is not empty and was not made by pursamere {command} (it holds {files[0]}): choose another "
+            f"folder"
+        )
+
+
+@contextmanager
+def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator[None]:
+    """Make ``folder`` if needed, mark it as the folder of ``command``, and lock it for the block.
+
+    The lock ends with the process, however that ends. On file systems without locks there is none.
+
+    Args:
+        folder: where the block writes.
+        command: what the folder must belong to, see :func:`require_own`.
+        shared: whether other processes may hold a shared claim at the same time.
+
+    Raises:
+        ValueError: the folder holds files of something else, or another process is writing into it.
+        OSError: the folder can't be made or written.
+    """
+    require_own(folder, command)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is writing into {folder}: wait for it, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # no locks here
+        require_own(folder, command)  # again: another process may have claimed the folder and be done
+        if _owner(folder) != command:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{command}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _owner(folder: Path) -> str | None:
+    """The command that marked a folder."""
+    with suppress(FileNotFoundError):
+        return (folder / MARKER).read_text(encoding="utf-8", errors="replace").strip()
+    return None

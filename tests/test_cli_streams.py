@@ -1,0 +1,108 @@
+"""Standard streams that are closed or have few characters, and paths that are no text: the work is done and told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+from PIL import Image
+from training_case import write_data
+
+from pursamere.cli.streams import mend_streams
+
+SCRIPT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["pursamere"]
+MODULE, _, FUNCTION = SCRIPT.partition(":")
+STARTS = {
+    "module": [sys.executable, "-m", "pursamere"],
+    "script": [sys.executable, "-c", f"import sys; from {MODULE} import {FUNCTION}; sys.exit({FUNCTION}())"],
+}
+PURIFY = ["purify", "in", "-o", "out", "--reference", "reference.npz", "--steps", "1", "--draws", "2"]
+TRAIN = ["train", "classifier", "--dataset", "sides.npz", "--steps", "2", "--batch-size", "8", "-q"]
+ASCII = {"PYTHONIOENCODING": "ascii"}
+NO_TEXT = os.fsdecode(b"out\xfe")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with a reference of 6x5 gray images, two such inputs and images to train on."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    np.savez("reference.npz", images=random.integers(0, 256, (20, 6, 5), dtype=np.uint8))
+    for name in ("é.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (6, 5), dtype=np.uint8)).save(tmp_path / "in" / name)
+    write_data(tmp_path)
+    return tmp_path
+
+
+def run(arguments, closing="", start="module", **environment):
+    """Run the command with streams closed by a shell, as ``closing`` tells it."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *STARTS[start], *arguments],
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "closing"), [("script", ">&-"), ("script", "2>&-"), ("script", "<&- >&- 2>&-"), ("module", ">&- 2>&-")]
+)
+def test_closed_streams_change_nothing_of_the_work(folder, closing, start):
+    done = run(PURIFY, closing, start)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout == ("" if " >&-" in f" {closing}" else "purified 2 of 2 images, 0 failed\n")
+    assert sorted(os.listdir("out")) == ["b.png", "é.png"]
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-"])
+def test_the_exit_code_of_an_error_is_kept_and_the_error_goes_nowhere_else(closing):
+    done = run(["purify", "nowhere", "-o", "out"], closing)
+    assert done.returncode == 1
+    assert (done.stdout, "nowhere does not exist" in done.stderr) == ("", closing == ">&-")
+    assert run(["purify"], closing).returncode == 2
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_what_a_terminal_cannot_show_is_escaped(start):
+    done = run([*TRAIN, "-o", "é"], start=start, **ASCII)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == r"checkpoint in \xe9"
+    assert os.path.exists("é/model.safetensors")
+
+
+def test_a_training_in_a_folder_whose_name_is_no_text_goes_on():
+    for _ in range(2):
+        done = run([*TRAIN, "-o", NO_TEXT])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == r"checkpoint in out\udcfe"
+
+
+def test_an_evaluation_in_a_folder_whose_name_is_no_text():
+    assert run([*TRAIN, "-o", "network"]).returncode == 0
+    done = run(
+        ["evaluate", "--data", "sides.npz", "--classifier", "network", "--defence", "none", "--samples", "2", "--eps",
+         "0.1", "-q", "-o", NO_TEXT],
+        **ASCII,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == r"wrote out\udcfe/report.html"
+    assert os.path.exists(f"{NO_TEXT}/pictures.png")
+
+
+def test_files_opened_later_do_not_take_the_place_of_a_closed_stream(folder):
+    """What a library in C prints would land in the file else."""
+    program = (
+        "import os; from pursamere.cli.streams import mend_streams; mend_streams(); "
+        "file = open('result', 'w'); os.write(1, b'from C'); os.write(2, b'from C')"
+    )
+    subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", sys.executable, "-c", program], timeout=300, check=True)
+    assert (folder / "result").read_text() == ""
+
+
+def test_open_streams_stay_the_same_objects(monkeypatch):
+    streams = sys.stdin, sys.stdout, sys.stderr
+    mend_streams()
+    assert (sys.stdin, sys.stdout, sys.stderr) == streams

@@ -1,0 +1,151 @@
+"""A damaged file in the folder of a run is named, with what to do about it."""
+
+import json
+
+import pytest
+import torch
+from training_case import settings_of, write_data
+
+from pursamere.evaluation import evaluate
+from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
+from pursamere.training import run as training_run
+from pursamere.training import train
+
+PROTOCOL = Protocol("brief", (Attack(CLEAN, "none"), Attack("random-search", "random_search", steps=2)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_run, "_write_pictures", lambda *_: None)
+        train(settings_of("classifier", write_data(folder), steps=1), folder / "out")
+    return folder
+
+
+def run(folder):
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    weight = torch.linspace(-1, 1, 32).view(16, 2)
+    labels = torch.zeros(3, dtype=torch.int64)
+    return evaluate(lambda x: x.flatten(1) @ weight, images, labels, folder=folder, eps=0.1, preset=PROTOCOL, threads=1)
+
+
+def without(key):
+    return lambda text: json.dumps({name: value for name, value in json.loads(text).items() if name != key}).encode()
+
+
+def with_value(key, value):
+    return lambda text: json.dumps({**json.loads(text), key: value}).encode()
+
+
+def truncated(content):
+    return content[: len(content) // 2]
+
+
+UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0.1-00000.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", truncated),
+        ("environment.json", truncated),
+        ("environment.json", without("threads")),
+        ("environment.json", with_value("threads", 0)),
+        ("environment.json", lambda _: b"[]"),
+        (UNIT, truncated),
+        (UNIT, lambda _: b""),
+        (UNIT, lambda _: b"\xff"),
+        (UNIT, lambda _: b"null"),
+        (UNIT, without("course")),
+        (UNIT, without("margin")),
+        (UNIT, with_value("margin", [0.5])),
+        (UNIT, with_value("correct", ["yes", "no", "no"])),
+        (UNIT, with_value("course", 3)),
+        (TENSORS, truncated),
+        (TENSORS, lambda _: b""),
+    ],
+)
+def test_a_damaged_file_of_an_evaluation_is_named(finished, name, damage):
+    path = finished / "run" / name
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    try:
+        with pytest.raises(ValueError, match=f"{name} is damaged: .*; (remove it|restore it|choose another)") as error:
+            run(finished / "run")
+        assert str(path) in str(error.value)
+    finally:
+        path.write_bytes(whole)
+    run(finished / "run")
+
+
+@pytest.mark.parametrize("name", [UNIT, TENSORS])
+def test_the_advice_is_right(finished, name):
+    outcomes = (finished / "run" / "outcomes.csv").read_bytes()
+    (finished / "run" / name).unlink()
+    if name == TENSORS:
+        (finished / "run" / name.replace("adversarial", "units").replace("safetensors", "json")).unlink()
+    run(finished / "run")
+    assert (finished / "run" / name).exists()
+    assert (finished / "run" / "outcomes.csv").read_bytes() == outcomes
+
+
+def with_progress(change):
+    """The state with another record in its header."""
+
+    def damage(content):
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        header["__metadata__"]["progress"] = json.dumps(change(json.loads(header["__metadata__"]["progress"])))
+        text = json.dumps(header).encode()
+        return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+    return damage
+
+
+def without_weights(content):
+    size = int.from_bytes(content[:8], "little")
+    text = json.dumps({"__metadata__": json.loads(content[8 : 8 + size])["__metadata__"]}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated,
+        lambda content: content[:-1],
+        lambda _: b"",
+        lambda _: b"\xff" * 100,
+        without_weights,
+        with_progress(lambda progress: None),
+        with_progress(lambda progress: {**progress, "settings": []}),
+        with_progress(lambda progress: {**progress, "data": {"name": "x"}}),
+        with_progress(lambda progress: {**progress, "history": 3}),
+        with_progress(lambda progress: {**progress, "step": "1"}),
+    ],
+)
+def test_a_damaged_state_of_a_training_is_named(finished, monkeypatch, damage):
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+    path = finished / "out" / "training.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    settings = settings_of("classifier", finished / "sides.npz", steps=1)
+    with pytest.raises(ValueError, match=r"training.safetensors is damaged: .*; remove it to train from the beginning"):
+        train(settings, finished / "out")
+    path.write_bytes(whole)
+    train(settings, finished / "out")
+
+
+@pytest.mark.parametrize("damage", [truncated, lambda _: b"", with_value("training", {"settings": 3})])
+def test_a_damaged_checkpoint_of_a_training_is_named(finished, monkeypatch, damage):
+    """Which is read where there is no state."""
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+    path, state = finished / "out" / "config.json", finished / "out" / "training.safetensors"
+    whole = path.read_bytes(), state.read_bytes()
+    state.unlink()
+    path.write_bytes(damage(whole[0]))
+    with pytest.raises(ValueError, match=r"config.json is damaged: "):
+        train(settings_of("classifier", finished / "sides.npz", steps=1), finished / "out")
+    path.write_bytes(whole[0])
+    state.write_bytes(whole[1])

@@ -1,0 +1,168 @@
+"""Output folders: nothing that a command did not write is replaced, and one process writes at a time."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from training_case import settings_of, write_data
+
+from pursamere._output import claim, require_own, require_writable
+from pursamere.cli import main
+from pursamere.evaluation.folder import RunFolder
+from pursamere.training import run as training_run
+from pursamere.training import train
+
+COMMANDS = {
+    "train": ["train", "classifier", "-q", "--steps", "1"],
+    "evaluate": ["evaluate", "-q", "--samples", "1", "--eps", "0.1", "--defence", "none"],
+    "demo": ["demo", "-q", "--samples", "1", "--attack-steps", "1", "--epochs", "1"],
+}
+HOLD = """
+import sys, time
+from pathlib import Path
+from pursamere._output import claim
+with claim(Path(sys.argv[1]), "train"):
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+    return write_data(tmp_path)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "history.json", "demo.json", "demo.png", "units/a"]
+)
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, capsys, command, name):
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert main([*COMMANDS[command], "-o", str(tmp_path / "out")]) == 1
+    first = name.partition("/")[0]
+    told = f"out is not empty and was not made by pursamere {command} (it holds {first})"
+    assert told in capsys.readouterr().err
+    assert contents(tmp_path / "out") == {name: b"{}"}
+
+
+@pytest.mark.parametrize("owner", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_belongs_to_the_command_that_claimed_it(tmp_path, owner, command):
+    with claim(tmp_path / "a" / "out", owner):
+        (tmp_path / "a" / "out" / "result").write_text("")
+    if owner == command:
+        with claim(tmp_path / "a" / "out", command):
+            return
+    with pytest.raises(ValueError, match=f"was not made by pursamere {command}"):
+        require_own(tmp_path / "a" / "out", command)
+    (tmp_path / "a" / "out" / "result").unlink()
+    with claim(tmp_path / "a" / "out", command):  # an empty one is anybody's
+        (tmp_path / "a" / "out" / "other").write_text("")
+    require_own(tmp_path / "a" / "out", command)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "allowed"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
+)
+def test_one_process_writes_at_a_time_unless_all_share(tmp_path, first, second, allowed):
+    with claim(tmp_path, "evaluate", shared=first):
+        if allowed:
+            with claim(tmp_path, "evaluate", shared=second):
+                return
+        with (
+            pytest.raises(ValueError, match="another process is writing into"),
+            claim(tmp_path, "evaluate", shared=second),
+        ):
+            pass
+    with claim(tmp_path, "evaluate", shared=second):
+        pass
+
+
+def test_the_claim_ends_with_a_process_that_is_killed(data, tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "claimed\n"
+        with pytest.raises(ValueError, match="another process is writing into"):
+            train(settings_of("classifier", data, steps=1), tmp_path / "out")
+        assert set(contents(tmp_path / "out")) == {".pursamere"}
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(60)
+        holder.stdout.close()
+    train(settings_of("classifier", data, steps=1), tmp_path / "out")
+
+
+def test_a_finished_training_is_replaced_by_the_same_one_only(data, tmp_path):
+    """Also when the state has been deleted, as the documentation allows."""
+    settings, out = settings_of("denoiser", data, steps=2), tmp_path / "out"
+    train(settings, out)
+    before = contents(out)
+    (out / "training.safetensors").unlink()
+    others = {
+        "another kind of training": settings_of("classifier", data, steps=2),
+        "holds a training with seed=0, not 1": settings_of("denoiser", data, steps=2, seed=1),
+        "on other data": settings_of("denoiser", write_data(data.parent, validation=False), steps=2),
+    }
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=message):
+            train(other, out)
+    write_data(data.parent)
+    train(settings, out)
+    assert {name: text for name, text in contents(out).items() if name != "config.json"} == {
+        name: text for name, text in before.items() if name != "config.json"
+    }
+
+
+def test_folders_by_versions_without_markers_go_on(data, tmp_path):
+    settings, out = settings_of("classifier", data, steps=1), tmp_path / "out"
+    train(settings, out)
+    (out / ".pursamere").unlink()
+    train(settings, out)
+    run = tmp_path / "run"
+    run.mkdir()
+    RunFolder(run, {}, {"threads": 1})
+    require_own(run, "evaluate")
+
+
+def test_units_without_the_configuration_are_not_gone_on_with(tmp_path):
+    with claim(tmp_path, "evaluate"):
+        RunFolder(tmp_path, {"a": 1}, {"threads": 1})
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a run without its config.json"):
+        RunFolder(tmp_path, {"a": 2}, {"threads": 1})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["purify", "", "-o", "out"],
+        ["purify", ".", "-o", ""],
+        ["purify", ".", "-o", "out", "--reference", ""],
+        ["purify", ".", "-o", "out", "--denoiser", ""],
+        *([*arguments, "-o", ""] for arguments in COMMANDS.values()),
+        ["train", "denoiser", "-o", "out", "--config", ""],
+        ["train", "denoiser", "-o", "out", "--dataset", ""],
+        *(["evaluate", "-o", "out", option, ""] for option in ("--data", "--model", "--classifier", "--denoiser")),
+    ],
+)
+def test_an_empty_name_is_a_usage_error_and_not_the_current_folder(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "expected a value, got an empty one" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_name_is_refused_by_the_library_too():
+    with pytest.raises(ValueError, match="the output folder must have a name"):
+        require_writable("")
