@@ -8,11 +8,12 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
-from pursamere.denoisers.protocol import Denoiser
+from pursamere.denoisers.protocol import Denoiser, sigma_range_of
 from pursamere.iterative import Evaluations, IterativePurifier, Run, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
+from ._levels import noise_level
 from ._randomness import derived, single_draw
 
 SOLVERS = ("euler", "heun")
@@ -35,8 +36,9 @@ class DiffPure(IterativePurifier):
     That is the Euler step of the drift above (for lambda = 1, in the variable sigma^2) with noise that keeps the
     distribution exact whenever the ODE is solved exactly. "heun" averages d with its value at the point that Euler's
     step leads to, at sigma'', before the same noise is added, which is of second order in the ODE; the last step, to
-    sigma'' = 0, is Euler's. Mind that sigma'' may be below ``sigma_min``. The noise levels sigma are those of Karras et
-    al.: equidistant in sigma^(1 / rho) from ``sigma_max`` to ``sigma_min``, then 0. The result is clipped to [0, 1].
+    sigma'' = 0, is Euler's. There sigma'' may be below ``sigma_min``; where it would be below the denoiser's
+    ``sigma_range``, less noise is renewed. The noise levels sigma are those of Karras et al.: equidistant in
+    sigma^(1 / rho) from ``sigma_max`` to ``sigma_min``, then 0. The result is clipped to [0, 1].
 
     The published defence draws its noise anew for every image and every call. Here all images of a call share it, and
     all calls too unless ``fresh_noise`` is set: then every call takes the next of a sequence of noises, which
@@ -44,9 +46,10 @@ class DiffPure(IterativePurifier):
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma_max: standard deviation of the added noise, in pixel units. The default is what the time 0.1 of the
-            published defence on CIFAR-10 amounts to.
-        sigma_min: the last one above 0, at most ``sigma_max``; by default that of Karras et al. in pixel units.
+        sigma_max: standard deviation of the added noise, in pixel units. By default 0.17, what the time 0.1 of the
+            published defence on CIFAR-10 amounts to, clipped to the denoiser's ``sigma_range``.
+        sigma_min: the last one above 0, at most ``sigma_max``; by default 0.001, that of Karras et al. in pixel units,
+            clipped likewise.
         rho: larger for more of the steps at low noise, positive.
         steps: number of steps, at least 1.
         solver: "euler", one network evaluation a step, or "heun", two but for the last step.
@@ -67,8 +70,8 @@ class DiffPure(IterativePurifier):
         self,
         denoiser: Denoiser,
         *,
-        sigma_max: float = 0.17,
-        sigma_min: float = 0.001,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
         rho: float = 7.0,
         steps: int = 10,
         solver: str = "euler",
@@ -82,10 +85,10 @@ class DiffPure(IterativePurifier):
         super().__init__(
             denoiser, steps=steps, noise=single_draw(noise), micro_batch=micro_batch, invariance=invariance
         )
-        self.sigma_max = check_positive("sigma_max", sigma_max)
-        self.sigma_min = check_positive("sigma_min", sigma_min)
+        self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.17)
+        self.sigma_min = noise_level("sigma_min", sigma_min, denoiser, default=0.001)
         if self.sigma_min > self.sigma_max:
-            raise ValueError(f"sigma_min must be at most sigma_max = {sigma_max}, got {sigma_min}")
+            raise ValueError(f"sigma_min must be at most sigma_max = {self.sigma_max}, got {self.sigma_min}")
         self.rho = check_positive("rho", rho)
         self.solver = check_choice("solver", solver, SOLVERS)
         self.stochasticity = check_nonnegative("stochasticity", stochasticity)
@@ -111,7 +114,14 @@ class DiffPure(IterativePurifier):
         """Return the noise levels, steps + 1 of them, the last 0."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         fractions = [t / max(1, self.steps - 1) for t in range(self.steps)]
-        return [self.sigma_max, *((high + f * (low - high)) ** self.rho for f in fractions[1:]), 0.0]
+        levels = [(high + f * (low - high)) ** self.rho for f in fractions[1:]]
+        # Rounding must not lead out of the denoiser's range, nor up.
+        return [self.sigma_max, *(min(max(level, self._lowest), self.sigma_max) for level in levels), 0.0]
+
+    @property
+    def _lowest(self) -> float:
+        """The level below which the denoiser is not asked, unless ``sigma_min`` is lower."""
+        return min(sigma_range_of(self.denoiser)[0], self.sigma_min)
 
     def _noise_of_call(self) -> GaussianNoise:
         if not self.random:
@@ -126,6 +136,8 @@ class DiffPure(IterativePurifier):
         sigma, target = self.sigmas()[t : t + 2]
         renewed = self.stochasticity * (1 - (target / sigma) ** 2)  # part of the target's variance
         up, down = target * math.sqrt(renewed), target * math.sqrt(1 - renewed)
+        if self.solver == "heun" and 0 < down < self._lowest:
+            up, down = math.sqrt(target**2 - self._lowest**2), self._lowest
         slope = self._slope(state, sigma, t, run)
         x = state + (down - sigma) * slope
         if self.solver == "heun" and down > 0:
