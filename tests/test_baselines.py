@@ -24,6 +24,7 @@ MODELS = {
     "diffpure heun": lambda d, **o: B.DiffPure(d, steps=3, solver="heun", sigma_max=0.3, noise=NOISE, **o),
     "diffpure ode": lambda d, **o: B.DiffPure(d, steps=2, solver="heun", stochasticity=0, noise=NOISE, **o),
     "diffpure half": lambda d, **o: B.DiffPure(d, steps=2, solver="euler", stochasticity=0.5, noise=NOISE, **o),
+    "published diffpure": lambda d, **o: B.PublishedDiffPure(d, steps=4, noise=NOISE, **o),
     "scoreopt_o": lambda d, **o: B.ScoreOptO(d, steps=3, noise=NOISE, **o),
     "scoreopt_o regularised": lambda d, **o: B.ScoreOptO(d, steps=3, regularisation=0.7, noise=NOISE, **o),
     "scoreopt_n": lambda d, **o: B.ScoreOptN(d, steps=3, noise=NOISE, **o),
@@ -403,7 +404,7 @@ def test_as_many_steps_as_the_evaluations_allow(name, evaluations):
     one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise)
     assert model.evaluations.total <= evaluations < one_more.evaluations.total
     assert model.noise.seed == 2
-    assert model.random == (name == "diffpure")
+    assert model.random == (name in ("diffpure", "diffpure_published"))
 
 
 def test_options_of_a_baseline_of_equal_evaluations():
@@ -434,6 +435,11 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("DiffPure", {"stochasticity": 1.5}, ValueError, r"stochasticity must be in \[0, 1\], got 1.5"),
         ("DiffPure", {"fresh_noise": 1}, TypeError, "fresh_noise must be a bool, got int"),
         ("DiffPure", {"noise": 3}, TypeError, "noise must be a pursamere.GaussianNoise, got int"),
+        ("PublishedDiffPure", {"time": 1.5}, ValueError, "time must be more than 1e-05 a step, and at most 1, got 1.5"),
+        ("PublishedDiffPure", {"time": 1e-5}, ValueError, "time must be more than 1e-05 a step, .*, got 1e-05 for 100"),
+        ("PublishedDiffPure", {"beta_min": 0}, ValueError, "beta_min must be positive and finite, got 0"),
+        ("PublishedDiffPure", {"beta_max": 0.01}, ValueError, "beta_max must be at least beta_min = 0.1, got 0.01"),
+        ("PublishedDiffPure", {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ("ScoreOptO", {"spread": 0.25}, ValueError, "spread must be less than sigma = 0.25, got 0.25"),
         ("ScoreOptO", {"regularisation": -1}, ValueError, "regularisation must be at least 0 and finite, got -1"),
         ("ScoreOptN", {"learning_rate": 0}, ValueError, "learning_rate must be positive and finite, got 0"),

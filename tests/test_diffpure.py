@@ -2,14 +2,16 @@
 
 import math
 
+import diffusion_families as families
 import numpy as np
 import pytest
 import torch
 from cases import tensor
 from closed_forms import gaussian_prior
+from nets import fixed_weights
 
 import pursamere as ps
-from pursamere.baselines import DiffPure
+from pursamere.baselines import DiffPure, PublishedDiffPure
 from pursamere.baselines._randomness import derived
 from pursamere.iterative import Run
 
@@ -31,8 +33,8 @@ def flat(value, side=512):
 # k sigma^2 + (k sigma)^2.
 
 
-def slope_and_spread(model):
-    low, high = (unclipped(model, flat(value)) for value in (0.4, 0.6))
+def slope_and_spread(model, side=512):
+    low, high = (unclipped(model, flat(value, side)) for value in (0.4, 0.6))
     return float((high - low).mean()) / 0.2, float(high.std())
 
 
@@ -140,3 +142,62 @@ def test_noise_levels():
     assert levels[-1] == 0
     torch.testing.assert_close(levels[:4] ** (1 / 3), torch.linspace(0.3 ** (1 / 3), 0.01 ** (1 / 3), 4))
     assert DiffPure(two_peaks, steps=1).sigmas() == [0.17, 0.0]
+
+
+# The published discretisation.
+
+
+def published(score_fn, sde, x0, noises, times):
+    """The authors' program in its own coordinates: images in [-1, 1], Euler-Maruyama by the times in between.
+
+    With the noises of the purifier, and the initial ones by the continuous equation.
+    """
+
+    def rate(t):
+        return sde.beta_min + t * (sde.beta_max - sde.beta_min)
+
+    mean, std = sde.marginal_prob(2 * x0 - 1, torch.tensor([times[0]], dtype=x0.dtype))
+    x = mean + std[:, None, None, None] * noises[0]
+    for t, until, noise in zip(times[:-1], times[1:], noises[1:], strict=True):
+        score = score_fn(x, torch.full((len(x),), t, dtype=x.dtype))
+        drift = -0.5 * rate(t) * x - rate(t) * score
+        x = x - drift * (t - until) + math.sqrt(rate(t) * (t - until)) * noise
+    return (x + 1) / 2
+
+
+@pytest.mark.parametrize("steps", [100, 7])
+def test_the_published_steps(steps):
+    """A network of a VP SDE is asked at the published times, and its answers lead to the published image."""
+    times = []
+
+    class Network(families.TinyUNet):
+        def forward(self, x, labels):
+            times.append(float(labels[0]) / 999)
+            return super().forward(x, labels)
+
+    sde, network = families.VPSDE(), fixed_weights(Network(1, 1)).double()
+    score_fn = families.get_score_fn(sde, network)
+    model = PublishedDiffPure(ps.denoisers.from_score_sde(score_fn, sde, centred=True), steps=steps)
+    x0 = tensor(0, 1, 1, 6, 6)
+    model(x0)  # the first call checks the network too
+    times.clear()
+    result = unclipped(model, x0)
+    want = [*np.linspace(0.1, 0.0, steps + 1)[:-1], 1e-5]
+    assert times == pytest.approx(want[:-1], rel=1e-9)
+    noises = [derived(model.noise, t).sample((1, 6, 6), dtype=x0.dtype) for t in range(steps + 1)]
+    torch.testing.assert_close(result, published(score_fn, sde, x0, noises, want), rtol=0, atol=1e-9)
+
+
+def test_the_published_defaults():
+    model = PublishedDiffPure(gaussian_prior(MU, TAU))
+    assert (model.time, model.steps, model.beta_min, model.beta_max) == (0.1, 100, 0.1, 20.0)
+    assert model.evaluations.total == 100
+
+
+def test_the_published_steps_converge_to_the_posterior():
+    model = PublishedDiffPure(gaussian_prior(MU, 0.1), steps=200)
+    slope, spread = slope_and_spread(model, side=128)
+    sigma = math.sqrt(math.exp(0.1 * 0.1 + 19.9 * 0.1**2 / 2) - 1) / 2
+    k = 0.1**2 / (0.1**2 + sigma**2)
+    assert slope == pytest.approx(k, rel=0.02)
+    assert spread == pytest.approx(sigma * math.sqrt(k + k**2), rel=0.02)

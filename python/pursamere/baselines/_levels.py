@@ -15,7 +15,10 @@ def noise_level(name: str, value: float | None, denoiser: Denoiser, *, default: 
         denoiser: whose range counts; a level that was given is the denoiser's to accept or refuse.
         default: in pixel units.
     """
-    if value is not None:
-        return check_positive(name, value)
+    return nearest_level(default, denoiser) if value is None else check_positive(name, value)
+
+
+def nearest_level(sigma: float, denoiser: Denoiser) -> float:
+    """Return the level in the denoiser's range that is nearest to ``sigma``."""
     low, high = sigma_range_of(denoiser)
-    return min(max(default, low), high)
+    return min(max(sigma, low), high)
