@@ -8,11 +8,11 @@ import pytest
 import torch
 from cases import tensor
 from closed_forms import gaussian_prior
-from nets import fixed_weights
+from nets import conv_denoiser, fixed_weights
 
 import pursamere as ps
 from pursamere.baselines import DiffPure, PublishedDiffPure
-from pursamere.baselines._randomness import derived
+from pursamere.baselines._randomness import derived, of_image
 from pursamere.iterative import Run
 
 MU, TAU, SIGMA = 0.5, 0.05, 0.1
@@ -201,3 +201,81 @@ def test_the_published_steps_converge_to_the_posterior():
     k = 0.1**2 / (0.1**2 + sigma**2)
     assert slope == pytest.approx(k, rel=0.02)
     assert spread == pytest.approx(sigma * math.sqrt(k + k**2), rel=0.02)
+
+
+# Noise that differs between images.
+
+EITHER = pytest.mark.parametrize("make", [DiffPure, PublishedDiffPure])
+IDS = torch.tensor([4, 2**40, 0, 4, 9])
+
+
+def gradient_of(model, x, ids, mode="exact"):
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad((model(leaf, gradient=mode, image_ids=ids) * tensor(7, *x.shape[1:])).sum(), leaf)[0]
+
+
+@EITHER
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_an_image_and_its_id_have_the_same_bits_in_any_batch(make, micro_batch):
+    model = make(conv_denoiser(), steps=3, micro_batch=micro_batch)
+    x = tensor(0, 5, 1, 6, 6, dtype=torch.float32)
+    whole, gradient = model(x, image_ids=IDS), gradient_of(model, x, IDS)
+    for rows in ([4], [3, 1], [2, 2, 0], [3, 1, 0, 2, 4]):
+        assert torch.equal(model(x[rows], image_ids=IDS[rows]), whole[rows])
+        assert torch.equal(gradient_of(model, x[rows], IDS[rows]), gradient[rows])
+    assert model(x[:0], image_ids=IDS[:0]).shape == (0, 1, 6, 6)
+
+
+@EITHER
+def test_the_noise_of_an_image_is_that_of_its_id(make):
+    """Bit for bit that of a model in which all images share it, and independent of that of another id."""
+    x = flat(0.45, 64).expand(5, -1, -1, -1)
+    model = make(gaussian_prior(MU, TAU), steps=3)
+    result = model(x, image_ids=IDS)
+    for row, image_id in enumerate(IDS.tolist()):
+        alone = make(gaussian_prior(MU, TAU), steps=3, noise=of_image(model.noise, image_id))
+        assert torch.equal(result[row : row + 1], alone(x[:1]))
+    assert torch.equal(result[0], result[3])
+    correlations = torch.corrcoef(result[[0, 1, 2, 4]].flatten(1))
+    assert float((correlations - torch.eye(4)).abs().max()) < 4 / 64
+
+
+@EITHER
+def test_gradients_with_noise_of_every_image(make):
+    x = tensor(0, 5, 1, 4, 4, low=0.3, high=0.7)
+    for micro_batch in (1, 4):
+        model = make(two_peaks, steps=3, micro_batch=micro_batch)
+        want = gradient_of(model, x, IDS, "unrolled")
+        torch.testing.assert_close(gradient_of(model, x, IDS), want)
+        assert not torch.allclose(want, gradient_of(model, x, None, "unrolled"))
+
+
+@EITHER
+def test_fresh_noise_of_every_image(make):
+    x = tensor(0, 5, 1, 4, 4)
+    model = make(two_peaks, steps=3, fresh_noise=True)
+    first, second = (model(x, image_ids=IDS) for _ in range(2))
+    assert not torch.equal(first, second)
+    model.reset()
+    assert torch.equal(model(x, image_ids=IDS), first)
+    model.reset(8)
+    assert not torch.equal(model(x, image_ids=IDS), first)
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([0, 1], TypeError, "image_ids must be a torch.Tensor, got list"),
+        (torch.tensor([0.0, 1.0]), TypeError, "image_ids must hold integers, got torch.float32"),
+        (torch.tensor([True, False]), TypeError, "image_ids must hold integers, got torch.bool"),
+        (torch.tensor([[0, 1]]), ValueError, "image_ids must have 1 dimension"),
+        (torch.tensor([0, 1, 2]), ValueError, "image_ids must have one entry for each of 2 images, got 3"),
+        (torch.tensor([0, -1]), ValueError, "image_ids must be at least 0, got -1"),
+    ],
+)
+def test_bad_ids(make, ids, error, message):
+    model = make(two_peaks, steps=2, fresh_noise=True)
+    with pytest.raises(error, match=message):
+        model(tensor(0, 2, 1, 4, 4), image_ids=ids)
+    assert model._calls == 0

@@ -64,9 +64,10 @@ class DiffPure(DiffusionPurifier):
     ``sigma_min``, then 0. The result is clipped to [0, 1]. ``docs/evaluation.md`` has the errors of the solvers on a
     Gaussian prior; the defaults are within 3 %.
 
-    The published defence draws its noise anew for every image and every call. Here all images of a call share it, and
-    all calls too unless ``fresh_noise`` is set: then every call takes the next of a sequence of noises, which
-    :meth:`reset` starts again. A gradient is that for the noise of its call.
+    The published defence draws its noise anew for every image and every call. Here all images of a call share it,
+    unless :meth:`forward` is given ``image_ids``, by which it differs, and all calls too unless ``fresh_noise`` is set:
+    then every call takes the next of a sequence of noises, which :meth:`reset` starts again. A gradient is that for the
+    noise of its call.
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
