@@ -144,7 +144,7 @@ def test_noise_levels():
     assert DiffPure(two_peaks, steps=1).sigmas() == [0.17, 0.0]
 
 
-# The published discretisation.
+# The published discretization.
 
 
 def published(score_fn, sde, x0, noises, times):

@@ -54,7 +54,7 @@ class DiffPure(DiffusionPurifier):
 
     - "corrected" adds to Euler's x' the term w (D(x', sigma') - D(x, sigma)), with w = sqrt(sigma / sigma'') - 1.
       D(x', sigma') also serves the next step as it is, so a step still takes one network evaluation. It is of second
-      order.
+      order. The exact gradient keeps two images a step for it, and not one.
     - "heun" averages d with its value at the point that Euler's step leads to, at sigma'', before the same noise is
       added. The distribution is exact whenever the ODE is solved exactly, which this does to second order; how much of
       the image is kept is of first order. The last step, to sigma'' = 0, is Euler's. Where sigma'' would be below the
@@ -62,7 +62,7 @@ class DiffPure(DiffusionPurifier):
 
     The noise levels sigma are those of Karras et al.: equidistant in sigma^(1 / rho) from ``sigma_max`` to
     ``sigma_min``, then 0. The result is clipped to [0, 1]. ``docs/evaluation.md`` has the errors of the solvers on a
-    Gaussian prior; the defaults are within 3 %.
+    Gaussian prior; those of the defaults are within 3 % where its standard deviation is at least 10 ``sigma_min``.
 
     The published defence draws its noise anew for every image and every call. Here all images of a call share it,
     unless :meth:`forward` is given ``image_ids``, by which it differs, and all calls too unless ``fresh_noise`` is set:

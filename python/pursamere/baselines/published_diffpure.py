@@ -1,4 +1,4 @@
-"""DiffPure in the discretisation of its authors' program (Nie et al., ICML 2022)."""
+"""DiffPure in the discretization of its authors' program (Nie et al., ICML 2022)."""
 
 from __future__ import annotations
 
