@@ -50,9 +50,9 @@ CHANGES: list[dict[str, Any]] = [
 # The baselines' own parameters, at as many network passes as PurSAMERE with 4 draws takes.
 EVALUATIONS = 80
 BASELINES: list[tuple[str, dict[str, Any]]] = [
-    *(("diffpure_fixed_noise", {"sigma_max": value}) for value in (0.1, 0.2, 0.3, 0.4)),
+    *(("diffpure_fixed_noise", {"sigma_max": value, "solver": "euler"}) for value in (0.1, 0.2, 0.3, 0.4)),
     ("diffpure_fixed_noise", {"sigma_max": 0.2, "solver": "heun"}),
-    ("diffpure_fixed_noise", {"sigma_max": 0.2, "stochasticity": 0.0}),
+    ("diffpure_fixed_noise", {"sigma_max": 0.2, "solver": "euler", "stochasticity": 0.0}),
     *(("scoreopt_o", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02, 0.05)),
     ("scoreopt_o", {"sigma": 0.3, "learning_rate": 0.01}),
     ("scoreopt_o", {"sigma": 0.2, "learning_rate": 0.01, "regularisation": 1.0}),
@@ -67,7 +67,7 @@ BASELINES: list[tuple[str, dict[str, Any]]] = [
     ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.05}),
     ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.02}),
     ("scoreopt_o", {"sigma": 0.25, "learning_rate": 0.02}),
-    ("diffpure_fixed_noise", {"sigma_max": 0.25}),
+    ("diffpure_fixed_noise", {"sigma_max": 0.25, "solver": "euler"}),
 ]
 
 

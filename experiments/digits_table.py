@@ -23,8 +23,8 @@ EVALUATIONS = 80
 # Chosen by digits_sweep.py on the validation split, as are the purifiers' other parameters.
 BANDWIDTH = 0.25
 BASELINES: dict[str, dict[str, Any]] = {
-    "diffpure": {"sigma_max": 0.2},
-    "diffpure_fixed_noise": {"sigma_max": 0.2},
+    "diffpure": {"sigma_max": 0.2, "solver": "euler"},
+    "diffpure_fixed_noise": {"sigma_max": 0.2, "solver": "euler"},
     "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.02},
     "scoreopt_n": {"sigma": 0.3, "learning_rate": 0.02},
     "likelihood_maximisation": {"radius": 0.2, "learning_rate": 0.02},
@@ -75,9 +75,9 @@ $ python experiments/digits_table.py -o FOLDER --write docs/results
 A purifier takes at most {EVALUATIONS} passes through the denoiser for an image ("passes", forward and backward), \
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
-Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure draws \
-fresh noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements goes wrong, be it \
-by luck."""
+Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure takes Euler's \
+steps and draws fresh noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements \
+goes wrong, be it by luck."""
 
 
 if __name__ == "__main__":

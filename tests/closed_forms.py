@@ -14,6 +14,11 @@ def gaussian_denoiser(tau: float):
     return lambda y, sigma: y * (tau**2 / (tau**2 + sigma**2))
 
 
+def gaussian_prior(mean: float, tau: float):
+    """The posterior mean for X ~ N(mean, tau^2 I)."""
+    return lambda y, sigma: mean + gaussian_denoiser(tau)(y - mean, sigma)
+
+
 def gaussian_ere(x: Tensor, sigma: float, tau: float) -> Tensor:
     """M3: (sigma^4 ||x||^2 + sigma^2 tau^4 d) / (sigma^2 + tau^2)^2."""
     flat = x.flatten(1)

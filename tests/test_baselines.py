@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from cases import tensor
-from closed_forms import gaussian_denoiser
+from closed_forms import gaussian_prior
 from nets import AttentionDenoiser, conv_classifier, conv_denoiser, fixed_weights
 
 import pursamere as ps
@@ -16,10 +16,15 @@ from pursamere.baselines._randomness import derived, uniform
 B = ps.baselines
 NOISE = ps.GaussianNoise(seed=3)
 MODELS = {
-    "diffpure euler": lambda d, **o: B.DiffPure(d, steps=3, noise=NOISE, **o),
+    "diffpure": lambda d, **o: B.DiffPure(d, steps=4, noise=NOISE, **o),
+    "diffpure half, corrected": lambda d, **o: B.DiffPure(
+        d, steps=3, stochasticity=0.5, sigma_max=0.3, noise=NOISE, **o
+    ),
+    "diffpure euler": lambda d, **o: B.DiffPure(d, steps=3, solver="euler", noise=NOISE, **o),
     "diffpure heun": lambda d, **o: B.DiffPure(d, steps=3, solver="heun", sigma_max=0.3, noise=NOISE, **o),
     "diffpure ode": lambda d, **o: B.DiffPure(d, steps=2, solver="heun", stochasticity=0, noise=NOISE, **o),
-    "diffpure half": lambda d, **o: B.DiffPure(d, steps=1, stochasticity=0.5, noise=NOISE, **o),
+    "diffpure half": lambda d, **o: B.DiffPure(d, steps=2, solver="euler", stochasticity=0.5, noise=NOISE, **o),
+    "published diffpure": lambda d, **o: B.PublishedDiffPure(d, steps=4, noise=NOISE, **o),
     "scoreopt_o": lambda d, **o: B.ScoreOptO(d, steps=3, noise=NOISE, **o),
     "scoreopt_o regularised": lambda d, **o: B.ScoreOptO(d, steps=3, regularisation=0.7, noise=NOISE, **o),
     "scoreopt_n": lambda d, **o: B.ScoreOptN(d, steps=3, noise=NOISE, **o),
@@ -267,74 +272,6 @@ def test_with_fresh_noise_a_gradient_is_that_of_its_own_call(mode):
     assert torch.equal(gradient_of(fixed, x, mode), got)
 
 
-# DiffPure on a Gaussian prior, where everything is known.
-
-MU, TAU, SIGMA = 0.5, 0.05, 0.1
-
-
-def gaussian_prior(y, sigma):
-    return MU + gaussian_denoiser(TAU)(y - MU, sigma)
-
-
-@pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_diffpure_samples_the_posterior(solver):
-    """X given X + sigma Xi = x0 + sigma xi has mean mu + k (x0 + sigma xi - mu) and variance k sigma^2."""
-    x0 = torch.full((1, 1, 96, 96), 0.55, dtype=torch.float64)
-    k = TAU**2 / (TAU**2 + SIGMA**2)
-    mean, variance = MU + k * (0.55 - MU), k * SIGMA**2 + (k * SIGMA) ** 2
-    result = B.DiffPure(gaussian_prior, sigma_max=SIGMA, steps=60, solver=solver)(x0)
-    assert float(result.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance) / 96)
-    assert float(result.var()) == pytest.approx(variance, rel=0.06)  # four standard errors: 4 sqrt(2) / 96
-
-
-@pytest.mark.parametrize("stochasticity", [0.0, 0.5, 1.0])
-def test_diffpure_keeps_the_distribution(stochasticity):
-    """Images of the prior stay so at any stochasticity, also in the few steps in which Heun's errors are small."""
-    x0 = MU + TAU * ps.GaussianNoise(seed=50, draws=1, antithetic=False).sample((1, 96, 96), dtype=torch.float64)
-    model = B.DiffPure(gaussian_prior, sigma_max=SIGMA, steps=12, solver="heun", stochasticity=stochasticity)
-    result = model(x0)
-    assert float(result.mean()) == pytest.approx(MU, abs=4 * TAU / 96)
-    assert float(result.std()) == pytest.approx(TAU, rel=0.035)
-
-
-@pytest.mark.parametrize("stochasticity", [0.0, 1.0])
-def test_how_much_of_the_image_is_remembered(stochasticity):
-    """The ODE maps the noisy image to the prior by its scale; the SDE forgets all but the posterior's mean."""
-    offset = TAU * ps.GaussianNoise(seed=50, draws=1, antithetic=False).sample((1, 96, 96), dtype=torch.float64)
-    model = B.DiffPure(gaussian_prior, sigma_max=SIGMA, steps=60, solver="heun", stochasticity=stochasticity)
-    kept = float(((model(MU + offset) - MU) * offset).mean() / offset.square().mean())
-    k = TAU**2 / (TAU**2 + SIGMA**2)
-    assert kept == pytest.approx(k if stochasticity else math.sqrt(k), abs=0.045)  # four standard errors
-
-
-def test_heun_converges_faster_than_euler():
-    """The probability flow's exact solution is x0 = mu + (y - mu) tau / sqrt(tau^2 + sigma^2)."""
-    x0 = tensor(0, 1, 1, 8, 8, low=0.45, high=0.55)
-    y = x0 + SIGMA * derived(ps.GaussianNoise(seed=0), 0).sample((1, 8, 8), dtype=x0.dtype)
-    exact = MU + (y - MU) * TAU / math.hypot(TAU, SIGMA)
-    order = {}
-    for solver in ("euler", "heun"):
-        errors = []
-        for steps in (20, 40, 80):
-            model = B.DiffPure(
-                gaussian_prior, sigma_max=SIGMA, sigma_min=1e-5, steps=steps, solver=solver, stochasticity=0
-            )
-            errors.append(float((model(x0) - exact).norm()))
-        order[solver] = [math.log2(errors[i] / errors[i + 1]) for i in range(2)]
-    assert order["euler"] == pytest.approx([1, 1], abs=0.15)
-    assert order["heun"] == pytest.approx([2, 2], abs=0.2)
-
-
-def test_noise_levels():
-    model = B.DiffPure(gaussian_prior, sigma_max=0.3, sigma_min=0.01, rho=3, steps=4)
-    levels = torch.tensor(model.sigmas())
-    assert levels[0] == torch.tensor(0.3)
-    assert float(levels[3]) == pytest.approx(0.01)
-    assert levels[-1] == 0
-    torch.testing.assert_close(levels[:4] ** (1 / 3), torch.linspace(0.3 ** (1 / 3), 0.01 ** (1 / 3), 4))
-    assert B.DiffPure(gaussian_prior, steps=1).sigmas() == [0.17, 0.0]
-
-
 # Adam against torch.optim.Adam, on losses written here.
 
 
@@ -467,7 +404,7 @@ def test_as_many_steps_as_the_evaluations_allow(name, evaluations):
     one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise)
     assert model.evaluations.total <= evaluations < one_more.evaluations.total
     assert model.noise.seed == 2
-    assert model.random == (name == "diffpure")
+    assert model.random == (name in ("diffpure", "diffpure_published"))
 
 
 def test_options_of_a_baseline_of_equal_evaluations():
@@ -494,10 +431,15 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("DiffPure", {"sigma_max": 0}, ValueError, "sigma_max must be positive and finite, got 0"),
         ("DiffPure", {"sigma_min": 0.2}, ValueError, "sigma_min must be at most sigma_max = 0.17, got 0.2"),
         ("DiffPure", {"rho": -1}, ValueError, "rho must be positive and finite, got -1"),
-        ("DiffPure", {"solver": "rk4"}, ValueError, "solver must be one of 'euler', 'heun', got 'rk4'"),
+        ("DiffPure", {"solver": "rk4"}, ValueError, "solver must be one of 'corrected', 'euler', 'heun', got 'rk4'"),
         ("DiffPure", {"stochasticity": 1.5}, ValueError, r"stochasticity must be in \[0, 1\], got 1.5"),
         ("DiffPure", {"fresh_noise": 1}, TypeError, "fresh_noise must be a bool, got int"),
         ("DiffPure", {"noise": 3}, TypeError, "noise must be a pursamere.GaussianNoise, got int"),
+        ("PublishedDiffPure", {"time": 1.5}, ValueError, "time must be more than 1e-05 a step, and at most 1, got 1.5"),
+        ("PublishedDiffPure", {"time": 1e-5}, ValueError, "time must be more than 1e-05 a step, .*, got 1e-05 for 100"),
+        ("PublishedDiffPure", {"beta_min": 0}, ValueError, "beta_min must be positive and finite, got 0"),
+        ("PublishedDiffPure", {"beta_max": 0.01}, ValueError, "beta_max must be at least beta_min = 0.1, got 0.01"),
+        ("PublishedDiffPure", {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ("ScoreOptO", {"spread": 0.25}, ValueError, "spread must be less than sigma = 0.25, got 0.25"),
         ("ScoreOptO", {"regularisation": -1}, ValueError, "regularisation must be at least 0 and finite, got -1"),
         ("ScoreOptN", {"learning_rate": 0}, ValueError, "learning_rate must be positive and finite, got 0"),
@@ -550,9 +492,9 @@ def test_half_precision(name):
 @pytest.mark.parametrize("kind", ["score", "noise"])
 @EVERY
 def test_denoisers_that_predict_something_else(name, kind):
-    x = tensor(0, 2, 1, 4, 4)
+    x, denoiser = tensor(0, 2, 1, 4, 4), gaussian_prior(0.5, 0.05)
     other = {
-        "score": ps.denoisers.from_score(lambda y, sigma: (gaussian_prior(y, sigma) - y) / sigma**2),
-        "noise": ps.denoisers.from_noise_prediction(lambda y, sigma: (y - gaussian_prior(y, sigma)) / sigma),
+        "score": ps.denoisers.from_score(lambda y, sigma: (denoiser(y, sigma) - y) / sigma**2),
+        "noise": ps.denoisers.from_noise_prediction(lambda y, sigma: (y - denoiser(y, sigma)) / sigma),
     }[kind]
-    torch.testing.assert_close(MODELS[name](other)(x), MODELS[name](gaussian_prior)(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(MODELS[name](other)(x), MODELS[name](denoiser)(x), rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from nets import fixed_weights
 from torch import nn
 
 import pursamere as ps
+from pursamere.baselines import BASELINES, DiffPure
 from pursamere.denoisers import from_diffusers, from_edm, from_guided_diffusion, from_score_sde, prediction_of
 
 VP, VE, SUB_VP = families.VPSDE(), families.VESDE(), SubVPSDE()
@@ -249,6 +251,52 @@ def test_parameters_are_those_of_the_network(random_denoiser):
     network.dropping.train()
     with pytest.raises(ValueError, match="denoiser must be in evaluation mode"):
         purifier(tensor(0, 1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "make", [*(partial(make, steps=2) for make in BASELINES.values()), partial(DiffPure, solver="heun", steps=12)]
+)
+def test_the_default_noise_levels_of_every_baseline_suit_every_family(random_denoiser, make):
+    model = make(random_denoiser)
+    assert bool(model(tensor(0, 1, 1, 8, 8, dtype=torch.float32)).isfinite().all())
+
+
+@pytest.mark.parametrize("bounds", [(0.003, 2.0), (0.006, 2.0), (0.21, 0.22), (0.001, 0.1)])
+def test_default_noise_levels_are_clipped_to_the_range_of_the_denoiser(bounds):
+    """Levels that are asked for, at the rounding of the last bit; levels that are given are left to the denoiser."""
+    asked = []
+
+    def denoiser(y, sigma):
+        asked.append(sigma)
+        return 0.9 * y
+
+    denoiser.sigma_range = bounds
+    x = tensor(0, 1, 1, 4, 4)
+    for name, make in BASELINES.items():
+        if name != "ere_descent":  # its sigma is PurSAMERE's
+            make(denoiser, steps=7)(x)
+    for solver in ("euler", "heun"):
+        DiffPure(denoiser, steps=12, solver=solver)(x)
+    assert bounds[0] <= min(asked) <= max(asked) <= bounds[1]
+    assert DiffPure(denoiser, sigma_max=0.5, sigma_min=1e-4).sigmas()[-2] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "message"),
+    [
+        ((0.1,), TypeError, r"denoiser.sigma_range must hold two numbers, .*, got \(0.1,\)"),
+        (0.1, TypeError, "denoiser.sigma_range must hold two numbers, .*, got 0.1"),
+        ((0.2, 0.1), ValueError, r"denoiser.sigma_range must not decrease, got \(0.2, 0.1\)"),
+        ((-1, 1), ValueError, "denoiser.sigma_range must be at least 0, got -1"),
+    ],
+)
+def test_a_range_that_is_none(bounds, error, message):
+    def denoiser(y, sigma):
+        return y
+
+    denoiser.sigma_range = bounds
+    with pytest.raises(error, match=message):
+        DiffPure(denoiser)
 
 
 @pytest.mark.parametrize("direction", ["ere", "score"])

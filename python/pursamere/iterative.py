@@ -55,11 +55,23 @@ class Run(NamedTuple):
         create_graph: whether the steps are to be differentiated; autograd is then on, and else off.
         projected: whether projections and the pixel range apply; without them a step has the derivative that the
             "straight_through" gradient takes.
+        image_ids: what tells the noise of an image from that of others, int64 [m] on the CPU; ``None`` where all images
+            share it.
     """
 
     noise: GaussianNoise
     create_graph: bool = False
     projected: bool = True
+    image_ids: Tensor | None = None
+
+    @property
+    def per_image(self) -> tuple[Tensor, ...]:
+        """What is divided into micro-batches with the images."""
+        return () if self.image_ids is None else (self.image_ids,)
+
+    def of_rows(self, *per_image: Tensor) -> Run:
+        """The same for a micro-batch."""
+        return self._replace(image_ids=per_image[0]) if per_image else self
 
 
 class IterativePurifier(EvaluationOnly, ABC):
@@ -165,13 +177,16 @@ class IterativePurifier(EvaluationOnly, ABC):
                 or, with ``invariance="strict"``, depend on other rows; autograd does not know its derivative; or, in
                 the backward pass, something was changed since the forward pass.
         """
+        return self._forward(x, gradient)
+
+    def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
         check_choice("gradient", gradient, GRADIENTS)
         x = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        run = Run(self._noise_of_call())
+        run = Run(self._noise_of_call(), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, x, run)[0]
         # With create_graph PyTorch takes other kernels, whose last bits differ. Gradients come from such passes, the
@@ -214,9 +229,13 @@ class IterativePurifier(EvaluationOnly, ABC):
 
     def _purify(self, of: Callable[..., tuple[Tensor, ...]], x: Tensor, run: Run) -> tuple[Tensor, ...]:
         """Return what ``of`` makes of the micro-batches."""
+
+        def rows(images: Tensor, *per_image: Tensor) -> tuple[Tensor, ...]:
+            return of(images, run=run.of_rows(*per_image))
+
         with self._in_network(x.device, grad=run.create_graph):
             self._check_network(x)
-            results = map_micro_batches(partial(of, run=run), self.micro_batch_on(x.device), ordinary(x))
+            results = map_micro_batches(rows, self.micro_batch_on(x.device), ordinary(x), *run.per_image)
         if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
             raise NotFiniteError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
@@ -229,12 +248,13 @@ class IterativePurifier(EvaluationOnly, ABC):
         """Return ``v``, the gradient with respect to the result, as that with respect to x; path [B, steps + 1, *]."""
         self._check_unchanged(*before)
 
-        def rows(x0: Tensor, path: Tensor, v: Tensor) -> tuple[Tensor]:
-            initial, step, result = (partial(part, run=run) for part in (self._initial, self._step, self._result))
+        def rows(x0: Tensor, path: Tensor, v: Tensor, *per_image: Tensor) -> tuple[Tensor]:
+            own = run.of_rows(*per_image)
+            initial, step, result = (partial(part, run=own) for part in (self._initial, self._step, self._result))
             return (pull_back_path(initial, step, result, x0, path, v),)
 
         with self._in_network(v.device, grad=True):
-            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v)
+            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v, *run.per_image)
         if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
             raise NotFiniteError(
                 "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"

@@ -8,6 +8,7 @@ says what we took from where.
 from .diffpure import DiffPure
 from .ere_descent import EreDescent
 from .likelihood_maximisation import LikelihoodMaximisation
+from .published_diffpure import PublishedDiffPure
 from .registry import BASELINES, with_evaluations
 from .scoreopt_n import ScoreOptN
 from .scoreopt_o import ScoreOptO
@@ -17,6 +18,7 @@ __all__ = [
     "DiffPure",
     "EreDescent",
     "LikelihoodMaximisation",
+    "PublishedDiffPure",
     "ScoreOptN",
     "ScoreOptO",
     "with_evaluations",

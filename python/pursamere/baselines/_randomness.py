@@ -19,6 +19,11 @@ def derived(noise: GaussianNoise, *purpose: int) -> GaussianNoise:
     return GaussianNoise(seed=_word(noise, purpose) & MAX_SEED, draws=1, antithetic=False)
 
 
+def of_image(noise: GaussianNoise, image_id: int) -> GaussianNoise:
+    """Return the noise that ``noise`` is for one of several images whose noises are independent."""
+    return derived(noise, 0, image_id)  # two words, while a call of a random purifier has one
+
+
 def uniform(noise: GaussianNoise, *purpose: int, low: float, high: float) -> float:
     """Return a number in [low, high] that belongs to a purpose, uniformly distributed."""
     return low + (high - low) * _word(noise, purpose) / 2**64

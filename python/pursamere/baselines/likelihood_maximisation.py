@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from pursamere import functional
-from pursamere._validation import check_choice, check_nonnegative, check_positive
+from pursamere._validation import check_choice, check_nonnegative
 from pursamere.denoisers.protocol import Denoiser
 from pursamere.iterative import Evaluations, Run
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
 from ._adam import AdamPurifier, Loss, mean_square
+from ._levels import noise_level
 from ._randomness import derived, uniform
 
 
@@ -29,8 +30,9 @@ class LikelihoodMaximisation(AdamPurifier):
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma_min: the smallest standard deviation of the noise, in pixel units, positive.
-        sigma_max: the largest, at least ``sigma_min``.
+        sigma_min: the smallest standard deviation of the noise, in pixel units, positive; by default 0.2, clipped to
+            the denoiser's ``sigma_range``.
+        sigma_max: the largest, at least ``sigma_min``; by default 0.3, clipped alike.
         steps: number of steps, at least 0.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         radius: of the neighbourhood, in pixel units; infinity for none but the pixel range.
@@ -50,8 +52,8 @@ class LikelihoodMaximisation(AdamPurifier):
         self,
         denoiser: Denoiser,
         *,
-        sigma_min: float = 0.2,
-        sigma_max: float = 0.3,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
         steps: int = 5,
         learning_rate: float = 0.05,
         radius: float = float("inf"),
@@ -68,10 +70,10 @@ class LikelihoodMaximisation(AdamPurifier):
             micro_batch=micro_batch,
             invariance=invariance,
         )
-        self.sigma_min = check_positive("sigma_min", sigma_min)
-        self.sigma_max = check_positive("sigma_max", sigma_max)
+        self.sigma_min = noise_level("sigma_min", sigma_min, denoiser, default=0.2)
+        self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.3)
         if self.sigma_min > self.sigma_max:
-            raise ValueError(f"sigma_min must be at most sigma_max = {sigma_max}, got {sigma_min}")
+            raise ValueError(f"sigma_min must be at most sigma_max = {self.sigma_max}, got {self.sigma_min}")
         self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
 

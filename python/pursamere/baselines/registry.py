@@ -13,12 +13,14 @@ from pursamere.iterative import IterativePurifier
 from .diffpure import DiffPure
 from .ere_descent import EreDescent
 from .likelihood_maximisation import LikelihoodMaximisation
+from .published_diffpure import PublishedDiffPure
 from .scoreopt_n import ScoreOptN
 from .scoreopt_o import ScoreOptO
 
 BASELINES: dict[str, Callable[..., IterativePurifier]] = {
     "diffpure": partial(DiffPure, fresh_noise=True),
     "diffpure_fixed_noise": DiffPure,
+    "diffpure_published": partial(PublishedDiffPure, fresh_noise=True),
     "scoreopt_o": ScoreOptO,
     "scoreopt_n": ScoreOptN,
     "likelihood_maximisation": LikelihoodMaximisation,

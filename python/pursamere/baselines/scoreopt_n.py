@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from pursamere import functional
-from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
 from pursamere.iterative import Evaluations, Run, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
 from ._adam import AdamPurifier, Loss, mean_square
+from ._levels import noise_level
 from ._randomness import derived
 
 
@@ -27,7 +27,8 @@ class ScoreOptN(AdamPurifier):
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma: standard deviation of the noise, in pixel units.
+        sigma: standard deviation of the noise, in pixel units; by default 0.25, clipped to the denoiser's
+            ``sigma_range``.
         steps: number of steps, at least 0; with 0, the noisy input is denoised once.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         noise: gives the seed; one draw is taken.
@@ -45,7 +46,7 @@ class ScoreOptN(AdamPurifier):
         self,
         denoiser: Denoiser,
         *,
-        sigma: float = 0.25,
+        sigma: float | None = None,
         steps: int = 20,
         learning_rate: float = 0.05,
         noise: GaussianNoise | None = None,
@@ -60,7 +61,7 @@ class ScoreOptN(AdamPurifier):
             micro_batch=micro_batch,
             invariance=invariance,
         )
-        self.sigma = check_positive("sigma", sigma)
+        self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
 
     @property
     def evaluations(self) -> Evaluations:

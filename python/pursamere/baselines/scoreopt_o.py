@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from pursamere import functional
-from pursamere._validation import check_nonnegative, check_positive
-from pursamere.denoisers.protocol import Denoiser
+from pursamere._validation import check_nonnegative
+from pursamere.denoisers.protocol import Denoiser, sigma_range_of
 from pursamere.iterative import Evaluations, Run
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
 from ._adam import AdamPurifier, Loss, mean_square
+from ._levels import noise_level
 from ._randomness import derived, uniform
 
 
@@ -30,8 +31,10 @@ class ScoreOptO(AdamPurifier):
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma: mean standard deviation of the noise, in pixel units.
-        spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``.
+        sigma: mean standard deviation of the noise, in pixel units; by default 0.25, clipped to the denoiser's
+            ``sigma_range``.
+        spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``; by default 0.05, or what that
+            range leaves on either side of ``sigma``.
         regularisation: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
         steps: number of steps, at least 0.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
@@ -50,8 +53,8 @@ class ScoreOptO(AdamPurifier):
         self,
         denoiser: Denoiser,
         *,
-        sigma: float = 0.25,
-        spread: float = 0.05,
+        sigma: float | None = None,
+        spread: float | None = None,
         regularisation: float = 0.0,
         steps: int = 5,
         learning_rate: float = 0.05,
@@ -67,10 +70,13 @@ class ScoreOptO(AdamPurifier):
             micro_batch=micro_batch,
             invariance=invariance,
         )
-        self.sigma = check_positive("sigma", sigma)
+        self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
+        if spread is None:
+            low, high = sigma_range_of(denoiser)
+            spread = max(0.0, min(0.05, self.sigma - low, high - self.sigma))
         self.spread = check_nonnegative("spread", spread)
         if self.spread >= self.sigma:
-            raise ValueError(f"spread must be less than sigma = {sigma}, got {spread}")
+            raise ValueError(f"spread must be less than sigma = {self.sigma}, got {spread}")
         self.regularisation = check_nonnegative("regularisation", regularisation)
 
     @property

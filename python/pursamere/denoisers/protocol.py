@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, cast, get_args
 
 from torch import Tensor
 
-from pursamere._validation import check_choice
+from pursamere._validation import check_choice, check_nonnegative
 
 Prediction = Literal["denoised", "score", "noise"]
 
@@ -22,6 +22,9 @@ class Denoiser(Protocol):
     A denoiser may also carry ``prediction``, one of ``"denoised"``, ``"score"`` and ``"noise"``, and
     ``predict(y, sigma)``, the raw output of that kind: the denoised image D itself, the score s with
     D = y + sigma^2 * s, or the noise eps with D = y - sigma * eps.
+
+    It may carry ``sigma_range``, the lowest and the highest ``sigma`` that it was made for, in pixel units. Defaults of
+    noise levels are clipped to it.
     """
 
     def __call__(self, y: Tensor, sigma: float, /) -> Tensor:
@@ -51,3 +54,23 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
             f"got {type(predict).__name__}"
         )
     return cast(Prediction, kind), predict
+
+
+def sigma_range_of(denoiser: Denoiser) -> tuple[float, float]:
+    """Return the lowest and the highest noise level that ``denoiser`` was made for, in pixel units.
+
+    (0, infinity) for one without ``sigma_range``.
+
+    Raises:
+        TypeError: its ``sigma_range`` holds something else than real numbers.
+        ValueError: its ``sigma_range`` is no range of noise levels.
+    """
+    found: Any = getattr(denoiser, "sigma_range", None)
+    if found is None:
+        return 0.0, float("inf")
+    if not isinstance(found, Sequence) or len(found) != 2:
+        raise TypeError(f"denoiser.sigma_range must hold two numbers, the lowest and the highest sigma, got {found!r}")
+    low, high = (check_nonnegative("denoiser.sigma_range", bound, infinite=True) for bound in found)
+    if not low <= high:
+        raise ValueError(f"denoiser.sigma_range must not decrease, got {found!r}")
+    return low, high

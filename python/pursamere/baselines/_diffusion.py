@@ -1,0 +1,98 @@
+"""What the purifiers that noise an image and denoise it again have in common: where their noise comes from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pursamere import functional
+from pursamere._eager import eager_only
+from pursamere._validation import check_images, check_tensor
+from pursamere.denoisers.protocol import Denoiser
+from pursamere.iterative import IterativePurifier, Run
+from pursamere.noise import GaussianNoise
+
+from ._randomness import derived, of_image, single_draw
+
+
+class DiffusionPurifier(IterativePurifier):
+    """Steps that take noise, the same in every call or, with ``fresh_noise``, the next of a sequence in every call.
+
+    Args:
+        denoiser: see :class:`pursamere.IterativePurifier`.
+        steps: number of steps.
+        noise: gives the seed; every step takes one draw.
+        fresh_noise: whether every call takes other noise.
+        micro_batch: see :class:`pursamere.IterativePurifier`.
+        invariance: see :class:`pursamere.IterativePurifier`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        noise: GaussianNoise | None,
+        fresh_noise: bool,
+        micro_batch: int | None,
+        invariance: str,
+    ) -> None:
+        super().__init__(
+            denoiser, steps=steps, noise=single_draw(noise), micro_batch=micro_batch, invariance=invariance
+        )
+        if not isinstance(fresh_noise, bool):
+            raise TypeError(f"fresh_noise must be a bool, got {type(fresh_noise).__name__}")
+        self.random = fresh_noise
+        self._calls = 0
+
+    @eager_only
+    def forward(self, x: Tensor, gradient: str = "exact", image_ids: Tensor | None = None) -> Tensor:
+        """Return the purified images, as :meth:`pursamere.IterativePurifier.forward` does.
+
+        All images of a call share its noise, so their places in the batch don't matter. With ``image_ids`` the noise
+        differs between images, and their places still don't matter: images with different ids get independent noise,
+        and an image with its id has the same bits in any batch. Ids are the caller's, for instance the positions of the
+        images in a data set; :class:`pursamere.PurifiedClassifier` passes none.
+
+        Args:
+            x: images [B, C, H, W] in [0, 1].
+            gradient: see :meth:`pursamere.IterativePurifier.forward`.
+            image_ids: [B], integers at least 0.
+
+        Raises what that method raises, and:
+            TypeError: ``image_ids`` is no tensor of integers.
+            ValueError: ``image_ids`` is not [B], or holds a negative number.
+        """
+        return self._forward(x, gradient, None if image_ids is None else _checked_ids(image_ids, x))
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start the sequence of noises again, with another seed if one is given."""
+        if seed is not None:
+            self.noise = single_draw(GaussianNoise(seed=seed))
+        self._calls = 0
+
+    def _noise_of_call(self) -> GaussianNoise:
+        if not self.random:
+            return self.noise
+        self._calls += 1
+        return derived(self.noise, self._calls)
+
+    def _noisy(self, x: Tensor, sigma: float, run: Run, number: int) -> Tensor:
+        """Return ``x`` with the noise of that number, 0 before the first step and t + 1 in step t."""
+        if run.image_ids is None:
+            return functional.perturb(x, sigma, derived(run.noise, number))[0]
+        noises = [derived(of_image(run.noise, image_id), number) for image_id in run.image_ids.tolist()]
+        rows = zip(x.split(1), noises, strict=True)
+        return torch.cat([functional.perturb(row, sigma, noise)[0] for row, noise in rows])
+
+
+def _checked_ids(image_ids: Tensor, x: Tensor) -> Tensor:
+    check_tensor("image_ids", image_ids, rank=1, floating=False)
+    if image_ids.is_floating_point() or image_ids.is_complex() or image_ids.dtype == torch.bool:
+        raise TypeError(f"image_ids must hold integers, got {image_ids.dtype}")
+    if len(image_ids) != (images := len(check_images("x", x))):
+        raise ValueError(f"image_ids must have one entry for each of {images} images, got {len(image_ids)}")
+    ids = image_ids.detach().to("cpu", torch.int64)
+    if len(ids) and int(ids.min()) < 0:
+        raise ValueError(f"image_ids must be at least 0, got {int(ids.min())}")
+    return ids
