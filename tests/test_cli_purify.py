@@ -194,7 +194,7 @@ def test_a_folder_without_images_is_an_error(names, capsys):
     for name in names:
         open(f"empty/{name}", "w").close()
     assert cli.main(["purify", "empty", "-o", "out", *FAST]) == 1
-    assert "no PNG or JPEG files in empty" in capsys.readouterr().err
+    assert "no image files (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM) in empty" in capsys.readouterr().err
     assert not os.path.exists("out")
 
 
@@ -207,7 +207,7 @@ def test_a_folder_without_images_is_an_error(names, capsys):
         ("in/a.png", "in", "file INPUT itself"),
         ("in/a.png", "in/a.png", "file INPUT itself"),
         ("in", "reference.npz", "must be a folder"),
-        ("reference.npz", "out", "not a PNG or JPEG file by its name"),
+        ("reference.npz", "out", "not an image file by its name"),
     ],
 )
 def test_impossible_paths(source, output, message, capsys):
@@ -466,13 +466,6 @@ def test_palette_and_bilevel():
     assert set(read("bits.png").unique().tolist()) == {0.0, 1.0}
 
 
-def test_animations_are_refused():
-    first, second = (Image.fromarray(pixels(n, 6, 5)) for n in (0, 1))
-    first.save("moving.png", save_all=True, append_images=[second])
-    with pytest.raises(files.ImageError, match="animated"):
-        read("moving.png")
-
-
 def test_orientation_is_followed():
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
@@ -484,10 +477,10 @@ def test_orientation_is_followed():
 
 
 def test_other_formats_are_refused_whatever_their_name():
-    Image.fromarray(pixels(0, 6, 5)).save("gif.gif")
-    os.rename("gif.gif", "gif.png")
-    with pytest.raises(files.ImageError, match="cannot be read as PNG or JPEG"):
-        read("gif.png")
+    Image.fromarray(pixels(0, 6, 5)).save("icon.ico")
+    os.rename("icon.ico", "icon.png")
+    with pytest.raises(files.ImageError, match="cannot be read as PNG, .* or PPM$"):
+        read("icon.png")
 
 
 def test_a_huge_file_of_the_wrong_size_is_not_decoded():

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pursamere._images import FORMATS, ImageError, is_image_name
+from pursamere._images import FORMAT_NAMES, FORMATS, ImageError, is_image_name
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.images import Size, find_images, read_image, write_image
+from pursamere.cli.images import Size, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say
 from pursamere.cli.reference import load_reference
@@ -31,12 +31,12 @@ Move every image to a nearby point where the expected reconstruction error of a 
 is a network (--denoiser), or a kernel density over reference images (--reference): samples of what the inputs should
 look like, all of one size. Inputs must have the size of its images, and colours are kept if these have colours. Pixels
 are in [0, 1], a radius of 0.1 is 25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
-the exact pixels matter.
+the exact pixels matter. Of an MPO file, as cameras write, the first picture is used; animations are refused.
 """
 
 
 DEFAULT_BANDWIDTH = 0.2
-_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
+_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg, ..."
 _REFERENCE = (
     "digits (8x8, from scikit-learn; if not given), a folder of images, an .npz file with an array images or "
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
@@ -56,7 +56,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
+    add("input", type=Path, metavar="INPUT", help=f"a {FORMAT_NAMES} file, or a folder (with its subfolders)")
     # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace outputs that exist")
@@ -146,10 +146,10 @@ def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
         # OUTPUT may be inside INPUT, and what an earlier run wrote there is no input.
         names = list(find_images(source, skip=output))
         if not names:
-            raise CommandError(f"no PNG or JPEG files in {printable(source)}")
+            raise CommandError(f"no image files ({FORMAT_NAMES}) in {printable(source)}")
         return ((source / name, output / name) for name in names), len(names)
     if not is_image_name(source):
-        raise CommandError(f"{printable(source)} is not a PNG or JPEG file by its name ({', '.join(FORMATS)})")
+        raise CommandError(f"{printable(source)} is not an image file by its name ({', '.join(FORMATS)})")
     target = output if is_image_name(output) and not output.is_dir() else output / source.name
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
@@ -166,6 +166,7 @@ def _purify_batch(
         try:
             # Before the work rather than after it; the write checks again.
             _check_target(job[1], arguments)
+            check_format(job[1], size[0])
             ready.append((job, read_image(job[0], size)))
         except (ImageError, OSError) as error:
             failures += _report(job, error)

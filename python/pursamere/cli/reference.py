@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pursamere._images import common_channels, read_images
+from pursamere._images import FORMAT_NAMES, common_channels, read_images
 from pursamere.cli.errors import CommandError
 from pursamere.cli.images import find_images
 from pursamere.datasets import load
@@ -19,7 +19,7 @@ _SPLITS = {"digits": "all", "mnist": "train+validation", "cifar10": "train+valid
 def load_reference(name: str) -> Tensor:
     """Reference images, float32 [N, C, H, W] in [0, 1].
 
-    ``name`` is ``digits``, ``mnist``, ``cifar10``, a folder of PNG and JPEG files or an ``.npz`` file, neither of which
+    ``name`` is ``digits``, ``mnist``, ``cifar10``, a folder of image files or an ``.npz`` file, neither of which
     needs labels; a folder that is called like one of the words is ``./digits``.
     """
     try:
@@ -39,5 +39,5 @@ def load_reference(name: str) -> Tensor:
 def _load_folder(folder: Path) -> Tensor:
     paths = [folder / name for name in find_images(folder)]
     if not paths:
-        raise CommandError(f"--reference: no PNG or JPEG files in {folder}")
+        raise CommandError(f"--reference: no image files ({FORMAT_NAMES}) in {folder}")
     return read_images(paths, common_channels(paths))

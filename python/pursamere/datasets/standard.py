@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def _hold_out(source: Source) -> Source:
         "validation": lambda: _split(whole(), validation=True),
         "train+validation": whole,
     }
-    return Source(source.name, source.classes, {**source.parts, **parts})
+    return replace(source, parts={**source.parts, **parts})
 
 
 def _split(part: Part, *, validation: bool) -> Part:
