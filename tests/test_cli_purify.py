@@ -479,7 +479,7 @@ def test_orientation_is_followed():
 def test_other_formats_are_refused_whatever_their_name():
     Image.fromarray(pixels(0, 6, 5)).save("icon.ico")
     os.rename("icon.ico", "icon.png")
-    with pytest.raises(files.ImageError, match="cannot be read as PNG, .* or PPM$"):
+    with pytest.raises(files.ImageError, match=r"cannot be read as PNG, .* or PPM$"):
         read("icon.png")
 
 

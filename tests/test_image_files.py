@@ -2,6 +2,9 @@
 
 import os
 import struct
+import subprocess
+import sys
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -13,7 +16,7 @@ from dataset_files import random_bytes, save
 from PIL import Image
 
 from pursamere import cli
-from pursamere._images import ImageError
+from pursamere._images import ImageError, current_file, reading
 from pursamere.cli import images as files
 from pursamere.cli.reference import load_reference
 from pursamere.datasets import load
@@ -201,3 +204,70 @@ def test_a_palette_with_opaque_entries_is_read_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(decode("opaque.png") * 255, torch.from_numpy(random_bytes(0, 16, 8)).float()[None])
+
+
+def huge_png() -> bytes:
+    """The header of 12000x10000 pixels, of which Pillow warns."""
+    header = struct.pack(">IIBBBBB", 12000, 10000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_pillows_warnings_are_one_line_with_the_name_of_the_file(folder):
+    os.makedirs("in")
+    for name in ("big 1.png", "big\n2.png"):
+        Path("in", name).write_bytes(huge_png())
+    done = subprocess.run(
+        [sys.executable, "-m", "pursamere", "purify", "in", "-o", "out", *FAST],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    warned = sorted(line for line in done.stderr.splitlines() if "warning" in line.lower())
+    assert len(warned) == 2, done.stderr
+    assert warned[0].startswith("pursamere: warning: in/big 1.png: Image size (120000000 pixels) exceeds limit")
+    assert warned[1].startswith("pursamere: warning: in/big 2.png: Image size")
+    assert len(done.stderr.splitlines()) == 4  # and one failure each
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_file_that_is_read_twice_is_warned_of_once(capsys):
+    os.makedirs("big")
+    Path("big/x.png").write_bytes(huge_png())
+    save("a.png", random_bytes(1, 16, 8))
+    assert cli.main(["purify", "a.png", "-o", "out", "--reference", "big"]) == 1
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("pursamere: warning: big/x.png: Image size")
+    assert error.startswith("pursamere: error: --reference: big/x.png cannot be decoded")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_a_data_set_leaves_out_is_one_line(capsys):
+    np.savez("reference.npz", images=random_bytes(0, 4, 16, 8), val_images=random_bytes(0, 4, 16, 8), labels=[0] * 4)
+    save("a.png", random_bytes(1, 16, 8))
+    shown = warnings.filters[:], warnings.showwarning
+    assert cli.main(["purify", "a.png", "-o", "out", *FAST]) == 0
+    assert capsys.readouterr().err == "pursamere: warning: data set 'reference.npz': not used: 'val_images'\n"
+    assert shown == (warnings.filters, warnings.showwarning)
+
+
+def test_reading_in_threads_names_each_file_and_leaves_the_filters_alone():
+    Path("big.png").write_bytes(huge_png())
+    found, together = {}, threading.Barrier(2)
+    before = warnings.filters[:], warnings.showwarning
+
+    def read(name):
+        with reading(Path(name)):
+            together.wait(60)
+            assert warnings.filters == before[0]
+            found[name] = current_file()
+            together.wait(60)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == {"a": Path("a"), "b": Path("b")}
+    assert current_file() is None
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError, match="is 12000x10000"):
+        decode("big.png")
+    assert current_file() is None
+    assert before == (warnings.filters, warnings.showwarning)
