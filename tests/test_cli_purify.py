@@ -1,6 +1,7 @@
 """``pursamere purify``."""
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -221,6 +222,54 @@ def test_output_inside_input_is_no_input():
     for _ in range(2):
         assert cli.main(["purify", "in", "-o", "in/out", *FAST, "--overwrite"]) == 0
     assert written("in/out") == ["a.png", "b.png", "sub/a.png"]
+
+
+def test_output_inside_the_reference_is_no_reference(folder, capsys):
+    options = ["--steps", "2", "--draws", "2", "--overwrite"]
+    for seed in range(6):
+        save(f"data/{seed}.png", pixels(seed, 6, 5))
+    first = {}
+    for output in ("data/out", "data/sub/deep", "data/alone.png", "data/link"):
+        source = "data/0.png" if output.endswith("png") else "data"
+        if output.endswith("link"):
+            os.makedirs("elsewhere")
+            os.symlink(folder / "elsewhere", output)
+            os.symlink(folder / "elsewhere/5.png", "data/made.png")  # leads into OUTPUT too
+        for _ in range(2):
+            assert cli.main(["purify", source, "-o", output, "--reference", "data", *options]) == 0
+            name = output if output.endswith("png") else f"{output}/0.png"
+            np.testing.assert_array_equal(load(name), first.setdefault("pixels", load(name)))
+        if output.endswith("png"):
+            os.remove(output)
+        elif not output.endswith("link"):
+            shutil.rmtree(output)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "reference", "what"),
+    [
+        ("in", "ref", "ref", "--reference"),
+        ("in/a.png", "ref", "ref", "--reference"),
+        ("in", ".", "sub", "--reference"),  # in/sub/a.png
+        ("in", "link", "ref", "--reference"),
+        ("sub", ".", "ref", "INPUT"),  # sub/sub/a.png
+    ],
+)
+def test_outputs_among_what_is_read_are_refused(source, output, reference, what, capsys):
+    for name in ("ref/x.png", "sub/a.png", "sub/sub/a.png"):
+        save(name, pixels(0, 6, 5))
+    os.symlink("ref", "link")
+    before = written(".")
+    assert cli.main(["purify", source, "-o", output, "--reference", reference, "--overwrite"]) == 1
+    assert f"OUTPUT would be written into the folder {'of ' * (what != 'INPUT')}{what}" in capsys.readouterr().err
+    assert written(".") == before
+
+
+def test_output_around_what_is_read_is_fine():
+    save("flat/x.png", pixels(0, 6, 5))
+    save("ref/y.png", pixels(1, 6, 5))
+    assert cli.main(["purify", "flat", "-o", ".", "--reference", "ref"]) == 0
+    assert os.path.exists("x.png")
 
 
 def test_links_to_folders_are_not_followed(folder, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
     """The image files below ``folder``, relative to it and in the order of their names.
 
     Symbolic links to folders are not followed (they may lead in a circle) but told on stderr, as are files that are no
-    images by their names. What is in the folder ``skip``, or the file ``skip``, is left out silently.
+    images by their names. The file ``skip``, or what is in the folder ``skip`` inside this one, is left out silently.
     """
     skipped = None if skip is None else Path(os.path.realpath(skip))
+    if skipped and _is_inside(folder, skipped):
+        skipped = None  # everything here is inside, see check_apart
     unused = []
 
     def failed(error: OSError) -> None:
@@ -40,7 +42,7 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
             path = Path(parent, name)
             if path.is_symlink():
                 say(f"skipped (a symbolic link to a folder): {printable(path)}")
-            elif skipped is None or not _is_inside(path, skipped):
+            elif not skipped or not _is_inside(path, skipped):
                 entered.append(name)
         folders[:] = entered  # os.walk goes on with what is left in the list
         for name in sorted(names):
@@ -54,6 +56,19 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
                 unused.append(str(path.relative_to(folder)))
     if unused:
         say(f"not used in {printable(folder)}, as their names are not those of images: {printable(listed(unused))}")
+
+
+def check_apart(targets: Iterable[Path], output: Path, folder: Path, what: str) -> None:
+    """Refuse to write into a folder that is read from, from which ``find_images`` cannot skip OUTPUT.
+
+    So it is where the folder is OUTPUT or inside of it, and a name of an output leads there.
+    """
+    if not _is_inside(folder, Path(os.path.realpath(output))):
+        return
+    read = Path(os.path.realpath(folder))
+    for target in targets:
+        if _is_inside(target.parent, read):
+            raise CommandError(f"OUTPUT would be written into {what} ({printable(target)}): choose another one")
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from pursamere._images import FORMAT_NAMES, FORMATS, ImageError, is_image_name
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.images import Size, check_format, find_images, read_image, write_image
+from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say
 from pursamere.cli.reference import load_reference
@@ -83,24 +83,26 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
     arguments.device = find_device(arguments.device)
-    jobs, total = plan(arguments.input, arguments.output)
-    denoiser, size = build_denoiser(arguments)
+    planned = plan(arguments.input, arguments.output)
+    denoiser, size = build_denoiser(arguments, [target for _, target in planned])
     purifier = build_purifier(denoiser, arguments)
     failures = 0
-    with progress_bar(total, "purify", unit="image", quiet=arguments.quiet) as advance:
+    jobs = iter(planned)
+    with progress_bar(len(planned), "purify", unit="image", quiet=arguments.quiet) as advance:
         while batch := list(itertools.islice(jobs, arguments.batch_size)):
             failures += _purify_batch(purifier, batch, size, arguments, advance)
     if not arguments.quiet:
-        print(f"purified {total - failures} of {total} images, {failures} failed")
+        print(f"purified {len(planned) - failures} of {len(planned)} images, {failures} failed")
     return 1 if failures else 0
 
 
-def build_denoiser(arguments: argparse.Namespace) -> tuple[Any, Size]:
-    """The denoiser that the options describe, and the shape of its images."""
+def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tuple[Any, Size]:
+    """The denoiser that the options describe, and the shape of its images; ``targets`` are the files to write."""
     import pursamere as ps
 
     if "denoiser" not in arguments:
-        reference = load_reference(getattr(arguments, "reference", "digits")).to(arguments.device)
+        name = getattr(arguments, "reference", "digits")
+        reference = load_reference(name, output=arguments.output, targets=targets).to(arguments.device)
         bandwidth = getattr(arguments, "bandwidth", DEFAULT_BANDWIDTH)
         return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
     if "bandwidth" in arguments:
@@ -134,8 +136,8 @@ def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> Purifier:
     )
 
 
-def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
-    """What to read and where to write it, and the number of files. The files are listed, not opened."""
+def plan(source: Path, output: Path) -> list[Job]:
+    """What to read and where to write it. The files are listed, not opened."""
     if not os.path.lexists(source):
         raise CommandError(f"{printable(source)} does not exist")
     if source.is_dir():
@@ -147,13 +149,14 @@ def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
         names = list(find_images(source, skip=output))
         if not names:
             raise CommandError(f"no image files ({FORMAT_NAMES}) in {printable(source)}")
-        return ((source / name, output / name) for name in names), len(names)
+        check_apart((output / name for name in names), output, source, "the folder INPUT")
+        return [(source / name, output / name) for name in names]
     if not is_image_name(source):
         raise CommandError(f"{printable(source)} is not an image file by its name ({', '.join(FORMATS)})")
     target = output if is_image_name(output) and not output.is_dir() else output / source.name
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
-    return iter([(source, target)]), 1
+    return [(source, target)]
 
 
 def _purify_batch(
