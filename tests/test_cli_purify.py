@@ -148,11 +148,10 @@ def test_an_existing_output_is_kept_and_named(capsys):
     os.makedirs("out")
     with open("out/a.png", "w") as file:
         file.write("precious")
-    assert cli.main(["purify", "in", "-o", "out", *FAST]) == 1
-    err = capsys.readouterr().err
-    assert len(err.splitlines()) == 1
-    assert "in/a.png" in err
-    assert "--overwrite" in err
+    assert cli.main(["purify", "in", "-o", "out", *FAST]) == 0
+    out, err = capsys.readouterr()
+    assert out == "purified 2 of 3 images, 0 failed, 1 skipped\n"
+    assert err == "skipped, as the outputs exist (--overwrite replaces them): 'in/a.png'\n"
     with open("out/a.png") as file:
         assert file.read() == "precious"
     assert written() == ["a.png", "b.png", "sub/a.png"]
@@ -161,6 +160,30 @@ def test_an_existing_output_is_kept_and_named(capsys):
     expected = purified(load("in/a.png"), np.load("reference.npz")["images"])
     np.testing.assert_array_equal(load("out/a.png"), expected)
     assert written() == ["a.png", "b.png", "sub/a.png"]
+
+
+def test_a_repeated_command_goes_on_where_it_stopped(monkeypatch, capsys):
+    save("in/wide.png", pixels(3, 5, 6))
+    command = ["purify", "in", "-o", "out", *FAST]
+    assert cli.main(command) == 1
+    assert capsys.readouterr().out == "purified 3 of 4 images, 1 failed\n"
+    assert cli.main(command) == 1  # what failed fails again
+    assert capsys.readouterr().out == "purified 0 of 4 images, 1 failed, 3 skipped\n"
+    os.remove("in/wide.png")
+    monkeypatch.setattr(purify, "build_denoiser", None)  # not needed where nothing is left to do
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == "purified 0 of 3 images, 0 failed, 3 skipped\n"
+    assert cli.main([*command, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "'in/a.png', 'in/b.png', 'in/sub/a.png'" in err
+
+
+def test_what_is_no_file_is_no_output(capsys):
+    os.makedirs("out/a.png")
+    os.symlink("nowhere", "out/b.png")
+    assert cli.main(["purify", "in", "-o", "out", *FAST]) == 1
+    assert [line.split(": ")[2] for line in capsys.readouterr().err.splitlines()] == ["in/a.png", "in/b.png"]
 
 
 @pytest.mark.parametrize(

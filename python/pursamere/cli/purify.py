@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pursamere._images import FORMAT_NAMES, FORMATS, ImageError, is_image_name
+from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
@@ -59,7 +60,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("input", type=Path, metavar="INPUT", help=f"a {FORMAT_NAMES} file, or a folder (with its subfolders)")
     # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
-    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--overwrite", action="store_true", help="replace outputs that exist; without it their inputs are skipped")
     source = parser.add_mutually_exclusive_group().add_argument
     source("--reference", default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
     source("--denoiser", default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
@@ -84,15 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
     arguments.device = find_device(arguments.device)
     planned = plan(arguments.input, arguments.output)
-    denoiser, size = build_denoiser(arguments, [target for _, target in planned])
-    purifier = build_purifier(denoiser, arguments)
+    todo = planned if arguments.overwrite else _without_done(planned)
     failures = 0
-    jobs = iter(planned)
-    with progress_bar(len(planned), "purify", unit="image", quiet=arguments.quiet) as advance:
-        while batch := list(itertools.islice(jobs, arguments.batch_size)):
-            failures += _purify_batch(purifier, batch, size, arguments, advance)
+    if todo:
+        denoiser, size = build_denoiser(arguments, [target for _, target in planned])
+        purifier = build_purifier(denoiser, arguments)
+        jobs = iter(todo)
+        with progress_bar(len(todo), "purify", unit="image", quiet=arguments.quiet) as advance:
+            while batch := list(itertools.islice(jobs, arguments.batch_size)):
+                failures += _purify_batch(purifier, batch, size, arguments, advance)
     if not arguments.quiet:
-        print(f"purified {len(planned) - failures} of {len(planned)} images, {failures} failed")
+        skipped = f", {len(planned) - len(todo)} skipped" if len(todo) < len(planned) else ""
+        print(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
     return 1 if failures else 0
 
 
@@ -157,6 +161,15 @@ def plan(source: Path, output: Path) -> list[Job]:
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
     return [(source, target)]
+
+
+def _without_done(planned: Sequence[Job]) -> list[Job]:
+    """The jobs whose output is not there yet; the others are named on stderr."""
+    done = {job: None for job in planned if job[1].is_file()}
+    if done:
+        names = printable(listed([str(source) for source, _ in done]))
+        say(f"skipped, as the outputs exist (--overwrite replaces them): {names}")
+    return [job for job in planned if job not in done]
 
 
 def _purify_batch(
