@@ -33,7 +33,8 @@ def load(source: str | Path, split: str = "test") -> Dataset:
             - ``"mnist"`` [1, 28, 28]: ``mnist.npz`` or the IDX files, as they are or in ``.gz``, in the folder that
               the environment variable ``PURSAMERE_DATA`` names;
             - ``"cifar10"`` [3, 32, 32]: in the same folder ``cifar10_jpeg.npz``, whose images are slightly lossy (the
-              result is then named "cifar10_jpeg"), or the binary version; ``"cifar10_jpeg"``: only the former;
+              result is then named "cifar10_jpeg"), or the binary version, or the Python version, which torchvision
+              keeps in ``cifar-10-batches-py``; ``"cifar10_jpeg"``: only the first;
             - a folder with one subfolder of image files per class, or with such folders in subfolders called
               ``train``, ``validation`` and ``test``; the files are PNG, JPEG, WebP, BMP, TIFF, GIF or PPM by their
               names, of 8 bits a channel or 16 in gray, neither animated nor transparent;
