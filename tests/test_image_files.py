@@ -190,6 +190,16 @@ def test_sizes_are_told_as_they_are_seen(end, size):
         decode(f"turned.{end}")
 
 
+def test_damaged_exif_data_are_no_error_where_the_size_is_wrong():
+    exif = b"Exif\0\0" + b"MM\0\0\0\0\0\x08"
+    save("odd.jpg", random_bytes(0, 12, 20), exif=exif)
+    with pytest.raises(ImageError, match="is 20x12, expected 8x16"):
+        decode("odd.jpg")
+    save("textual.jpg", random_bytes(0, 12, 20), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\2\x366\0\0\0\0\0\0")
+    with pytest.raises(ImageError, match="is 20x12, expected 8x16"):
+        decode("textual.jpg")
+
+
 @pytest.mark.parametrize("end", ["png", "webp", "tif"])
 def test_turned_images_are_shown_upright(end):
     exif = Image.Exif()

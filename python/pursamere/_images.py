@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ FORMATS = {
 }
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
 
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on, width and height are exchanged
+_ORIENTATION = 0x0112  # the EXIF tag; from 5 to 8, width and height are exchanged
 
 _current_file: ContextVar[Path | None] = ContextVar("current_file", default=None)
 
@@ -81,10 +81,13 @@ def shown_size(image: Any) -> tuple[int, int]:
     """
     from pursamere._extras import require
 
-    # The general getexif, as that of PNG decodes the pixels. A TIFF image has the size of the turned one already.
-    exif = {} if image.format == "TIFF" else require("PIL.Image", extra="cli").Image.getexif(image)
+    orientation = 1
+    if image.format != "TIFF":  # its size is that of the turned image already
+        with suppress(Exception):  # damaged EXIF data; Pillow raises nearly every built-in error
+            # The general getexif, as that of PNG decodes the pixels.
+            orientation = require("PIL.Image", extra="cli").Image.getexif(image).get(_ORIENTATION, 1)
     width, height = image.size
-    return (height, width) if exif.get(_ORIENTATION, 1) >= 5 else (width, height)
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def is_gray(image: Any) -> bool:
@@ -99,10 +102,10 @@ def decode(image: Any, channels: int) -> Tensor:
     """
     from pursamere._extras import require
 
-    _check_depth(image)
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise ImageError("is animated or has several pages")
     try:
+        _check_depth(image)
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise ImageError("is animated or has several pages")
         upright = require("PIL.ImageOps", extra="cli").exif_transpose(image)
         opaque = upright.convert("RGBA") if upright.has_transparency_data else upright
         transparent = opaque is not upright and opaque.getextrema()[3][0] < 255
@@ -112,6 +115,8 @@ def decode(image: Any, channels: int) -> Tensor:
         else:
             converted = numpy.asarray(opaque.convert("L" if channels == 1 else "RGB")).astype(numpy.float32) / 255.0
             pixels = converted.reshape(*converted.shape[:2], channels)
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     if transparent:
