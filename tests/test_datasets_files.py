@@ -2,6 +2,7 @@
 
 import os
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from dataset_files import assert_images, random_bytes, save, save_pictures
 
 from pursamere.datasets import load
+from pursamere.datasets.npz import read_unlabelled
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +135,6 @@ def test_loading_never_runs_code(folder):
 
 
 def test_folder_of_classes(pictures, folder):
-    (folder / "pictures/a/notes.txt").write_text("no image")
     (folder / "pictures/.hidden").mkdir()
     for loaded in (load("pictures"), load(folder / "pictures", "all"), load("pictures/../pictures/")):
         assert (loaded.name, loaded.classes, loaded.labels.tolist()) == ("pictures", ("a", "b"), [0, 0, 1])
@@ -181,14 +182,14 @@ def test_a_damaged_image_is_named(pictures, folder, content):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "odd: expected one folder of PNG or JPEG files per class, found no folder"),
+        ([], "odd: expected one folder of image files per class, found no folder"),
         (["a.png"], r"odd/a\.png: expected images inside one folder per class"),
         (["a/1.png", "b.png"], r"odd/b\.png: expected images inside one folder per class"),
-        (["a/1.png", "b/"], "odd/b: expected PNG or JPEG files, found none"),
+        (["a/1.png", "b/"], r"odd/b: expected image files \(PNG, .*\), found none"),
         (["a/1.png", "a/b/1.png"], "odd/a: expected the images of one class, found a folder b"),
         (["train/a/1.png", "val/a/1.png"], "found train beside val"),
         (["train/1.png"], r"odd/train/1\.png: expected images inside one folder per class"),
-        (["train/a/1.png", "test/"], "odd/test: expected one folder of PNG or JPEG files per class"),
+        (["train/a/1.png", "test/"], "odd/test: expected one folder of image files per class"),
     ],
 )
 def test_folders_that_would_be_misread(folder, names, message):
@@ -212,3 +213,39 @@ def test_named_pipes_do_not_block(pictures):
     for source in ("pipe.npz", "mnist", "cifar10", "cifar10_jpeg"):
         with pytest.raises(ValueError, match="data set"):
             load(source)
+
+
+# What belongs to no split.
+
+
+def test_arrays_that_are_not_used_are_named():
+    arrays = {"train_images": IMAGES, "train_labels": [0, 1, 2], "val_images": IMAGES, "val_labels": [0, 1, 2]}
+    np.savez("parted.npz", **arrays, classes=["x", "y", "z"])
+    with pytest.warns(UserWarning, match=r"^data set 'parted.npz': not used: 'val_images', 'val_labels', 'classes'$"):
+        assert len(load("parted.npz", "train")) == 3
+    np.savez("both.npz", **arrays, images=IMAGES, labels=[0, 0, 0], jpeg=IMAGES)
+    unused = "'train_images', 'train_labels', 'val_images', 'val_labels', 'jpeg'"
+    with pytest.warns(UserWarning, match=f"^data set 'both.npz': not used: {unused}$") as caught:
+        load("both.npz")
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match=r"^data set 'parted.npz': not used: 'val_images', 'classes'$"):
+        read_unlabelled(Path("parted.npz"))  # labels have no use there
+
+
+def test_files_that_are_not_used_are_named(pictures, folder):
+    for label in ("train/a", "test/b"):
+        save(f"parted/{label}/x.png", pictures[0])
+    save("parted/cover.png", pictures[0])
+    for name in ("parted/train/labels.csv", "parted/train/a/x.xml", "parted/.git"):
+        (folder / name).write_text("")
+    message = "^data set 'parted': not used: 'cover.png', 'train/labels.csv', 'train/a/x.xml'$"
+    with pytest.warns(UserWarning, match=message):
+        assert len(load("parted", "train")) == 1
+
+
+def test_nothing_is_said_where_everything_is_used(pictures):
+    np.savez("whole.npz", images=IMAGES, labels=[0, 1, 1], class_names=["a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load("whole.npz")
+        load("pictures")

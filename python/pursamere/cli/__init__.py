@@ -11,6 +11,7 @@ from typing import NoReturn
 from pursamere._extras import MissingExtraError
 from pursamere.cli import demo, evaluate, info, purify, train
 from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.one_line_warnings import one_line_warnings
 from pursamere.cli.streams import discard, mend_streams
 
 _INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        code = command(arguments)
+        with one_line_warnings():
+            code = command(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

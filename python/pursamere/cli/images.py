@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pursamere._extras import require
 from pursamere._files import atomic_writer
-from pursamere._images import FORMATS, ImageError, decode, is_image_name, open_image
+from pursamere._images import FORMATS, ImageError, decode, is_image_name, open_image, shown_size
+from pursamere._text import listed
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.progress import say
 
 Size = tuple[int, int, int]  # channels, height, width
 
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+
 
 def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
-    """The PNG and JPEG files below ``folder``, relative to it and in the order of their names.
+    """The image files below ``folder``, relative to it and in the order of their names.
 
-    Symbolic links to folders are not followed (they may lead in a circle) but told on stderr; neither is the folder
-    ``skip`` entered.
+    Symbolic links to folders are not followed (they may lead in a circle) but told on stderr, as are files that are no
+    images by their names. The file ``skip``, or what is in the folder ``skip`` inside this one, is left out silently.
     """
-    skipped = None if skip is None else os.path.realpath(skip)
+    skipped = None if skip is None else Path(os.path.realpath(skip))
+    if skipped and _is_inside(folder, skipped):
+        skipped = None  # everything here is inside, see check_apart
+    unused = []
 
     def failed(error: OSError) -> None:
         raise CommandError(f"cannot list {printable(error.filename)}: {error.strerror}")
@@ -35,13 +42,38 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
             path = Path(parent, name)
             if path.is_symlink():
                 say(f"skipped (a symbolic link to a folder): {printable(path)}")
-            elif os.path.realpath(path) != skipped:
+            elif not skipped or not _is_inside(path, skipped):
                 entered.append(name)
         folders[:] = entered  # os.walk goes on with what is left in the list
         for name in sorted(names):
             path = Path(parent, name)
+            # Realpath is slow, and needed only for what may be elsewhere, or the file itself.
+            if skipped and (name == skipped.name or path.is_symlink()) and _is_inside(path, skipped):
+                continue
             if is_image_name(path):
                 yield path.relative_to(folder)
+            elif not name.startswith("."):
+                unused.append(str(path.relative_to(folder)))
+    if unused:
+        say(f"not used in {printable(folder)}, as their names are not those of images: {printable(listed(unused))}")
+
+
+def check_apart(targets: Iterable[Path], output: Path, folder: Path, what: str) -> None:
+    """Refuse to write into a folder that is read from, from which ``find_images`` cannot skip OUTPUT.
+
+    So it is where the folder is OUTPUT or inside of it, and a name of an output leads there.
+    """
+    if not _is_inside(folder, Path(os.path.realpath(output))):
+        return
+    read = Path(os.path.realpath(folder))
+    for target in targets:
+        if _is_inside(target.parent, read):
+            raise CommandError(f"OUTPUT would be written into {what} ({printable(target)}): choose another one")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` (resolved) or leads into it."""
+    return Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 def read_image(path: Path, size: Size) -> Tensor:
@@ -56,17 +88,27 @@ def read_image(path: Path, size: Size) -> Tensor:
             pixels = decode(image, channels)
             if tuple(pixels.shape) == size:
                 return pixels
-        raise ImageError(f"is {image.size[0]}x{image.size[1]}, expected {width}x{height}, the denoiser's size")
+            shown = pixels.shape[2], pixels.shape[1]
+        else:
+            shown = shown_size(image)
+        raise ImageError(f"is {shown[0]}x{shown[1]}, expected {width}x{height}, the denoiser's size")
+
+
+def check_format(path: Path, channels: int) -> None:
+    """Refuse a name whose format has no room for the output: a GIF has 256 colours."""
+    if channels == 3 and FORMATS[path.suffix.lower()] == "GIF":
+        raise ImageError("not done: a GIF file cannot hold the colours of the output, PNG can")
 
 
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:
     """Write float [C, H, W] in [0, 1], rounded to 8 bits, in the format that the name asks for.
 
-    JPEG is lossy whatever its settings; the best ones are used, so that it takes away little of the purification.
+    JPEG is lossy whatever its settings; the best ones are used, so that it takes away little of the purification. A GIF
+    in colour would be much worse, see ``check_format``.
     """
     pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     picture = require("PIL.Image", extra="cli").fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     kind = FORMATS[path.suffix.lower()]
-    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    options = _SAVE_OPTIONS.get(kind, {})
     with atomic_writer(path, overwrite=overwrite) as stream:
         picture.save(stream, format=kind, **options)

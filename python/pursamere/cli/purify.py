@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pursamere._images import FORMATS, ImageError, is_image_name
+from pursamere._images import FORMAT_NAMES, FORMATS, ImageError, is_image_name
 from pursamere._output import require_writable
+from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.images import Size, find_images, read_image, write_image
+from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say
 from pursamere.cli.reference import load_reference
@@ -34,14 +35,14 @@ Move every image to a nearby point where the expected reconstruction error of a 
 is a network (--denoiser), or a kernel density over reference images (--reference): samples of what the inputs should
 look like, all of one size. Inputs must have the size of its images, and colours are kept if these have colours. Pixels
 are in [0, 1], a radius of 0.1 is 25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
-the exact pixels matter.
+the exact pixels matter. Of an MPO file, as cameras write, the first picture is used; animations are refused.
 """
 
 
 # What makes every other write fail as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_BANDWIDTH = 0.2
-_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg or .jpeg"
+_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg, ..."
 _REFERENCE = (
     "digits (8x8, from scikit-learn; if not given), a folder of images, an .npz file with an array images or "
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
@@ -61,10 +62,10 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("input", type=types.path, metavar="INPUT", help="a PNG or JPEG file, or a folder (with its subfolders)")
+    add("input", type=types.path, metavar="INPUT", help=f"a {FORMAT_NAMES} file, or a folder (with its subfolders)")
     # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
-    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--overwrite", action="store_true", help="replace outputs that exist; without it their inputs are skipped")
     source = parser.add_mutually_exclusive_group().add_argument
     source("--reference", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
     source("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
@@ -88,24 +89,29 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
     arguments.device = find_device(arguments.device)
-    jobs, total = plan(arguments.input, arguments.output)
-    denoiser, size = build_denoiser(arguments)
-    purifier = build_purifier(denoiser, arguments)
+    planned = plan(arguments.input, arguments.output)
+    todo = planned if arguments.overwrite else _without_done(planned)
     failures = 0
-    with progress_bar(total, "purify", unit="image", quiet=arguments.quiet) as advance:
-        while batch := list(itertools.islice(jobs, arguments.batch_size)):
-            failures += _purify_batch(purifier, batch, size, arguments, advance)
+    if todo:
+        denoiser, size = build_denoiser(arguments, [target for _, target in planned])
+        purifier = build_purifier(denoiser, arguments)
+        jobs = iter(todo)
+        with progress_bar(len(todo), "purify", unit="image", quiet=arguments.quiet) as advance:
+            while batch := list(itertools.islice(jobs, arguments.batch_size)):
+                failures += _purify_batch(purifier, batch, size, arguments, advance)
     if not arguments.quiet:
-        print(f"purified {total - failures} of {total} images, {failures} failed")
+        skipped = f", {len(planned) - len(todo)} skipped" if len(todo) < len(planned) else ""
+        print(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
     return 1 if failures else 0
 
 
-def build_denoiser(arguments: argparse.Namespace) -> tuple[Any, Size]:
-    """The denoiser that the options describe, and the shape of its images."""
+def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tuple[Any, Size]:
+    """The denoiser that the options describe, and the shape of its images; ``targets`` are the files to write."""
     import pursamere as ps
 
     if "denoiser" not in arguments:
-        reference = load_reference(getattr(arguments, "reference", "digits")).to(arguments.device)
+        name = getattr(arguments, "reference", "digits")
+        reference = load_reference(name, output=arguments.output, targets=targets).to(arguments.device)
         bandwidth = getattr(arguments, "bandwidth", DEFAULT_BANDWIDTH)
         return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
     if "bandwidth" in arguments:
@@ -139,8 +145,8 @@ def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> Purifier:
     )
 
 
-def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
-    """What to read and where to write it, and the number of files. The files are listed, not opened."""
+def plan(source: Path, output: Path) -> list[Job]:
+    """What to read and where to write it. The files are listed, not opened."""
     if not os.path.lexists(source):
         raise CommandError(f"{printable(source)} does not exist")
     if source.is_dir():
@@ -152,15 +158,25 @@ def plan(source: Path, output: Path) -> tuple[Iterator[Job], int]:
         # OUTPUT may be inside INPUT, and what an earlier run wrote there is no input.
         names = list(find_images(source, skip=output))
         if not names:
-            raise CommandError(f"no PNG or JPEG files in {printable(source)}")
-        return ((source / name, output / name) for name in names), len(names)
+            raise CommandError(f"no image files ({FORMAT_NAMES}) in {printable(source)}")
+        check_apart((output / name for name in names), output, source, "the folder INPUT")
+        return [(source / name, output / name) for name in names]
     if not is_image_name(source):
-        raise CommandError(f"{printable(source)} is not a PNG or JPEG file by its name ({', '.join(FORMATS)})")
+        raise CommandError(f"{printable(source)} is not an image file by its name ({', '.join(FORMATS)})")
     target = output if is_image_name(output) and not output.is_dir() else output / source.name
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
     _require_writable(target.parent)
-    return iter([(source, target)]), 1
+    return [(source, target)]
+
+
+def _without_done(planned: Sequence[Job]) -> list[Job]:
+    """The jobs whose output is not there yet; the others are named on stderr."""
+    done = {job: None for job in planned if job[1].is_file()}
+    if done:
+        names = printable(listed([str(source) for source, _ in done]))
+        say(f"skipped, as the outputs exist (--overwrite replaces them): {names}")
+    return [job for job in planned if job not in done]
 
 
 def _purify_batch(
@@ -174,6 +190,7 @@ def _purify_batch(
             # Before the work rather than after it; the write checks again.
             with _writing(job[1]):
                 _check_target(job[1], arguments)
+            check_format(job[1], size[0])
             ready.append((job, read_image(job[0], size)))
         except (ImageError, OSError) as error:
             failures += _report(job, error)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from pursamere._images import common_channels, read_images
+from pursamere._images import FORMAT_NAMES, common_channels, read_images
 from pursamere.cli.errors import CommandError
-from pursamere.cli.images import find_images
+from pursamere.cli.images import check_apart, find_images
 from pursamere.datasets import load
 from pursamere.datasets.npz import read_unlabelled
 
@@ -16,10 +17,13 @@ from pursamere.datasets.npz import read_unlabelled
 _SPLITS = {"digits": "all", "mnist": "train+validation", "cifar10": "train+validation"}
 
 
-def load_reference(name: str) -> Tensor:
+def load_reference(name: str, *, output: Path | None = None, targets: Sequence[Path] = ()) -> Tensor:
     """Reference images, float32 [N, C, H, W] in [0, 1].
 
-    ``name`` is ``digits``, ``mnist``, ``cifar10``, a folder of PNG and JPEG files or an ``.npz`` file, neither of which
+    ``output`` inside a folder of reference images is left out. ``targets``, the files that will be written there, are
+    no references of a later run: a ``CommandError`` tells if they would be.
+
+    ``name`` is ``digits``, ``mnist``, ``cifar10``, a folder of image files or an ``.npz`` file, neither of which
     needs labels; a folder that is called like one of the words is ``./digits``.
     """
     try:
@@ -27,7 +31,9 @@ def load_reference(name: str) -> Tensor:
             return load(name, _SPLITS[name]).images
         path = Path(name)
         if path.is_dir():
-            return _load_folder(path)
+            if output is not None:
+                check_apart(targets, output, path, "the folder of --reference")
+            return _load_folder(path, output)
         if path.is_file() and path.suffix.lower() == ".npz":
             return read_unlabelled(path)
     except ValueError as error:
@@ -36,8 +42,8 @@ def load_reference(name: str) -> Tensor:
     raise CommandError(f"--reference: expected {words}, a folder of images or an .npz file, got {name!r}")
 
 
-def _load_folder(folder: Path) -> Tensor:
-    paths = [folder / name for name in find_images(folder)]
+def _load_folder(folder: Path, output: Path | None) -> Tensor:
+    paths = [folder / name for name in find_images(folder, skip=output)]
     if not paths:
-        raise CommandError(f"--reference: no PNG or JPEG files in {folder}")
+        raise CommandError(f"--reference: no image files ({FORMAT_NAMES}) in {folder}")
     return read_images(paths, common_channels(paths))

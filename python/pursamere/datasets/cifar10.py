@@ -1,4 +1,7 @@
-"""The binary version of CIFAR-10: records of a label and 32x32 red, 32x32 green and 32x32 blue bytes."""
+"""The files of CIFAR-10: the binary version, and the Python version, which torchvision keeps.
+
+An image is 32x32 red, 32x32 green and 32x32 blue bytes, in the binary version after its label.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,37 @@ from pathlib import Path
 
 import numpy
 
+from .pickled import read_pickle
 from .source import Part
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_RECORD = 1 + 3 * 32 * 32
+_PIXELS = 3 * 32 * 32
+_RECORD = 1 + _PIXELS
 
 
 def read_batches(paths: Sequence[Path]) -> Part:
-    """The records of several files, one after another; pixels uint8 [N, 32, 32, 3]."""
-    contents = [_read(path) for path in paths]
-    records = numpy.frombuffer(b"".join(contents), numpy.uint8).reshape(-1, _RECORD)
-    return Part(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0])
+    """The images of several files, ``.bin`` or pickles, one after another; pixels uint8 [N, 32, 32, 3]."""
+    parts = [_read_binary(path) if path.suffix == ".bin" else _read_pickle(path) for path in paths]
+    pixels = numpy.concatenate([part.pixels for part in parts])
+    labels = numpy.concatenate([part.labels for part in parts])
+    return Part(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels)
 
 
-def _read(path: Path) -> bytes:
+def _read_binary(path: Path) -> Part:
     length = path.stat().st_size
     if length == 0 or length % _RECORD:
         raise ValueError(f"{path} must be records of {_RECORD} bytes, got {length} bytes")
-    return path.read_bytes()
+    records = numpy.frombuffer(path.read_bytes(), numpy.uint8).reshape(-1, _RECORD)
+    return Part(records[:, 1:], records[:, 0])
+
+
+def _read_pickle(path: Path) -> Part:
+    batch = read_pickle(path)
+    pixels, labels = batch.get("data"), batch.get("labels")
+    if not isinstance(pixels, numpy.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
+        raise ValueError(f"{path} must have an array data, uint8 [N, {_PIXELS}]")
+    if not isinstance(labels, list) or any(label not in range(len(CLASSES)) for label in labels):
+        raise ValueError(f"{path} must have a list labels of numbers in [0, {len(CLASSES) - 1}]")
+    if len(labels) != len(pixels):
+        raise ValueError(f"{path} must have as many labels as images, {len(pixels)}, got {len(labels)}")
+    return Part(pixels, numpy.array(labels, numpy.uint8))

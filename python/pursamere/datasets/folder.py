@@ -1,14 +1,15 @@
-"""Folders of PNG and JPEG files, one subfolder per class."""
+"""Folders of image files, one subfolder per class."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy
 
-from pursamere._images import common_channels, is_image_name, read_images
+from pursamere._images import FORMAT_NAMES, common_channels, is_image_name, read_images
 
 from .source import Part, Source
 
@@ -36,7 +37,16 @@ def open_folder(folder: Path) -> Source:
     parts = {split: partial(_read, part, classes, channels) for split, part in files.items()}
     if not splits:
         parts["all"] = parts["test"]
-    return Source(folder.resolve().name, classes, parts)
+    return Source(folder.resolve().name, classes, parts, _unused(folder, splits, files.values()))
+
+
+def _unused(folder: Path, splits: Sequence[str], files: Iterable[Files]) -> tuple[str, ...]:
+    """The files, hidden ones apart, that are images of no class."""
+    used = {path for path, _ in chain.from_iterable(files)}
+    roots = [folder / split for split in splits]
+    places = [folder, *roots, *(label for root in roots or [folder] for label in _subfolders(root))]
+    found = [path for place in places for path in sorted(place.iterdir()) if not path.is_dir() and path not in used]
+    return tuple(str(path.relative_to(folder)) for path in found if not path.name.startswith("."))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -55,10 +65,10 @@ def _files(folder: Path) -> Files:
             raise ValueError(f"{label}: expected the images of one class, found a folder {nested[0].name}")
         images = sorted(path for path in label.iterdir() if is_image_name(path))
         if not images:
-            raise ValueError(f"{label}: expected PNG or JPEG files, found none")
+            raise ValueError(f"{label}: expected image files ({FORMAT_NAMES}), found none")
         files += [(path, label.name) for path in images]
     if not files:
-        raise ValueError(f"{folder}: expected one folder of PNG or JPEG files per class, found no folder")
+        raise ValueError(f"{folder}: expected one folder of image files per class, found no folder")
     return files
 
 

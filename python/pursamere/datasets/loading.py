@@ -10,7 +10,7 @@ from .dataset import Dataset
 from .digits import open_digits
 from .folder import open_folder
 from .npz import open_npz
-from .source import Source, to_images, to_labels
+from .source import Source, to_images, to_labels, warn_unused
 from .standard import open_cifar10, open_cifar10_jpeg, open_mnist
 
 NAMED: dict[str, Callable[[], Source]] = {
@@ -33,9 +33,11 @@ def load(source: str | Path, split: str = "test") -> Dataset:
             - ``"mnist"`` [1, 28, 28]: ``mnist.npz`` or the IDX files, as they are or in ``.gz``, in the folder that
               the environment variable ``PURSAMERE_DATA`` names;
             - ``"cifar10"`` [3, 32, 32]: in the same folder ``cifar10_jpeg.npz``, whose images are slightly lossy (the
-              result is then named "cifar10_jpeg"), or the binary version; ``"cifar10_jpeg"``: only the former;
-            - a folder with one subfolder of PNG and JPEG files per class, or with such folders in subfolders called
-              ``train``, ``validation`` and ``test``;
+              result is then named "cifar10_jpeg"), or the binary version, or the Python version, which torchvision
+              keeps in ``cifar-10-batches-py``; ``"cifar10_jpeg"``: only the first;
+            - a folder with one subfolder of image files per class, or with such folders in subfolders called
+              ``train``, ``validation`` and ``test``; the files are PNG, JPEG, WebP, BMP, TIFF, GIF or PPM by their
+              names, of 8 bits a channel or 16 in gray, neither animated nor transparent;
             - an ``.npz`` file with arrays ``images`` and ``labels``, or ``train_images``, ``train_labels`` and so on;
               images are uint8 [N, H, W] or [N, H, W, C], or float [N, C, H, W] in [0, 1].
         split: ``"train"``, ``"validation"`` or ``"test"``, as far as there is one. The built-in sets have
@@ -44,6 +46,7 @@ def load(source: str | Path, split: str = "test") -> Dataset:
 
     Returns:
         The images and labels, in the order of the files, which is by class in a folder (see :meth:`Dataset.balanced`).
+        A warning names the arrays and files that belong to no split, but for hidden files.
 
     Raises:
         TypeError: ``source`` is neither text nor a path.
@@ -90,6 +93,12 @@ def _errors_named(source: object) -> Iterator[None]:
 
 
 def _open(source: str | Path) -> Source:
+    opened = _find(source)
+    warn_unused(source, opened.unused)
+    return opened
+
+
+def _find(source: str | Path) -> Source:
     if is_built_in(source):
         return NAMED[str(source)]()
     path = Path(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from .source import Part, Source, to_images, to_labels
+from pursamere._images import reading
+
+from .source import Part, Source, to_images, to_labels, warn_unused
 
 SPLITS = ("train", "validation", "test")
 # Names for labels are made up to the largest label, which a broken file can make huge.
@@ -37,16 +39,31 @@ def open_npz(path: Path, *, name: str | None = None, classes: tuple[str, ...] | 
             f"'test_labels', found {found}"
         )
     readers = {split: partial(_read_part, path, prefix) for split, prefix in parts.items()}
-    return Source(name or path.stem, _classes(path, found, sorted(set(parts.values())), classes), readers)
+    prefixes = sorted(set(parts.values()))
+    unused = _unused(found, prefixes, ["labels"])
+    return Source(name or path.stem, _classes(path, found, prefixes, classes), readers, unused)
 
 
 def read_unlabelled(path: Path) -> Tensor:
-    """The array ``images``, or else ``train_images``, as float32 [N, C, H, W] in [0, 1]."""
+    """The array ``images``, or else ``train_images``, as float32 [N, C, H, W] in [0, 1].
+
+    Other arrays are named in a warning, but for labels and class names.
+    """
     found = _names(path)
     prefix = next((prefix for prefix in ("", "train_") if _has_pixels(found, prefix)), None)
     if prefix is None:
         raise ValueError(f"{path}: expected an array 'images' or 'train_images', found {found}")
+    warn_unused(path, [name for name in _unused(found, [prefix], []) if not name.endswith("labels")])
     return to_images(_read_pixels(path, prefix), f"{path}: {prefix}images")
+
+
+def _unused(found: list[str], prefixes: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """The arrays that are neither pixels nor ``others`` of a split, nor the names of classes."""
+    used = {"class_names"}
+    for prefix in prefixes:
+        pixels = ["images"] if f"{prefix}images" in found else ["jpeg", "offsets"]
+        used |= {f"{prefix}{kind}" for kind in (*pixels, *others)}
+    return tuple(name for name in found if name not in used)
 
 
 def _has_pixels(found: list[str], prefix: str) -> bool:
@@ -68,10 +85,10 @@ def _read_pixels(path: Path, prefix: str) -> Any:
     bounds = to_labels(offsets, f"{where}offsets").numpy()
     if len(bounds) < 2 or bounds[0] < 0 or bounds[-1] > len(blob) or bool((bounds[1:] <= bounds[:-1]).any()):
         raise ValueError(f"{where}offsets must be rising numbers in [0, {len(blob)}], two or more")
-    return _decode_all(memoryview(blob), bounds.tolist(), f"{where}jpeg")
+    return _decode_all(memoryview(blob), bounds.tolist(), path, f"{where}jpeg")
 
 
-def _decode_all(blob: memoryview, bounds: list[int], where: str) -> Any:
+def _decode_all(blob: memoryview, bounds: list[int], path: Path, where: str) -> Any:
     """JPEG files of one size as uint8 [N, H, W, 3], or [N, H, W] if the first is gray."""
     from pursamere._extras import require
 
@@ -79,7 +96,7 @@ def _decode_all(blob: memoryview, bounds: list[int], where: str) -> Any:
     pixels = numpy.empty((0,), numpy.uint8)
     for row, (start, end) in enumerate(pairwise(bounds)):
         try:
-            with pillow.open(io.BytesIO(blob[start:end]), formats=("JPEG",)) as image:
+            with reading(path), pillow.open(io.BytesIO(blob[start:end]), formats=("JPEG",)) as image:
                 decoded = numpy.asarray(image)
         except Exception as error:  # Pillow raises nearly every built-in error on a corrupt file
             raise ValueError(f"{where}: file {row} cannot be decoded ({error})") from error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 import torch
 from torch import Tensor
+
+from pursamere._text import listed
 
 PIXEL_FORMS = "uint8 [N, H, W] or [N, H, W, C], or float [N, C, H, W]"
 
@@ -32,11 +36,19 @@ class Source:
         name: of the data set.
         classes: the names of the labels.
         parts: by split, a function that reads it.
+        unused: names of the arrays or files that belong to no part.
     """
 
     name: str
     classes: tuple[str, ...]
     parts: Mapping[str, Callable[[], Part]]
+    unused: tuple[str, ...] = ()
+
+
+def warn_unused(source: str | Path, names: Sequence[str]) -> None:
+    """Warn, where there are any, of the arrays or files of a data set that are not used."""
+    if names:
+        warnings.warn(f"data set {str(source)!r}: not used: {listed(names)}", stacklevel=4)
 
 
 def to_images(array: Any, name: str = "images") -> Tensor:

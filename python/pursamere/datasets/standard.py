@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,8 @@ SPLIT_SEED = 20260
 
 _MNIST_CLASSES = tuple("0123456789")
 _MNIST_FOLDERS = ("", "MNIST/raw/")
-_CIFAR10_FOLDERS = ("", "cifar-10-batches-bin/")
+# The binary version, and the Python version as torchvision leaves it.
+_CIFAR10_FORMS = ("{}.bin", "cifar-10-batches-bin/{}.bin", "{}", "cifar-10-batches-py/{}")
 
 
 def open_mnist() -> Source:
@@ -44,7 +46,7 @@ def open_mnist() -> Source:
 
 
 def open_cifar10() -> Source:
-    """``cifar10_jpeg.npz``, which gives the data set the name "cifar10_jpeg", else the binary version."""
+    """``cifar10_jpeg.npz``, which gives the data set the name "cifar10_jpeg", else the binary or the Python version."""
     folder = data_folder()
     path = folder / "cifar10_jpeg.npz"
     if path.is_file():
@@ -52,11 +54,11 @@ def open_cifar10() -> Source:
 
     def read(names: list[str]) -> Part:
         return cifar10.read_batches(
-            [_find(folder, [f"{where}{name}" for where in _CIFAR10_FOLDERS], path.name) for name in names]
+            [_find(folder, [form.format(name) for form in _CIFAR10_FORMS], path.name) for name in names]
         )
 
-    train = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    parts = {"train": partial(read, train), "test": partial(read, ["test_batch.bin"])}
+    train = [f"data_batch_{number}" for number in range(1, 6)]
+    parts = {"train": partial(read, train), "test": partial(read, ["test_batch"])}
     return _hold_out(Source("cifar10", cifar10.CLASSES, parts))
 
 
@@ -94,7 +96,7 @@ def _hold_out(source: Source) -> Source:
         "validation": lambda: _split(whole(), validation=True),
         "train+validation": whole,
     }
-    return Source(source.name, source.classes, {**source.parts, **parts})
+    return replace(source, parts={**source.parts, **parts})
 
 
 def _split(part: Part, *, validation: bool) -> Part:

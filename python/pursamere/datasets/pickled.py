@@ -1,0 +1,86 @@
+"""Pickles of plain values and byte arrays, read without calling anything that they name.
+
+A pickle is a program: it may call whatever it can import. Here its instructions are checked before they run, and the
+only names that it may import stand for a class that keeps its arguments and does nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+# What pickles of dictionaries, lists, text, numbers and arrays consist of, in Python 2 and 3.
+_INSTRUCTIONS = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "SHORT_BINSTRING",
+    "BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "EMPTY_DICT", "SETITEM",
+    "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINPUT",
+    "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+))  # fmt: skip
+_NAMES = frozenset(
+    [
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+    ]
+)
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The dictionary in a file; its arrays of bytes are uint8, and Python 2's text is ``bytes`` but for the keys.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything else; the message names it.
+    """
+    try:
+        content = path.read_bytes()
+        for instruction, argument, _ in pickletools.genops(content):
+            if instruction.name not in _INSTRUCTIONS:
+                raise ValueError(f"expected plain values and arrays, found the instruction {instruction.name}")
+            if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(content):
+                raise ValueError(f"its memo has the index {argument}")  # up to which memory would be taken
+        found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        if not isinstance(found, dict):
+            raise ValueError("expected a dictionary")
+        return {_text(key): _to_array(value) if isinstance(value, _Inert) else value for key, value in found.items()}
+    except Exception as error:  # a damaged pickle raises nearly every built-in error
+        raise ValueError(
+            f"{path} cannot be read as a pickle of arrays: {str(error) or type(error).__name__}"
+        ) from error
+
+
+class _Inert:
+    """Stands for an array, its dtype, and the function that makes an array."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _NAMES:
+            return _Inert
+        raise ValueError(f"expected plain values and arrays, found the name {module}.{name}")
+
+
+def _text(key: Any) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+
+
+def _to_array(value: _Inert) -> Any:
+    _, shape, dtype, by_columns, content = value.state
+    if dtype.arguments[0] not in ("u1", b"u1") or by_columns or not isinstance(content, bytes):
+        raise ValueError("expected arrays of unsigned bytes, row by row")
+    if math.prod(shape) != len(content):
+        raise ValueError(f"an array of {len(content)} bytes has the wrong shape")
+    return numpy.frombuffer(content, numpy.uint8).reshape(shape)
