@@ -124,13 +124,14 @@ def deep_png(colour: int, channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def deep_tiff(bits: int, channels: int, sample: int = 1) -> bytes:
+def deep_tiff(bits: int, channels: int, sample: int = 1, *, white_is_zero: bool = False) -> bytes:
     """Little-endian, uncompressed, of zeros. An entry: tag, type (3: 16 bits, 4: 32 bits), count, value."""
     size = 16 * 8 * channels * bits // 8
     where = 8 + 2 + 12 * 10 + 4  # behind the entries
+    meaning = 0 if white_is_zero else 1 if channels == 1 else 2
     entries = [
         (256, 3, 1, 8), (257, 3, 1, 16), (258, 3, channels, bits if channels == 1 else where), (259, 3, 1, 1),
-        (262, 3, 1, 2 if channels > 1 else 1), (273, 4, 1, where + 6), (277, 3, 1, channels), (278, 3, 1, 16),
+        (262, 3, 1, meaning), (273, 4, 1, where + 6), (277, 3, 1, channels), (278, 3, 1, 16),
         (279, 4, 1, size), (339, 3, 1, sample),
     ]  # fmt: skip
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
@@ -149,13 +150,14 @@ def deep_tiff(bits: int, channels: int, sample: int = 1) -> bytes:
         ("rgb.tif", deep_tiff(16, 3)),
         ("int.tif", deep_tiff(32, 1)),
         ("signed.tif", deep_tiff(16, 1, sample=2)),
+        ("white.tif", deep_tiff(16, 1, white_is_zero=True)),
         ("float.tif", deep_tiff(32, 1, sample=3)),
         ("rgb.ppm", b"P6 8 16 65535\n" + bytes(16 * 8 * 6)),
         ("twelve.ppm", b"P6 8 16 4095\n" + bytes(16 * 8 * 6)),
         ("plain.ppm", b"P3 8 16 65535\n" + b"0 " * 16 * 8 * 3),
     ],
 )
-def test_pixels_that_would_lose_precision_are_refused(name, content):
+def test_pixels_that_would_be_changed_are_refused(name, content):
     os.makedirs("set/a")
     Path("set/a", name).write_bytes(content)
     with pytest.raises(ImageError, match="expected 8 bits a channel, or 16 in gray"):
@@ -175,6 +177,8 @@ def test_sixteen_bits_of_gray_are_kept(end):
 def test_eight_bits_in_a_tiff_file_made_by_hand_are_read():
     Path("plain.tif").write_bytes(deep_tiff(8, 3))  # so that it is the depth that is refused above
     assert torch.equal(decode("plain.tif", 3), torch.zeros(3, 16, 8))
+    Path("white.tif").write_bytes(deep_tiff(8, 1, white_is_zero=True))
+    assert torch.equal(decode("white.tif"), torch.ones(1, 16, 8))
     Path("coarse.ppm").write_bytes(b"P6 8 16 15\n" + bytes([15]) * 16 * 8 * 3)
     assert torch.equal(decode("coarse.ppm", 3), torch.ones(3, 16, 8))
 
@@ -191,10 +195,9 @@ def test_sizes_are_told_as_they_are_seen(end, size):
 
 
 def test_damaged_exif_data_are_no_error_where_the_size_is_wrong():
-    exif = b"Exif\0\0" + b"MM\0\0\0\0\0\x08"
-    save("odd.jpg", random_bytes(0, 12, 20), exif=exif)
+    save("odd.webp", random_bytes(0, 12, 20), exif=b"Exif\0\0MM\0\0\0\0\0\x08")
     with pytest.raises(ImageError, match="is 20x12, expected 8x16"):
-        decode("odd.jpg")
+        decode("odd.webp")
     save("textual.jpg", random_bytes(0, 12, 20), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\2\x366\0\0\0\0\0\0")
     with pytest.raises(ImageError, match="is 20x12, expected 8x16"):
         decode("textual.jpg")

@@ -26,6 +26,7 @@ FORMATS = {
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
 
 _ORIENTATION = 0x0112  # the EXIF tag; from 5 to 8, width and height are exchanged
+_PHOTOMETRIC = 262  # the TIFF tag of what pixel values mean
 
 _current_file: ContextVar[Path | None] = ContextVar("current_file", default=None)
 
@@ -133,6 +134,8 @@ def _check_depth(image: Any) -> None:
         if image.format == "PPM":  # whose largest value is in the file; Pillow scales gray to 16 bits
             known = image.mode == "I" or (image.mode != "F" and (len(stored) == 1 or stored[1] <= 255))
         elif image.mode.startswith(("I", "F")):
+            if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+                form += " with white as 0"  # which Pillow inverts for 8 bits only
             known = re.fullmatch("I;16[BLNR]?", form) is not None
         else:
             known = re.search(";16[BLN]", form) is None
