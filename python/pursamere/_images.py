@@ -92,7 +92,7 @@ def shown_size(image: Any) -> tuple[int, int]:
 
 
 def is_gray(image: Any) -> bool:
-    """Whether a Pillow image has no colours."""
+    """Whether a Pillow image has no colors."""
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
@@ -144,7 +144,7 @@ def _check_depth(image: Any) -> None:
 
 
 def common_channels(paths: Sequence[Path]) -> int:
-    """3 if any file is in colour, else 1: a gray image has an exact colour form, and not the other way round."""
+    """3 if any file is in color, else 1: a gray image has an exact color form, and not the other way round."""
     channels = 1
     for path in paths:
         with _naming(path), open_image(path) as image:
