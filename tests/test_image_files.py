@@ -50,7 +50,7 @@ def test_one_picture_is_the_same_in_every_format_and_place(end, options, capsys)
     tolerance = {"rtol": 0, "atol": 1e-7 if exact else 0.01}
     expected = torch.from_numpy(smooth).float().div(255)[None]
     torch.testing.assert_close(decode(name), expected, **tolerance)
-    for images in (load("set").images, load_reference("set")):  # WebP is always in colour
+    for images in (load("set").images, load_reference("set")):  # WebP is always in color
         torch.testing.assert_close(images[0], expected.expand(images.shape[1:]), **tolerance)
     assert cli.main(["purify", "set", "-o", "out", *FAST]) == 0
     assert cli.main(["purify", name, "-o", "out/alone.png", *FAST]) == 0
@@ -58,21 +58,21 @@ def test_one_picture_is_the_same_in_every_format_and_place(end, options, capsys)
     torch.testing.assert_close(decode(f"out/a/x.{end}"), decode("out/alone.png"), **tolerance)
 
 
-def test_colours_in_every_format_and_place(capsys):
+def test_colors_in_every_format_and_place(capsys):
     np.savez("reference.npz", images=random_bytes(0, 40, 16, 8, 3))
-    colours = random_bytes(1, 16, 8, 3)
+    colors = random_bytes(1, 16, 8, 3)
     for end, options in LOSSLESS:
-        save(f"in/x.{end}", colours, **options)
+        save(f"in/x.{end}", colors, **options)
     os.remove("in/x.gif")
     assert cli.main(["purify", "in", "-o", "out", *FAST]) == 0
     for end, _ in LOSSLESS:
         if end != "gif":
-            np.testing.assert_array_equal(decode(f"in/x.{end}", 3) * 255, torch.from_numpy(colours).permute(2, 0, 1))
+            np.testing.assert_array_equal(decode(f"in/x.{end}", 3) * 255, torch.from_numpy(colors).permute(2, 0, 1))
             assert torch.equal(decode(f"out/x.{end}", 3), decode("out/x.png", 3))
     capsys.readouterr()
-    save("in/x.gif", colours)
+    save("in/x.gif", colors)
     assert cli.main(["purify", "in/x.gif", "-o", "out", *FAST]) == 1
-    assert "in/x.gif: not done: a GIF file cannot hold the colours" in capsys.readouterr().err
+    assert "in/x.gif: not done: a GIF file cannot hold the colors" in capsys.readouterr().err
     assert cli.main(["purify", "in/x.gif", "-o", "out/gif.png", *FAST]) == 0
 
 
@@ -118,9 +118,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def deep_png(colour: int, channels: int) -> bytes:
+def deep_png(color: int, channels: int) -> bytes:
     rows = b"".join(b"\0" + bytes(2 * 8 * channels) for _ in range(16))
-    header = struct.pack(">IIBBBBB", 8, 16, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 8, 16, 16, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -128,10 +128,11 @@ def deep_tiff(bits: int, channels: int, sample: int = 1, *, white_is_zero: bool 
     """Little-endian, uncompressed, of zeros. An entry: tag, type (3: 16 bits, 4: 32 bits), count, value."""
     size = 16 * 8 * channels * bits // 8
     where = 8 + 2 + 12 * 10 + 4  # behind the entries
+    meaning = 0 if white_is_zero else 1 if channels == 1 else 2
     entries = [
         (256, 3, 1, 8), (257, 3, 1, 16), (258, 3, channels, bits if channels == 1 else where), (259, 3, 1, 1),
-        (262, 3, 1, 0 if white_is_zero else 2 if channels > 1 else 1), (273, 4, 1, where + 6),
-        (277, 3, 1, channels), (278, 3, 1, 16), (279, 4, 1, size), (339, 3, 1, sample),
+        (262, 3, 1, meaning), (273, 4, 1, where + 6), (277, 3, 1, channels), (278, 3, 1, 16),
+        (279, 4, 1, size), (339, 3, 1, sample),
     ]  # fmt: skip
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return (

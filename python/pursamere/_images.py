@@ -92,7 +92,7 @@ def shown_size(image: Any) -> tuple[int, int]:
 
 
 def is_gray(image: Any) -> bool:
-    """Whether a Pillow image has no colours."""
+    """Whether a Pillow image has no colors."""
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
@@ -134,9 +134,9 @@ def _check_depth(image: Any) -> None:
         if image.format == "PPM":  # whose largest value is in the file; Pillow scales gray to 16 bits
             known = image.mode == "I" or (image.mode != "F" and (len(stored) == 1 or stored[1] <= 255))
         elif image.mode.startswith(("I", "F")):
-            # Pillow inverts TIFF's white-is-zero for 8 bits only.
-            inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
-            known = re.fullmatch("I;16[BLNR]?", form) is not None and not inverted
+            if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+                form += " with white as 0"  # which Pillow inverts for 8 bits only
+            known = re.fullmatch("I;16[BLNR]?", form) is not None
         else:
             known = re.search(";16[BLN]", form) is None
         if not known:
@@ -144,7 +144,7 @@ def _check_depth(image: Any) -> None:
 
 
 def common_channels(paths: Sequence[Path]) -> int:
-    """3 if any file is in colour, else 1: a gray image has an exact colour form, and not the other way round."""
+    """3 if any file is in color, else 1: a gray image has an exact color form, and not the other way round."""
     channels = 1
     for path in paths:
         with _naming(path), open_image(path) as image:

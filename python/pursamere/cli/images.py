@@ -77,7 +77,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path, size: Size) -> Tensor:
-    """The image as float32 [C, H, W] in [0, 1], of exactly ``size``, in gray (C = 1) or colour (C = 3).
+    """The image as float32 [C, H, W] in [0, 1], of exactly ``size``, in gray (C = 1) or color (C = 3).
 
     A wrong size is found before the pixels are decoded, so a huge file costs no memory.
     """
@@ -95,16 +95,16 @@ def read_image(path: Path, size: Size) -> Tensor:
 
 
 def check_format(path: Path, channels: int) -> None:
-    """Refuse a name whose format has no room for the output: a GIF has 256 colours."""
+    """Refuse a name whose format has no room for the output: a GIF has 256 colors."""
     if channels == 3 and FORMATS[path.suffix.lower()] == "GIF":
-        raise ImageError("not done: a GIF file cannot hold the colours of the output, PNG can")
+        raise ImageError("not done: a GIF file cannot hold the colors of the output, PNG can")
 
 
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:
     """Write float [C, H, W] in [0, 1], rounded to 8 bits, in the format that the name asks for.
 
     JPEG is lossy whatever its settings; the best ones are used, so that it takes away little of the purification. A GIF
-    in colour would be much worse, see ``check_format``.
+    in color would be much worse, see ``check_format``.
     """
     pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     picture = require("PIL.Image", extra="cli").fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

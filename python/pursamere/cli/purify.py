@@ -33,8 +33,8 @@ Job = tuple[Path, Path]  # input file, output file
 _DESCRIPTION = """\
 Move every image to a nearby point where the expected reconstruction error of a denoiser is small and flat. The denoiser
 is a network (--denoiser), or a kernel density over reference images (--reference): samples of what the inputs should
-look like, all of one size. Inputs must have the size of its images, and colours are kept if these have colours. Pixels
-are in [0, 1], a radius of 0.1 is 25.5 grey levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
+look like, all of one size. Inputs must have the size of its images, and colors are kept if these have colors. Pixels
+are in [0, 1], a radius of 0.1 is 25.5 gray levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
 the exact pixels matter. Of an MPO file, as cameras write, the first picture is used; animations are refused.
 """
 

@@ -21,7 +21,7 @@ Files = list[tuple[Path, str]]  # each with its class
 def open_folder(folder: Path) -> Source:
     """The class folders in ``folder``, or in its subfolders ``train``, ``validation`` and ``test``.
 
-    Names in order are the labels, over all splits; hidden folders do not count. Colour if any file is in colour.
+    Names in order are the labels, over all splits; hidden folders do not count. Color if any file is in color.
     """
     subfolders = _subfolders(folder)
     splits = [path.name for path in subfolders if path.name in SPLITS]
