@@ -107,6 +107,8 @@ def test_another_noise_between_the_passes_is_none_of_the_calls_business():
 WRAPPERS = {
     "closure": lambda net: lambda y, sigma: net(y, sigma),
     "default": lambda net: lambda y, sigma, net=net: net(y, sigma),
+    "keyword default": lambda net: lambda y, sigma, *, net=net: net(y, sigma),
+    "list": lambda net: (lambda nets: lambda y, sigma: nets[0](y, sigma))([net]),
     "partial": lambda net: functools.partial(lambda inner, y, sigma: inner(y, sigma), net),
     "method": lambda net: net.forward,
     "adapter": lambda net: ps.denoisers.from_score(lambda y, sigma: (net(y, sigma) - y) / sigma**2),
@@ -122,6 +124,60 @@ def test_networks_inside_functions_are_watched_too(name):
     net.load_state_dict(fixed_weights(ConvDenoiser(), 5).state_dict())
     with pytest.raises(RuntimeError, match="changed or replaced between the forward and backward pass"):
         purified.sum().backward()
+
+
+class Holder:
+    """A callable object."""
+
+    def __init__(self, net):
+        self.net, self.options, self.table, self._cached = net, {"scale": 1.0}, torch.ones(()), None
+
+    def __call__(self, y, sigma):
+        self._cached = sigma
+        return self.net(y, sigma) * self.options["scale"] * self.table
+
+
+def _in_module(net):
+    module = fixed_weights(ConvDenoiser())
+    module.holder = Holder(net)
+    module.forward = module.holder.__call__
+    return module
+
+
+def _holder_of(denoiser):
+    return denoiser if isinstance(denoiser, Holder) else denoiser.holder
+
+
+HELD_CHANGES = {
+    "module": lambda holder: next(holder.net.parameters()).detach().mul_(1.1),
+    "another module": lambda holder: setattr(holder, "net", copy.deepcopy(holder.net)),
+    "number in a dictionary": lambda holder: holder.options.update(scale=3.0),
+    "tensor": lambda holder: holder.table.mul_(3.0),
+    "another tensor": lambda holder: setattr(holder, "table", torch.tensor(3.0)),
+}
+
+
+@pytest.mark.parametrize("make", [Holder, _in_module])
+@pytest.mark.parametrize("change", HELD_CHANGES)
+def test_what_callable_objects_hold_is_watched(make, change):
+    denoiser = make(conv_denoiser())
+    model = make_purifier(denoiser, steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    purified = model(x)
+    HELD_CHANGES[change](_holder_of(denoiser))
+    with pytest.raises(RuntimeError, match="changed or replaced between the forward and backward pass"):
+        purified.sum().backward()
+
+
+def test_a_replaced_network_in_an_object_has_its_derivative_checked():
+    holder = Holder(conv_denoiser())
+    model = make_purifier(holder, steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32)
+    gradient_of(model, x, "exact")
+    net = holder.net
+    holder.net = lambda y, sigma: y + (net(y, sigma) - y).detach()
+    with pytest.raises(RuntimeError, match="differs from finite differences"):
+        gradient_of(model, x, "exact")
 
 
 class Counting(ConvDenoiser):

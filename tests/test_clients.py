@@ -104,14 +104,16 @@ ONE_STEP = {
 BOUNDED = {
     "torchattacks PGD": torchattacks("PGD", eps=EPS, steps=3),
     "torchattacks APGD": torchattacks("APGD", eps=EPS, steps=3),
-    "torchattacks Square": torchattacks("Square", eps=EPS, n_queries=5),
     "foolbox PGD": foolbox("LinfPGD", steps=3),
     "foolbox DeepFool": foolbox("LinfDeepFoolAttack", steps=2),
     "toolbox PGD": toolbox("ProjectedGradientDescent", np.float64, eps=EPS, eps_step=0.05, max_iter=3, verbose=False),
     "toolbox AutoPGD": toolbox("AutoProjectedGradientDescent", eps=EPS, max_iter=3, verbose=False),
-    "toolbox Square": toolbox("SquareAttack", eps=EPS, max_iter=5, verbose=False),
     "captum PGD": captum("PGD", EPS, 0.05, 3),
     "pyautoattack APGD": pyautoattack("apgd-ce"),
+}
+BLACK_BOX = {
+    "torchattacks Square": torchattacks("Square", eps=EPS, n_queries=5),
+    "toolbox Square": toolbox("SquareAttack", eps=EPS, max_iter=5, verbose=False),
     "pyautoattack Square": pyautoattack("square"),
 }
 UNBOUNDED = {
@@ -159,11 +161,12 @@ def test_the_fast_gradient_step_is_that_of_autograd(model, digits, name):
     torch.testing.assert_close(found[clear], want[clear], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("name", BOUNDED | BLACK_BOX)
 def test_bounded_attacks(model, digits, name):
-    found = run(BOUNDED[name], model, digits)
+    found = run((BOUNDED | BLACK_BOX)[name], model, digits)
     assert (found - digits[0]).abs().max() <= EPS + 1e-6
-    assert ps.attacks.margin(model(found.clamp(0, 1)), digits[1]).mean() <= margin(model, digits)
+    after = ps.attacks.margin(model(found.clamp(0, 1)), digits[1]).mean()
+    assert after < margin(model, digits) if name in BOUNDED else after <= margin(model, digits)
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)
@@ -191,9 +194,9 @@ def test_attributions_are_autograds(model, digits):
     (gradient,) = torch.autograd.grad(model(leaf)[torch.arange(len(y)), y].sum(), leaf)
     saliency = attr.Saliency(model).attribute(x, target=y, abs=False)
     torch.testing.assert_close(saliency, gradient, rtol=0, atol=1e-5)
-    total = attr.IntegratedGradients(model).attribute(x, 0.5 * x, target=y, n_steps=20, method="gausslegendre")
+    total = attr.IntegratedGradients(model).attribute(x, 0.5 * x, target=y, n_steps=200, method="gausslegendre")
     change = (model(x) - model(0.5 * x))[torch.arange(len(y)), y]
-    torch.testing.assert_close(total.sum((1, 2, 3)), change, rtol=0.2, atol=1.0)
+    torch.testing.assert_close(total.sum((1, 2, 3)), change, rtol=0, atol=0.15)
     noisy = attr.NoiseTunnel(attr.Saliency(clipping(model)))
     assert noisy.attribute(x, target=y, nt_samples=2, stdevs=0.1).isfinite().all()
 

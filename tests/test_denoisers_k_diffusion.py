@@ -40,3 +40,14 @@ def test_edm_without_a_label_passes_none():
             return 0.5 * x
 
     torch.testing.assert_close(from_edm(Unconditional())(Y, 0.3), 0.5 * Y + 0.25)
+
+
+@pytest.mark.parametrize("adapter", [from_edm, from_k_diffusion])
+def test_bounds_of_the_noise_level(adapter):
+    network = Network()
+    network.sigma_min, network.sigma_max = torch.tensor([0.02]), torch.tensor(4.0)
+    assert adapter(network).sigma_range == pytest.approx((0.01, 2.0))
+    for bound in (None, "a lot", torch.ones(2)):
+        network.sigma_max = bound
+        with pytest.raises(TypeError, match=r"network\.sigma_max must be a real number"):
+            adapter(network)

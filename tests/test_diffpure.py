@@ -38,6 +38,12 @@ def slope_and_spread(model, side=512):
     return float((high - low).mean()) / 0.2, float(high.std(correction=0))
 
 
+def test_levels_far_apart():
+    """Where a part of the noise rounds to none."""
+    model = DiffPure(conv_denoiser(), sigma_max=1.0, sigma_min=1e-9, steps=2)
+    assert model(tensor(0, 1, 1, 4, 4, dtype=torch.float32)).isfinite().all()
+
+
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.1, 0.3, 1.0])
 def test_the_defaults_meet_a_gaussian_prior_within_three_percent(tau):
     model = DiffPure(gaussian_prior(MU, tau))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import evaluation_case
@@ -20,6 +21,10 @@ from pursamere.evaluation import Attack, Protocol, evaluate
 from pursamere.evaluation.protocol import LONG, PRESETS, SHORT, sweep_radii
 
 CASE = Path(evaluation_case.__file__)
+# The images of the case are too small for Square in L2.
+WITHOUT_SQUARE = Protocol(
+    "tiny", tuple(each for each in evaluation_case.PROTOCOL.attacks if each.kind != "square"), "without Square"
+)
 
 
 def start(*arguments: str, torchrun: int = 0) -> subprocess.CompletedProcess:
@@ -127,6 +132,29 @@ def test_two_shards_are_the_same_to_the_byte(whole, tmp_path):
     assert (folder / "outcomes.csv").read_bytes() == (whole[1] / "outcomes.csv").read_bytes()
 
 
+def test_a_process_that_waits_says_what_for(whole, tmp_path, monkeypatch):
+    """``RANK`` and ``WORLD_SIZE`` may be set although this is the only process that evaluates."""
+    folder, now = tmp_path / "run", 0.0
+
+    def sleep(seconds):
+        nonlocal now
+        now += 50
+        if now == 150:  # the other process comes at last
+            with pytest.MonkeyPatch.context() as alone:
+                alone.delenv("RANK")
+                alone.delenv("WORLD_SIZE")
+                evaluation_case.run(folder, shard=(1, 2))
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: now)
+    monkeypatch.setattr(sys.modules["pursamere.evaluation.evaluate"], "time", clock)
+    with pytest.warns(UserWarning, match=r"RANK is 0 and WORLD_SIZE 2, .* pass shard=\(0, 1\)"):
+        result = evaluation_case.run(folder)
+    assert result.verdict == whole[0].verdict
+    assert evaluation_case.run(tmp_path / "alone", shard=(0, 1)).verdict == whole[0].verdict
+
+
 def test_torchrun_is_the_same_to_the_byte(whole, tmp_path):
     done = start(str(tmp_path / "run"), torchrun=2)
     assert done.returncode == 0, done.stderr
@@ -139,7 +167,7 @@ def test_torchrun_is_the_same_to_the_byte(whole, tmp_path):
     [
         ({"eps": (0.05, 0.2)}, r"eps\[1\] is 0.1 there, and 0.2"),
         ({"seed": 1}, "seed is 0 there, and 1"),
-        ({"norm": "l2"}, 'norm is "linf" there, and "l2"'),
+        ({"norm": "l2", "preset": WITHOUT_SQUARE}, 'norm is "linf" there, and "l2"'),
         ({"chunk": 7}, "chunk is 4 there, and 7"),
         ({"preset": "quick"}, r"protocol\.attacks"),
     ],

@@ -11,12 +11,14 @@ from closed_forms import (
     truncated_mixture_denoiser,
     truncated_mixture_ere,
 )
+from nets import conv_denoiser
 from torch.autograd import gradcheck, gradgradcheck
 
 import pursamere as ps
 from pursamere.objective import ere_gradient, score_gradient
 
 TAU = 0.7
+NOISE = ps.GaussianNoise(draws=2)
 
 
 def summed(terms):
@@ -143,3 +145,34 @@ def test_bad_denoisers_are_named():
         ps.expected_reconstruction_error(nonlinear, torch.zeros(2, 2), 0.1, noise)
     with pytest.raises(ValueError, match="sigma must be positive and finite, got 0"):
         ps.expected_reconstruction_error(nonlinear, x, 0, noise)
+
+
+@pytest.mark.parametrize("denoiser", [torch.no_grad()(conv_denoiser()), lambda y, sigma: y.detach()])
+def test_the_error_of_a_detached_denoiser_has_no_gradient(denoiser):
+    """The rest of the gradient, that of x itself, would pass for the whole."""
+    x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
+    assert ps.expected_reconstruction_error(denoiser, x, 0.2, NOISE).shape == (2,)
+    with pytest.raises(ValueError, match="denoiser must be differentiable"):
+        ps.expected_reconstruction_error(denoiser, x.requires_grad_(), 0.2, NOISE)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda denoiser: ps.Purifier(denoiser, steps=1),
+        lambda denoiser: ps.Purifier(denoiser, steps=1, direction="score"),
+        lambda denoiser: ps.baselines.DiffPure(denoiser, steps=2),
+        lambda denoiser: ps.baselines.ScoreOptO(denoiser, steps=1),
+    ],
+)
+def test_a_denoiser_that_writes_into_its_input_is_refused(make):
+    purifier = make(lambda y, sigma: y.mul_(2).sub_(1))
+    with pytest.raises(ValueError, match="denoiser must not write into its input"):
+        purifier(tensor(0, 1, 1, 4, 4, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_dtype_than_the_network(dtype):
+    purifier = ps.Purifier(conv_denoiser(), steps=1)
+    with pytest.raises(TypeError, match=rf"the denoiser can't take {dtype} images: convert them"):
+        purifier(tensor(0, 1, 1, 4, 4, dtype=dtype))

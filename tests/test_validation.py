@@ -131,6 +131,33 @@ def test_denoiser_in_training_mode():
     model(X)
 
 
+class NormWithP(nn.BatchNorm2d):
+    p = 0
+
+
+def test_only_dropout_of_probability_0_is_no_randomness():
+    with pytest.raises(ValueError, match="its layer '0' is training"):
+        check_evaluation_mode("denoiser", nn.Sequential(NormWithP(1)).train())
+    check_evaluation_mode("denoiser", nn.Sequential(nn.Dropout(0.0)).train())
+
+
+class WithDropout(ps.PurifiedClassifier):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.extra = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.extra(super().forward(x))
+
+
+def test_a_layer_that_a_subclass_adds_must_be_in_evaluation_mode():
+    model = WithDropout(ps.Purifier(identity), conv_classifier())
+    with pytest.raises(ValueError, match="extra must be in evaluation mode"):
+        model(X)
+    model.eval()
+    assert torch.equal(model(X), model(X))
+
+
 def test_there_is_no_training_mode():
     classifier = nn.Sequential(nn.Dropout(0.5), conv_classifier()).train()
     model = ps.PurifiedClassifier(ps.Purifier(Noisy().train(), steps=1), classifier)

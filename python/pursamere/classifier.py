@@ -41,8 +41,8 @@ class PurifiedClassifier(EvaluationOnly):
             For "exact" and "unrolled" the derivative is that of the clip, zero for a pixel outside; for
             "straight_through" and "identity" it is the identity's. Without ``clip`` images outside are an error.
 
-    Images may leave [0, 1] by 1e-4, which is taken for rounding, and float64 images are converted to float32 where the
-    purifier and the classifier have parameters, and none in float64.
+    Images may leave [0, 1] by 1e-4, which is taken for rounding. Float64 images are converted to float32 if the
+    purifier and the classifier are modules with parameters, and none of these is float64.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -84,7 +84,9 @@ class PurifiedClassifier(EvaluationOnly):
             TypeError: the classifier does not return a floating tensor.
             ValueError: the classifier is in training mode, or does not return [N, classes] on the device of ``x``.
         """
-        check_evaluation_mode("classifier", self.classifier)
+        for name, part in self.named_children():  # also those that a subclass has added
+            if name != "purifier":
+                check_evaluation_mode(name, part)
         x = check_finite_images("x", x) if self.clip else check_images("x", x, hint=_CLIP)
         if x.dtype == torch.float64 and self._is_narrower():
             x = x.float()

@@ -24,11 +24,11 @@ Function = Callable[[Tensor], Tensor]
 
 
 REMEDY = (
-    "direction='ere' differentiates the denoiser twice for an exact gradient, direction='score' once, and "
-    "gradient='identity' never. A network has no second derivative if torch.compile compiled it (pass the uncompiled "
-    "one); if it checkpoints activations by an autograd function of its own, as guided-diffusion's attention always "
-    "does, or with use_reentrant=True (turn that off, or use torch.utils.checkpoint with use_reentrant=False); or if a "
-    "part of it, of attention say, has a backward pass written for one derivative (use another implementation)"
+    "A network has no second derivative, which the exact gradient of direction='ere' needs, if torch.compile compiled "
+    "it (pass the uncompiled one); if it checkpoints activations with an autograd function of its own, as "
+    "guided-diffusion's attention does, or with use_reentrant=True (use torch.utils.checkpoint with "
+    "use_reentrant=False); or if a part of it, such as attention, has a backward pass for one derivative only (use "
+    "another implementation). direction='score' and the baselines need a first derivative, gradient='identity' none"
 )
 
 
@@ -164,20 +164,29 @@ def explained_derivative() -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, RandomNumbersError):
         raise
-    except Exception as error:
-        raise RuntimeError(f"the denoiser can't be differentiated as this needs: {error}. {REMEDY}") from error
+    except Exception as error:  # guided-diffusion's second backward pass ends in an AttributeError
+        raise RuntimeError(
+            f"the denoiser can't be differentiated as often as this gradient needs. {REMEDY}. The error was: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
-def graph_nodes(result: Tensor) -> set[Any]:
-    """All nodes of the graph of a tensor that requires a gradient."""
-    pending: list[Any] = [get_gradient_edge(result).node]
-    seen: set[Any] = set()
+def depends_on(result: Tensor, x: Tensor) -> bool:
+    """Whether ``result`` depends on ``x``, which requires a gradient, as far as autograd knows.
+
+    The graph is walked and not run, since a network that checkpoints activations, or is compiled, may run it once.
+    """
+    if not result.requires_grad:
+        return False
+    goal, pending, seen = get_gradient_edge(x).node, [get_gradient_edge(result).node], set()
     while pending:
-        node = pending.pop()
+        node: Any = pending.pop()
+        if node == goal:
+            return True
         if node is not None and node not in seen:
             seen.add(node)
             pending += [function for function, _ in node.next_functions]
-    return seen
+    return False
 
 
 class _InFloat64(TorchFunctionMode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,7 +47,9 @@ def check_evaluation_mode(name: str, network: object) -> None:
             continue
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats:
             continue
-        if getattr(module, "dropout" if isinstance(module, nn.MultiheadAttention) else "p", None) == 0:
+        if isinstance(module, nn.MultiheadAttention) and module.dropout == 0:
+            continue
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0:
             continue
         raise ValueError(
             f"{name} must be in evaluation mode, but its layer {path or type(module).__name__!r} is training; "
@@ -65,52 +67,90 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
 
 
 class Snapshot:
-    """Whether a network is still the one that it was: the same modules and tensors, none of them written to.
+    """Whether a network is still the one that it was: the same parts and values, none of them written to.
 
-    Where it is a function, its modules are those that it is a method of, that ``functools.partial`` binds, or that it
-    found in the scope around it. Of modules, hooks and attributes that are numbers or strings are compared too. Nothing
-    is copied. A change through ``tensor.data`` in place goes unseen, as it does in autograd, and so does one of a
-    global variable.
+    Its parts are modules and their tensors, and what they, functions and callable objects hold: in attributes, in the
+    scope around a function and its defaults, in what ``functools.partial`` binds, and in lists, tuples and dictionaries
+    of these. Values are tensors, numbers and strings among them, and modules' hooks. Nothing is copied.
+
+    Unseen stay a change through ``tensor.data`` in place, as in autograd, one of a global variable or within an object
+    that is not callable, and values of attributes whose names begin with ``_``, where caches and counters are kept.
     """
 
     def __init__(self, network: object) -> None:
-        modules = list(_modules(network))
-        members = (each for module in modules for each in (*module._parameters.values(), *module._buffers.values()))
-        tensors = [tensor for tensor in members if tensor is not None]
-        self._parts: list[object] = [network, *modules, *tensors]
-        self._states = [*map(_state, tensors), *map(_attributes, modules)]
+        self._parts: list[object] = []
+        self._values: list[object] = []
+        self._states: list[object] = []
+        pending, seen = [network], set()
+        while pending:
+            part = pending.pop()
+            if id(part) in seen or (held := _held_by(part)) is None:
+                continue
+            seen.add(id(part))
+            is_value = isinstance(part, _VALUES) and not isinstance(part, nn.Parameter)
+            (self._values if is_value else self._parts).append(part)
+            if isinstance(part, Tensor):
+                self._states.append(_state(part))
+            else:
+                simple = [each for each in held if _is_simple(each[1])]
+                self._states.append(simple)
+                pending += [each[1] for each in held if not _is_simple(each[1])]
+                if isinstance(part, nn.Module):
+                    self._states += [list(part._forward_hooks), list(part._forward_pre_hooks)]
 
     def has_parts_of(self, network: Snapshot) -> bool:
-        """Whether the other one has the same modules and tensors, whatever has been written to them."""
-        return len(self._parts) == len(network._parts) and all(
-            a is b for a, b in zip(self._parts, network._parts, strict=True)
-        )
+        """Whether the other one has the same modules, parameters and functions, whatever has been written to them."""
+        return _same(self._parts, network._parts)
 
     def still_holds(self, network: object) -> bool:
         """Whether ``network``, now, is what was seen then."""
         now = Snapshot(network)
-        return self.has_parts_of(now) and now._states == self._states
+        return self.has_parts_of(now) and _same(self._values, now._values) and now._states == self._states
 
 
-def _modules(network: object) -> Iterator[nn.Module]:
-    pending, seen = [network], set()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, nn.Module):
-            for module in part.modules():
-                seen.add(id(module))
-                yield module
-                pending += [each for name, each in vars(module).items() if name[0] != "_" and callable(each)]
-        elif isinstance(part, functools.partial):
-            pending += [part.func, *part.args, *part.keywords.values()]
-        elif isinstance(part, types.MethodType):
-            pending.append(part.__self__)
-        elif isinstance(part, types.FunctionType):
-            pending += [cell.cell_contents for cell in part.__closure__ or () if cell != types.CellType()]
-            pending += part.__defaults__ or ()
+_VALUES = (Tensor, list, tuple, dict)
+_SIMPLE = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _same(these: list[object], those: list[object]) -> bool:
+    return len(these) == len(those) and all(a is b for a, b in zip(these, those, strict=True))
+
+
+def _held_by(part: object) -> Iterable[tuple[object, object]] | None:
+    """What a part or value holds, with the name or place of each; ``None`` for what is no part of a network."""
+    if isinstance(part, Tensor):
+        return ()
+    if isinstance(part, nn.Module):
+        tensors_and_modules = (part._parameters, part._buffers, dict(part.named_children()))
+        return [*_attributes(part), *(each for held in tensors_and_modules for each in held.items())]
+    if isinstance(part, functools.partial):
+        return [("", part.func), *enumerate(part.args), *part.keywords.items()]
+    if isinstance(part, types.MethodType):
+        return [("", part.__self__)]
+    if isinstance(part, types.FunctionType):
+        cells = [cell.cell_contents for cell in part.__closure__ or () if cell != types.CellType()]
+        return [*enumerate([*cells, *(part.__defaults__ or ())]), *(part.__kwdefaults__ or {}).items()]
+    if isinstance(part, list | tuple):
+        return list(enumerate(part))
+    if isinstance(part, dict):
+        return list(part.items())
+    is_foreign = type(part).__module__.partition(".")[0] in ("builtins", "torch")
+    return _attributes(part) if callable(part) and not isinstance(part, type) and not is_foreign else None
+
+
+def _attributes(part: object) -> list[tuple[str, object]]:
+    """The attributes of a module or callable object; of private ones networks only."""
+    own = _OF_EVERY_MODULE if isinstance(part, nn.Module) else ()
+    return [
+        (name, value)
+        for name, value in getattr(part, "__dict__", {}).items()
+        if name not in own and (name[0] != "_" or (callable(value) and not isinstance(value, type | Tensor)))
+    ]
+
+
+def _is_simple(value: object) -> bool:
+    return isinstance(value, _SIMPLE) or (isinstance(value, tuple) and all(map(_is_simple, value)))
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
@@ -120,12 +160,6 @@ def _state(tensor: Tensor) -> tuple[object, ...]:
     except RuntimeError:  # it has no memory of its own: sparse, for example
         memory = None
     return None if tensor.is_inference() else tensor._version, memory, tensor.dtype, tensor.device
-
-
-def _attributes(module: nn.Module) -> tuple[object, ...]:
-    """A module's public attributes of simple types, and its hooks."""
-    simple = [(k, v) for k, v in vars(module).items() if k[0] != "_" and isinstance(v, (int, float, str, tuple))]
-    return simple, list(module._forward_hooks), list(module._forward_pre_hooks)
 
 
 class RandomNumbersError(RuntimeError):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 from . import functional
 from ._attention import DifferentiableAttention
 from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
-from .derivative_check import explained_derivative, graph_nodes
+from .derivative_check import depends_on, explained_derivative
 from .micro_batch import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
 
@@ -22,6 +23,8 @@ NOT_DIFFERENTIABLE = (
     "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
     "torch.no_grad, or detached?); only direction='score' and DiffPure can do without, where no gradient is asked for"
 )
+
+WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used again: let it work on a copy"
 
 
 class GradientTerms(NamedTuple):
@@ -53,7 +56,8 @@ def expected_reconstruction_error(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: ``x`` is not [B, C, H, W] or not finite, ``sigma`` is not positive, or the denoiser returns another
-            shape, dtype or device than it was given.
+            shape, dtype or device than it was given, writes into its input, or has no derivative where one is needed.
+            A denoiser of which a part only is detached goes unnoticed here; purifiers check that.
     """
     check_finite("x", check_tensor("x", x, rank=4))
     check_positive("sigma", sigma)
@@ -62,6 +66,8 @@ def expected_reconstruction_error(
     def ere(part: Tensor) -> tuple[Tensor]:
         y = functional.perturb(part, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma, twice=y.requires_grad)
+        if y.requires_grad:
+            _check_depends_on(prediction, y)
         output = prediction.unflatten(0, (noise.draws, -1))
         return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
 
@@ -118,11 +124,8 @@ def denoise(
 
 
 def _check_depends_on(prediction: Tensor, y: Tensor) -> None:
-    """Refuse a denoiser without a graph: it would pass for a constant, and the gradient be wrong.
-
-    The graph is looked at and not run, since a network that checkpoints activations, or is compiled, may run it once.
-    """
-    if not (prediction.requires_grad and get_gradient_edge(y).node in graph_nodes(prediction)):
+    """Refuse a denoiser without a graph: it would pass for a constant, and the gradient be wrong."""
+    if not depends_on(prediction, y):
         raise ValueError(NOT_DIFFERENTIABLE)
 
 
@@ -137,11 +140,30 @@ def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph
     return pulled_back
 
 
+@contextmanager
+def _explained(y: Tensor) -> Iterator[None]:
+    """Inside the block, which runs the denoiser on ``y``, two errors of PyTorch's say what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in-place operation" in str(error):
+            raise ValueError(f"{WRITES_INTO_ITS_INPUT} ({error})") from error
+        if y.dtype != torch.float32 and re.search(r"dtype|[Tt]ype \(|scalar type", str(error)):
+            raise TypeError(
+                f"the denoiser can't take {y.dtype} images: convert them, with x.float() for example, or the denoiser "
+                f"({error})"
+            ) from error
+        raise
+
+
 def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
     """What the denoiser predicts, and its kind; ``twice`` for a result that will be differentiated twice."""
     kind, predict = prediction_of(denoiser)
-    with DifferentiableAttention() if twice else nullcontext():
+    version = None if y.is_inference() else y._version
+    with DifferentiableAttention() if twice else nullcontext(), _explained(y):
         prediction = predict(y, sigma)
+    if version is not None and y._version != version:
+        raise ValueError(WRITES_INTO_ITS_INPUT)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
     for what in ("shape", "dtype", "device"):

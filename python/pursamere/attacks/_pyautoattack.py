@@ -34,7 +34,8 @@ def isolated(device: torch.device) -> Iterator[None]:
     It seeds PyTorch's global generators and draws from them, makes tensors on the default device and of the default
     dtype (inside the block, ``device`` and float32), ends the caller's tracing (a debugger's, a coverage tool's), and
     counts the calls by which it recognizes a dynamic defense in a dictionary of its module, which it never resets. One
-    thread at a time is let in, since generators and dictionary belong to the process.
+    thread at a time is let in, since generators and dictionary belong to the process: a model under attack must not
+    wait for another thread that attacks too.
     """
     calls = package("checks").funcs
     with _ONE_AT_A_TIME:
@@ -171,7 +172,7 @@ def _square_fails(height: int, width: int, norm: str) -> str | None:
         with isolated(cpu), torch.no_grad():
             attack.perturb(torch.zeros(1, 1, height, width), torch.zeros(1, dtype=torch.int64))
     except (AssertionError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        return str(error).splitlines()[0]
+        return str(error).partition("\n")[0] or type(error).__name__
     return None
 
 

@@ -146,7 +146,8 @@ class DiffPure(DiffusionPurifier):
     def _plan(self, t: int) -> _Step:
         sigma, target = self.sigmas()[t : t + 2]
         renewed = 1 - (target / sigma) ** (2 * self.stochasticity)  # part of the target's variance
-        up, down = target * math.sqrt(renewed), target * math.sqrt(1 - renewed)
+        kept = math.sqrt(1 - renewed) or (target / sigma) ** self.stochasticity  # where the difference rounds to 0
+        up, down = target * math.sqrt(renewed), target * kept
         if self.solver == "heun" and 0 < down < self._lowest:
             up, down = math.sqrt(target**2 - self._lowest**2), self._lowest
         return _Step(sigma, down, up)

@@ -21,6 +21,19 @@ class EDMSchedule:
         return Level(1.0, s)
 
 
+def schedule_of(network: Any) -> EDMSchedule:
+    """The noise levels between the network's ``sigma_min`` and ``sigma_max``, numbers or tensors of one, or all."""
+    bounds = []
+    for name, default in (("sigma_min", 0.0), ("sigma_max", float("inf"))):
+        bound = getattr(network, name, default)
+        if isinstance(bound, Tensor) and bound.numel() == 1:
+            bound = bound.item()
+        bounds.append(check_real(f"network.{name}", bound))
+    schedule = EDMSchedule(*bounds)
+    check_schedule("network", schedule)
+    return schedule
+
+
 class _FromEDM(NetworkDenoiser):
     def __init__(self, network: nn.Module, schedule: EDMSchedule, label: int | None, classes: int) -> None:
         super().__init__(network, schedule, "sample")
@@ -59,10 +72,6 @@ def from_edm(network: nn.Module, *, label: int | None = None) -> NetworkDenoiser
             ``sigma`` is outside it, or ``y`` or the output has a wrong shape.
     """
     attributes: Any = check_network("network", network)
-    schedule = EDMSchedule(
-        check_real("network.sigma_min", getattr(attributes, "sigma_min", 0.0)),
-        check_real("network.sigma_max", getattr(attributes, "sigma_max", float("inf"))),
-    )
-    check_schedule("network", schedule)
+    schedule = schedule_of(attributes)
     classes = check_integer("network.label_dim", getattr(attributes, "label_dim", 0), low=0)
     return _FromEDM(network, schedule, check_label(label, classes, null=True), classes)

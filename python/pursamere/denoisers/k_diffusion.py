@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pursamere.denoisers._network import NetworkDenoiser, check_network, check_schedule
-from pursamere.denoisers.edm import EDMSchedule
+from pursamere.denoisers._network import NetworkDenoiser, check_network
+from pursamere.denoisers.edm import EDMSchedule, schedule_of
 
 
 class _FromKDiffusion(NetworkDenoiser):
@@ -38,7 +38,4 @@ def from_k_diffusion(network: nn.Module, **keywords: Any) -> NetworkDenoiser:
             output has a wrong shape.
     """
     attributes: Any = check_network("network", network)
-    low, high = getattr(attributes, "sigma_min", 0.0), getattr(attributes, "sigma_max", float("inf"))
-    schedule = EDMSchedule(float(low), float(high))
-    check_schedule("network", schedule)
-    return _FromKDiffusion(network, schedule, keywords)
+    return _FromKDiffusion(network, schedule_of(attributes), keywords)

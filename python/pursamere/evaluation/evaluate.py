@@ -35,6 +35,9 @@ from pursamere.evaluation.units import Unit, run_unit
 _FORMAT = 2
 
 
+_PATIENCE = 60.0  # seconds without news from other processes before a warning
+
+
 class IncompleteRunError(RuntimeError):
     """One shard of a run is done, and there is no result until the others are."""
 
@@ -65,7 +68,8 @@ def evaluate(
 
     Whatever was finished is in ``folder``: the same call goes on where a killed one was, and ends with the same bytes
     of ``outcomes.csv``. Several processes may share a run. Under ``torchrun`` (``RANK`` and ``WORLD_SIZE`` in the
-    environment) each takes its share, waits for the others, and returns the result, which rank 0 writes. Otherwise give
+    environment) each takes its share, waits for the others, and returns the result, which rank 0 writes; to evaluate in
+    one of the processes only, pass ``shard=(0, 1)``. Otherwise give
     each a ``shard``; the one that finds all units done writes the result.
 
     Args:
@@ -192,12 +196,22 @@ def _wait_for(missing: list[Unit], run: RunFolder, bar: Bar) -> None:
     """Wait until the other processes have run their units; torchrun ends all if one fails."""
     if not missing:
         return
+    last, warned = time.monotonic(), False
     with bar(len(missing), "waiting for other processes") as advance:
         while missing:
             time.sleep(0.5)
             still = [unit for unit in missing if not run.is_done(unit)]
-            advance(len(missing) - len(still))
-            missing = still
+            if len(still) < len(missing):
+                advance(len(missing) - len(still))
+                missing, last = still, time.monotonic()
+            elif not warned and time.monotonic() - last > _PATIENCE:
+                warned = True
+                warnings.warn(
+                    f"RANK is {os.environ.get('RANK')} and WORLD_SIZE {os.environ.get('WORLD_SIZE')}, so other "
+                    f"processes are expected to run {len(missing)} units, and none came in {_PATIENCE:.0f} s. To "
+                    "evaluate in this process alone, pass shard=(0, 1)",
+                    stacklevel=3,
+                )
 
 
 def _run_chunk(
