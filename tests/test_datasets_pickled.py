@@ -110,6 +110,11 @@ EVIL = {
     "memory": b"\x80\x02]r\xff\xff\xff\xff.",
     "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
     "long": b"\x80\x02T" + struct.pack("<i", 2**31 - 1) + b".",
+    "deep key": b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s.",  # its hash takes more stack than there is
+    "doubled key": b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01s.",  # or 2^60 steps
+    "doubled keys": b"\x80\x02}()q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01u.",
+    "deep list": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "many instructions": b"\x80\x02" + b"N" * 1_000_001 + b".",
 }
 
 
@@ -120,6 +125,10 @@ REASONS = {  # why they are refused, before anything else could go wrong
     "object": "found the instruction STRING",
     "memory": "its memo has the index 4294967295",
     "bytearray": "expected 1099511627776 bytes",
+    "deep key": "dictionaries with keys that are text",
+    "doubled key": "dictionaries with keys that are text",
+    "doubled keys": "dictionaries with keys that are text",
+    "many instructions": "more than 1000000 instructions",
 }
 
 

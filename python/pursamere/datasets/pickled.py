@@ -11,7 +11,7 @@ import math
 import pickle
 import pickletools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 
@@ -30,6 +30,7 @@ _NAMES = frozenset(
         ("numpy._core.multiarray", "_reconstruct"),
     ]
 )
+_MOST_INSTRUCTIONS = 1_000_000  # a batch has some 40,000
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     try:
         content = path.read_bytes()
-        for instruction, argument, _ in pickletools.genops(content):
+        for number, (instruction, argument, _) in enumerate(pickletools.genops(content)):
+            if number == _MOST_INSTRUCTIONS:
+                raise ValueError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
             if instruction.name not in _INSTRUCTIONS:
                 raise ValueError(f"expected plain values and arrays, found the instruction {instruction.name}")
             if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(content):
@@ -50,9 +53,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
             raise ValueError("expected a dictionary")
         return {_text(key): _to_array(value) if isinstance(value, _Inert) else value for key, value in found.items()}
     except Exception as error:  # a damaged pickle raises nearly every built-in error
-        raise ValueError(
-            f"{path} cannot be read as a pickle of arrays: {str(error) or type(error).__name__}"
-        ) from error
+        reason = error if isinstance(error, ValueError | OSError) else f"it is damaged ({type(error).__name__})"
+        raise ValueError(f"{path} cannot be read as a pickle of arrays: {reason}") from error
 
 
 class _Inert:
@@ -66,15 +68,44 @@ class _Inert:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
+_InPython: Any = pickle._Unpickler  # whose parts the type checker does not know
+
+
+class _Unpickler(_InPython):
+    """The one in Python, where a dictionary's keys can be looked at before they are hashed.
+
+    The hash of a tuple of tuples may take for ever, or more stack than there is.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
+
+    def _load_items(self) -> None:
+        items = self.pop_mark()
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(target, key, value)
+
+    def _load_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _set(self.stack[-1], key, value)
+
+    dispatch[pickle.SETITEMS[0]] = _load_items
+    dispatch[pickle.SETITEM[0]] = _load_item
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _NAMES:
             return _Inert
         raise ValueError(f"expected plain values and arrays, found the name {module}.{name}")
 
 
-def _text(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+def _set(target: Any, key: Any, value: Any) -> None:
+    if not isinstance(target, dict) or not isinstance(key, str | bytes):
+        raise ValueError("expected dictionaries with keys that are text")
+    target[key] = value
+
+
+def _text(key: str | bytes) -> str:
+    return key.decode("latin1") if isinstance(key, bytes) else key
 
 
 def _to_array(value: _Inert) -> Any:
