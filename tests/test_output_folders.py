@@ -1,6 +1,8 @@
 """Output folders: nothing that a command did not write is replaced, and one process writes at a time."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -67,6 +69,50 @@ def test_a_folder_belongs_to_the_command_that_claimed_it(tmp_path, owner, comman
     with claim(tmp_path / "a" / "out", command):  # an empty one is anybody's
         (tmp_path / "a" / "out" / "other").write_text("")
     require_own(tmp_path / "a" / "out", command)
+
+
+MARKERS = {
+    "link": lambda path: path.symlink_to("notes.txt"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "fifo": os.mkfifo,
+    "folder": lambda path: path.mkdir(),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+    "a user's file": lambda path: path.write_text("precious\n"),
+    "a user's long file": lambda path: path.write_text("train\n" + 1000 * " " + "precious\n"),
+    "a binary file": lambda path: path.write_bytes(b"\xff\0"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKERS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_marker_that_no_command_wrote_is_refused_and_left_as_it_is(tmp_path, monkeypatch, command, kind):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    out, notes = tmp_path / "out", tmp_path / "out" / "notes.txt"
+    out.mkdir()
+    MARKERS[kind](out / ".pursamere")
+    if kind == "link":
+        notes.write_text("train\n")  # a link is refused whatever it leads to
+    before = contents(out), (out / ".pursamere").lstat()
+    for refuse in (require_own, lambda *arguments: claim(*arguments).__enter__()):
+        with pytest.raises(ValueError, match=r"out/\.pursamere was not written by pursamere"):
+            refuse(out, command)
+        with monkeypatch.context() as patch:  # as if the marker had come after the first look
+            patch.setattr("pursamere._output.require_own", lambda *_: None)
+            with pytest.raises(ValueError, match=r"out/\.pursamere was not written"), claim(out, command):
+                pass
+    after = (out / ".pursamere").lstat()
+    assert contents(out) == before[0]
+    assert (after.st_mode, after.st_size, after.st_ino) == (before[1].st_mode, before[1].st_size, before[1].st_ino)
+
+
+def test_an_empty_marker_is_nobodys(tmp_path):
+    (tmp_path / ".pursamere").touch()
+    with claim(tmp_path, "train"):
+        assert (tmp_path / ".pursamere").read_bytes() == b"train\n"
+    (tmp_path / ".pursamere").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        require_own(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
