@@ -1,11 +1,15 @@
 """A damaged file in the folder of a run is named, with what to do about it."""
 
+import errno
 import json
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from training_case import settings_of, write_data
 
+from pursamere._extras import MissingExtraError
+from pursamere.checkpoints import load_checkpoint
 from pursamere.evaluation import evaluate
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.training import run as training_run
@@ -110,6 +114,30 @@ def without_weights(content):
     return len(text).to_bytes(8, "little") + text
 
 
+def with_tensors(change):
+    """The state with other tensors."""
+
+    def damage(content):
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        return save({key: value.clone() for key, value in change(load(content)).items()}, metadata)
+
+    return damage
+
+
+def without_tensor(key):
+    return with_tensors(lambda tensors: {name: value for name, value in tensors.items() if name != key})
+
+
+def with_tensor(key, change):
+    return with_tensors(lambda tensors: {**tensors, key: change(tensors.get(key))})
+
+
+def nested(_):
+    """JSON so deep that Python's parser gives up."""
+    return (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -117,7 +145,19 @@ def without_weights(content):
         lambda content: content[:-1],
         lambda _: b"",
         lambda _: b"\xff" * 100,
+        lambda _: (2**50).to_bytes(8, "little") + b"{}",
+        nested,
         without_weights,
+        without_tensor("network/head.weight"),
+        without_tensor("average/n_averaged"),
+        without_tensor("optimizer/0/exp_avg"),
+        with_tensor("network/surplus", lambda _: torch.zeros(1)),
+        with_tensor("network/head.weight", lambda value: value[:-1]),
+        with_tensor("network/head.weight", torch.Tensor.double),
+        with_tensor("optimizer/0/exp_avg_sq", lambda value: value[:-1]),
+        with_tensor("optimizer/0/step", lambda _: torch.zeros(2)),
+        with_tensor("optimizer/99/step", lambda _: torch.tensor(0.0)),
+        with_tensor("optimizer/x/step", lambda _: torch.tensor(0.0)),
         with_progress(lambda progress: None),
         with_progress(lambda progress: {**progress, "settings": []}),
         with_progress(lambda progress: {**progress, "data": {"name": "x"}}),
@@ -135,6 +175,45 @@ def test_a_damaged_state_of_a_training_is_named(finished, monkeypatch, damage):
         train(settings, finished / "out")
     path.write_bytes(whole)
     train(settings, finished / "out")
+
+
+ELSEWHERE = [
+    MemoryError("too little"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    MissingExtraError("safetensors is needed here"),
+    OSError(errno.EIO, "Input/output error"),
+]
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", ELSEWHERE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "where", ["torch.nn.Module.load_state_dict", "torch.optim.AdamW.load_state_dict", "safetensors.torch.load"]
+)
+def test_an_error_that_is_not_the_file_s_does_not_advise_to_remove_it(finished, monkeypatch, where, error):
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+    settings = settings_of("classifier", finished / "sides.npz", steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, failing(error))
+        with pytest.raises(type(error)) as told:
+            train(settings, finished / "out")
+    assert told.value is error
+    train(settings, finished / "out")
+
+
+@pytest.mark.parametrize("error", ELSEWHERE[:3], ids=lambda error: type(error).__name__)
+def test_nor_does_it_call_a_checkpoint_damaged(finished, monkeypatch, error):
+    monkeypatch.setattr("safetensors.torch.load", failing(error))
+    with pytest.raises(type(error)) as told:
+        load_checkpoint(finished / "out")
+    assert told.value is error
 
 
 @pytest.mark.parametrize("damage", [truncated, lambda _: b"", with_value("training", {"settings": 3})])

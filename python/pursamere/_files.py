@@ -43,13 +43,19 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Errors while the block reads ``path`` name it; what is wrong with its content becomes a ``ValueError``."""
+    """Errors while the block parses and checks ``path`` name it; those about its content become a ``ValueError``.
+
+    Errors that other things cause, like too little memory or a missing package, pass unchanged.
+    """
     try:
         with _naming(path):
             yield
-    except OSError:
+    except (OSError, MemoryError, ImportError):
         raise
     except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
+        # PyTorch's errors are RuntimeErrors, those of memory among them; deeply nested JSON is a RecursionError.
+        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+            raise
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
 
