@@ -25,7 +25,7 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
     # The name does not contain the target's, which may be as long as the file system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    with _naming(path):
+    with naming(path):
         descriptor = os.open(temporary, _FLAGS, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -48,7 +48,7 @@ def reading(path: Path, advice: str) -> Iterator[None]:
     Errors that other things cause, like too little memory or a missing package, pass unchanged.
     """
     try:
-        with _naming(path):
+        with naming(path):
             yield
     except (OSError, MemoryError, ImportError):
         raise
@@ -61,7 +61,7 @@ def reading(path: Path, advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the operating system name ``path``: those of reads and writes name no file, some a temporary one."""
     try:
         yield

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pursamere._files import naming
+
 MARKER = ".pursamere"  # says which command a folder belongs to, and is locked while that command writes
 _COMMANDS = ("train", "evaluate", "demo")
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # neither write through a link nor wait for a pipe's other end
@@ -76,7 +78,8 @@ def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator
     """
     require_own(folder, command)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = _open_marker(folder, os.O_RDWR | os.O_CREAT)
     try:
         try:
@@ -90,9 +93,10 @@ def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator
         require_own(folder, command)  # again: another process may have claimed the folder and be done
         owner = _read_marker(folder, descriptor)
         if owner != command:
-            if owner:  # else another process that shares the claim may have written it by now
-                os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, _content(command), 0)
+            with naming(folder / MARKER):
+                if owner:  # else another process that shares the claim may have written it by now
+                    os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _content(command), 0)
         yield
     finally:
         os.close(descriptor)
@@ -112,7 +116,8 @@ def _owner(folder: Path) -> str:
 
 def _open_marker(folder: Path, flags: int) -> int:
     try:
-        return os.open(folder / MARKER, flags | _FLAGS, 0o666)
+        with naming(folder / MARKER):
+            return os.open(folder / MARKER, flags | _FLAGS, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
             raise _not_a_marker(folder) from None
@@ -123,7 +128,8 @@ def _read_marker(folder: Path, descriptor: int) -> str:
     """The command named in an open marker, empty if it was not written yet."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise _not_a_marker(folder)
-    content = os.pread(descriptor, 80, 0)  # more than any marker has
+    with naming(folder / MARKER):
+        content = os.pread(descriptor, 80, 0)  # more than any marker has
     if content not in (b"", *(_content(command) for command in _COMMANDS)):
         raise _not_a_marker(folder)
     return content.decode().strip()
