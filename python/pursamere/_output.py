@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pursamere._before_markers import made_before_markers
 from pursamere._files import naming
 
 MARKER = ".pursamere"  # says which command a folder belongs to, and is locked while that command writes
 _COMMANDS = ("train", "evaluate", "demo")
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # neither write through a link nor wait for a pipe's other end
-# Versions before the marker left these files, by which their folders are recognized.
-_BEFORE_MARKERS = {"train": "training.safetensors", "evaluate": "environment.json"}
 
 
 def require_writable(folder: str | Path) -> None:
@@ -54,11 +53,8 @@ def require_own(folder: str | Path, command: str) -> None:
     # The files are listed before the marker is read: a process that has just claimed the folder wrote the marker first.
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     owner = _owner(folder)
-    if files and owner != command and _BEFORE_MARKERS.get(command) not in files:
-        raise ValueError(
-            f"{folder} is not empty and was not made by pursamere {command} (it holds {files[0]}): choose another "
-            f"folder"
-        )
+    if files and owner != command and (owner or not made_before_markers(folder, command)):
+        raise ValueError(f"{folder} is not marked as pursamere {command}'s and holds {files[0]}: choose another folder")
 
 
 @contextmanager
