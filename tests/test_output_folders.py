@@ -180,14 +180,15 @@ def test_a_training_by_a_version_without_markers_goes_on(data, tmp_path):
 
 
 DEMO = {"format": 1, "settings": {}, "classifier_sha256": "0", "results": []}  # what every version's demo.json has
+ENVIRONMENT = {"versions": {}, "platform": "", "machine": "", "device": "cpu", "threads": 1}
 RUN = {"format": 1, "protocol": {}}
 
 
 def test_an_evaluation_and_a_demo_by_versions_without_markers_go_on(tmp_path):
-    RunFolder(tmp_path, RUN, {"threads": 1})
+    RunFolder(tmp_path, RUN, ENVIRONMENT)
     assert not (tmp_path / ".pursamere").exists()
     with claim(tmp_path, "evaluate"):
-        RunFolder(tmp_path, RUN, {"threads": 1})
+        RunFolder(tmp_path, RUN, ENVIRONMENT)
     demo = tmp_path / "pursamere-demo"
     demo.mkdir()
     (demo / "demo.json").write_text(json.dumps(DEMO))
@@ -259,7 +260,7 @@ def test_a_pipe_of_that_name_does_not_block(tmp_path):
 
 
 def test_what_a_marker_says_goes_before_the_files(tmp_path):
-    RunFolder(tmp_path, RUN, {"threads": 1})
+    RunFolder(tmp_path, RUN, ENVIRONMENT)
     (tmp_path / ".pursamere").write_text("train\n")
     with pytest.raises(ValueError, match="is not marked as pursamere evaluate's"):
         require_own(tmp_path, "evaluate")
@@ -267,10 +268,10 @@ def test_what_a_marker_says_goes_before_the_files(tmp_path):
 
 def test_units_without_the_configuration_are_not_gone_on_with(tmp_path):
     with claim(tmp_path, "evaluate"):
-        RunFolder(tmp_path, {"a": 1}, {"threads": 1})
+        RunFolder(tmp_path, {"a": 1}, ENVIRONMENT)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds a run without its config.json"):
-        RunFolder(tmp_path, {"a": 2}, {"threads": 1})
+        RunFolder(tmp_path, {"a": 2}, ENVIRONMENT)
 
 
 @pytest.mark.parametrize(

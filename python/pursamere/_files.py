@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -58,6 +58,13 @@ def reading(path: Path, advice: str) -> Iterator[None]:
             raise
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
+
+
+def require_form(values: Any, form: Mapping[str, type]) -> None:
+    """Raise a ``ValueError`` unless ``values``, read from JSON, is an object with values of these names and types."""
+    for name, kind in form.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise ValueError(f"it has no {name} as expected")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._extras import require
-from pursamere._files import reading, write_bytes
+from pursamere._files import reading, require_form, write_bytes
 from pursamere.checkpoints import CONFIGURATION, read_configuration
 
 FILE = "training.safetensors"
@@ -47,7 +47,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
                 raise ValueError(f"its header is cut short, {size} bytes were expected")
             header = json.loads(stream.read(size))
         progress = json.loads(header["__metadata__"]["progress"])
-        _require_form(progress, {"step": int, "history": list, "losses": list})
+        require_form(progress, {"step": int, "history": list, "losses": list})
         _require_record(progress)
     return dict(progress)
 
@@ -114,13 +114,7 @@ def _require_like(part: str, found: dict[str, Tensor], expected: dict[str, Tenso
 
 
 def _require_record(record: Any) -> None:
-    _require_form(record, {"settings": dict})
+    require_form(record, {"settings": dict})
     if record.get("data") is not None:
-        _require_form(record, {"data": dict})
-        _require_form(record["data"], {"classes": list, "sha256": str, "validation_sha256": str})
-
-
-def _require_form(values: Any, form: dict[str, type]) -> None:
-    for name, kind in form.items():
-        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise ValueError(f"it has no {name} as expected")
+        require_form(record, {"data": dict})
+        require_form(record["data"], {"classes": list, "sha256": str, "validation_sha256": str})
