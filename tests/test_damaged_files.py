@@ -168,6 +168,17 @@ def nested(_):
         with_progress(lambda progress: {**progress, "data": {"name": "x"}}),
         with_progress(lambda progress: {**progress, "history": 3}),
         with_progress(lambda progress: {**progress, "step": "1"}),
+        with_progress(lambda progress: {**progress, "step": True}),
+        with_progress(lambda progress: {**progress, "step": -1}),
+        with_progress(lambda progress: {**progress, "step": 2}),
+        with_progress(lambda progress: {**progress, "settings": {}}),
+        with_progress(lambda progress: {**progress, "losses": ["1"]}),
+        with_progress(lambda progress: {**progress, "losses": [None]}),
+        with_progress(lambda progress: {**progress, "history": [3]}),
+        with_progress(lambda progress: {**progress, "history": [{"step": 1}]}),
+        with_progress(lambda progress: {**progress, "history": [{**progress["history"][0], "loss": "1"}]}),
+        with_progress(lambda progress: {**progress, "history": [*progress["history"], {"step": 1, "loss": 1.0}]}),
+        with_progress(lambda progress: {**progress, "history": [{**progress["history"][0], "other": "1"}]}),
     ],
 )
 def test_a_damaged_state_of_a_training_is_named(finished, monkeypatch, damage):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pursamere._extras import require
 from pursamere._files import reading, require_form, write_bytes
+from pursamere._validation import check_integer, check_real
 from pursamere.checkpoints import CONFIGURATION, read_configuration
 
 FILE = "training.safetensors"
@@ -47,8 +48,8 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
                 raise ValueError(f"its header is cut short, {size} bytes were expected")
             header = json.loads(stream.read(size))
         progress = json.loads(header["__metadata__"]["progress"])
-        require_form(progress, {"step": int, "history": list, "losses": list})
         _require_record(progress)
+        _require_progress(progress)
     return dict(progress)
 
 
@@ -111,6 +112,20 @@ def _require_like(part: str, found: dict[str, Tensor], expected: dict[str, Tenso
             raise ValueError(
                 f"tensor {part}/{name} is {value.dtype} {list(value.shape)}, expected {like.dtype} {list(like.shape)}"
             )
+
+
+def _require_progress(progress: Any) -> None:
+    require_form(progress, {"step": int, "history": list, "losses": list})
+    steps = check_integer("steps", progress["settings"].get("steps"), low=1)
+    check_integer("step", progress["step"], low=0, high=steps)
+    for number, loss in enumerate(progress["losses"]):
+        check_real(f"losses[{number}]", loss)
+    for number, entry in enumerate(progress["history"]):
+        require_form(entry, {"step": int, "loss": float})
+        if entry.keys() != progress["history"][0].keys():
+            raise ValueError(f"history[{number}] has other figures than history[0]")
+        for name, value in entry.items():
+            check_real(f"history[{number}].{name}", value)
 
 
 def _require_record(record: Any) -> None:
