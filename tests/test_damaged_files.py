@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from training_case import settings_of, write_data
 from pursamere._extras import MissingExtraError
 from pursamere.checkpoints import load_checkpoint
 from pursamere.evaluation import evaluate
+from pursamere.evaluation.course import Course
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.training import run as training_run
 from pursamere.training import train
@@ -47,6 +49,18 @@ def truncated(content):
     return content[: len(content) // 2]
 
 
+COURSE = asdict(Course(3, curve=[0.5], zero=1, norms=[(-3, 2)], largest=1.0))
+DAMAGED_COURSES = [
+    {"samples": "3"},
+    {"zero": -1},
+    {"largest": None},
+    {"curve": ["0.5"]},
+    {"curve": 0.5},
+    {"norms": [3]},
+    {"norms": [[1, "2"]]},
+    {"norms": [["1", 2]]},
+    {"norms": [[1.5, 2]]},
+]
 UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0.1-00000.safetensors"
 
 
@@ -72,6 +86,11 @@ UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0
         (UNIT, with_value("margin", [0.5])),
         (UNIT, with_value("correct", ["yes", "no", "no"])),
         (UNIT, with_value("course", 3)),
+        *((UNIT, with_value("course", {**COURSE, **change})) for change in DAMAGED_COURSES),
+        (UNIT, with_value("seconds", "1")),
+        (UNIT, with_value("flags", 3)),
+        (UNIT, with_value("flags", [3])),
+        (UNIT, with_value("blind_reason", 3)),
         (TENSORS, truncated),
         (TENSORS, lambda _: b""),
     ],
@@ -98,6 +117,15 @@ def test_the_advice_is_right(finished, name):
     run(finished / "run")
     assert (finished / "run" / name).exists()
     assert (finished / "run" / "outcomes.csv").read_bytes() == outcomes
+
+
+def test_a_course_that_is_whole_is_read(finished):
+    path = finished / "run" / UNIT
+    whole = path.read_bytes()
+    path.write_bytes(with_value("course", COURSE)(whole))
+    run(finished / "run")
+    path.write_bytes(whole)
+    run(finished / "run")
 
 
 def with_progress(change):
