@@ -1,12 +1,18 @@
 """A damaged file in the folder of a run is named, with what to do about it."""
 
+import errno
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from training_case import settings_of, write_data
 
+from pursamere._extras import MissingExtraError
+from pursamere.checkpoints import load_checkpoint
 from pursamere.evaluation import evaluate
+from pursamere.evaluation.course import Course
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.training import run as training_run
 from pursamere.training import train
@@ -43,6 +49,18 @@ def truncated(content):
     return content[: len(content) // 2]
 
 
+COURSE = asdict(Course(3, curve=[0.5], zero=1, norms=[(-3, 2)], largest=1.0))
+DAMAGED_COURSES = [
+    {"samples": "3"},
+    {"zero": -1},
+    {"largest": None},
+    {"curve": ["0.5"]},
+    {"curve": 0.5},
+    {"norms": [3]},
+    {"norms": [[1, "2"]]},
+    {"norms": [["1", 2]]},
+    {"norms": [[1.5, 2]]},
+]
 UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0.1-00000.safetensors"
 
 
@@ -53,7 +71,12 @@ UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0
         ("environment.json", truncated),
         ("environment.json", without("threads")),
         ("environment.json", with_value("threads", 0)),
+        ("environment.json", with_value("threads", True)),
         ("environment.json", lambda _: b"[]"),
+        ("environment.json", lambda _: b'{"threads": 2}'),
+        *(("environment.json", without(key)) for key in ("versions", "platform", "machine", "device")),
+        ("environment.json", with_value("versions", ["2.0"])),
+        ("environment.json", with_value("device", 3)),
         (UNIT, truncated),
         (UNIT, lambda _: b""),
         (UNIT, lambda _: b"\xff"),
@@ -63,6 +86,11 @@ UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0
         (UNIT, with_value("margin", [0.5])),
         (UNIT, with_value("correct", ["yes", "no", "no"])),
         (UNIT, with_value("course", 3)),
+        *((UNIT, with_value("course", {**COURSE, **change})) for change in DAMAGED_COURSES),
+        (UNIT, with_value("seconds", "1")),
+        (UNIT, with_value("flags", 3)),
+        (UNIT, with_value("flags", [3])),
+        (UNIT, with_value("blind_reason", 3)),
         (TENSORS, truncated),
         (TENSORS, lambda _: b""),
     ],
@@ -91,6 +119,15 @@ def test_the_advice_is_right(finished, name):
     assert (finished / "run" / "outcomes.csv").read_bytes() == outcomes
 
 
+def test_a_course_that_is_whole_is_read(finished):
+    path = finished / "run" / UNIT
+    whole = path.read_bytes()
+    path.write_bytes(with_value("course", COURSE)(whole))
+    run(finished / "run")
+    path.write_bytes(whole)
+    run(finished / "run")
+
+
 def with_progress(change):
     """The state with another record in its header."""
 
@@ -110,6 +147,30 @@ def without_weights(content):
     return len(text).to_bytes(8, "little") + text
 
 
+def with_tensors(change):
+    """The state with other tensors."""
+
+    def damage(content):
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        return save({key: value.clone() for key, value in change(load(content)).items()}, metadata)
+
+    return damage
+
+
+def without_tensor(key):
+    return with_tensors(lambda tensors: {name: value for name, value in tensors.items() if name != key})
+
+
+def with_tensor(key, change):
+    return with_tensors(lambda tensors: {**tensors, key: change(tensors.get(key))})
+
+
+def nested(_):
+    """JSON so deep that Python's parser gives up."""
+    return (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -117,12 +178,35 @@ def without_weights(content):
         lambda content: content[:-1],
         lambda _: b"",
         lambda _: b"\xff" * 100,
+        lambda _: (2**50).to_bytes(8, "little") + b"{}",
+        nested,
         without_weights,
+        without_tensor("network/head.weight"),
+        without_tensor("average/n_averaged"),
+        without_tensor("optimizer/0/exp_avg"),
+        with_tensor("network/surplus", lambda _: torch.zeros(1)),
+        with_tensor("network/head.weight", lambda value: value[:-1]),
+        with_tensor("network/head.weight", torch.Tensor.double),
+        with_tensor("optimizer/0/exp_avg_sq", lambda value: value[:-1]),
+        with_tensor("optimizer/0/step", lambda _: torch.zeros(2)),
+        with_tensor("optimizer/99/step", lambda _: torch.tensor(0.0)),
+        with_tensor("optimizer/x/step", lambda _: torch.tensor(0.0)),
         with_progress(lambda progress: None),
         with_progress(lambda progress: {**progress, "settings": []}),
         with_progress(lambda progress: {**progress, "data": {"name": "x"}}),
         with_progress(lambda progress: {**progress, "history": 3}),
         with_progress(lambda progress: {**progress, "step": "1"}),
+        with_progress(lambda progress: {**progress, "step": True}),
+        with_progress(lambda progress: {**progress, "step": -1}),
+        with_progress(lambda progress: {**progress, "step": 2}),
+        with_progress(lambda progress: {**progress, "settings": {}}),
+        with_progress(lambda progress: {**progress, "losses": ["1"]}),
+        with_progress(lambda progress: {**progress, "losses": [None]}),
+        with_progress(lambda progress: {**progress, "history": [3]}),
+        with_progress(lambda progress: {**progress, "history": [{"step": 1}]}),
+        with_progress(lambda progress: {**progress, "history": [{**progress["history"][0], "loss": "1"}]}),
+        with_progress(lambda progress: {**progress, "history": [*progress["history"], {"step": 1, "loss": 1.0}]}),
+        with_progress(lambda progress: {**progress, "history": [{**progress["history"][0], "other": "1"}]}),
     ],
 )
 def test_a_damaged_state_of_a_training_is_named(finished, monkeypatch, damage):
@@ -135,6 +219,45 @@ def test_a_damaged_state_of_a_training_is_named(finished, monkeypatch, damage):
         train(settings, finished / "out")
     path.write_bytes(whole)
     train(settings, finished / "out")
+
+
+ELSEWHERE = [
+    MemoryError("too little"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    MissingExtraError("safetensors is needed here"),
+    OSError(errno.EIO, "Input/output error"),
+]
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", ELSEWHERE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "where", ["torch.nn.Module.load_state_dict", "torch.optim.AdamW.load_state_dict", "safetensors.torch.load"]
+)
+def test_an_error_that_is_not_the_file_s_does_not_advise_to_remove_it(finished, monkeypatch, where, error):
+    monkeypatch.setattr(training_run, "_write_pictures", lambda *_: None)
+    settings = settings_of("classifier", finished / "sides.npz", steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, failing(error))
+        with pytest.raises(type(error)) as told:
+            train(settings, finished / "out")
+    assert told.value is error
+    train(settings, finished / "out")
+
+
+@pytest.mark.parametrize("error", ELSEWHERE[:3], ids=lambda error: type(error).__name__)
+def test_nor_does_it_call_a_checkpoint_damaged(finished, monkeypatch, error):
+    monkeypatch.setattr("safetensors.torch.load", failing(error))
+    with pytest.raises(type(error)) as told:
+        load_checkpoint(finished / "out")
+    assert told.value is error
 
 
 @pytest.mark.parametrize("damage", [truncated, lambda _: b"", with_value("training", {"settings": 3})])

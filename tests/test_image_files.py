@@ -16,7 +16,7 @@ from dataset_files import random_bytes, save
 from PIL import Image
 
 from pursamere import cli
-from pursamere._images import ImageError, current_file, reading
+from pursamere._images import ImageError, as_current_file, current_file
 from pursamere.cli import images as files
 from pursamere.cli.reference import load_reference
 from pursamere.datasets import load
@@ -267,7 +267,7 @@ def test_reading_in_threads_names_each_file_and_leaves_the_filters_alone():
     before = warnings.filters[:], warnings.showwarning
 
     def read(name):
-        with reading(Path(name)):
+        with as_current_file(Path(name)):
             together.wait(60)
             assert warnings.filters == before[0]
             found[name] = current_file()

@@ -1,10 +1,15 @@
 """Output folders: nothing that a command did not write is replaced, and one process writes at a time."""
 
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from training_case import settings_of, write_data
 
 from pursamere._output import claim, require_own, require_writable
@@ -48,7 +53,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, capsys
     file.write_text("{}")
     assert main([*COMMANDS[command], "-o", str(tmp_path / "out")]) == 1
     first = name.partition("/")[0]
-    told = f"out is not empty and was not made by pursamere {command} (it holds {first})"
+    told = f"out is not marked as pursamere {command}'s and holds {first}"
     assert told in capsys.readouterr().err
     assert contents(tmp_path / "out") == {name: b"{}"}
 
@@ -61,12 +66,56 @@ def test_a_folder_belongs_to_the_command_that_claimed_it(tmp_path, owner, comman
     if owner == command:
         with claim(tmp_path / "a" / "out", command):
             return
-    with pytest.raises(ValueError, match=f"was not made by pursamere {command}"):
+    with pytest.raises(ValueError, match=f"is not marked as pursamere {command}'s"):
         require_own(tmp_path / "a" / "out", command)
     (tmp_path / "a" / "out" / "result").unlink()
     with claim(tmp_path / "a" / "out", command):  # an empty one is anybody's
         (tmp_path / "a" / "out" / "other").write_text("")
     require_own(tmp_path / "a" / "out", command)
+
+
+MARKERS = {
+    "link": lambda path: path.symlink_to("notes.txt"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "fifo": os.mkfifo,
+    "folder": lambda path: path.mkdir(),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+    "a user's file": lambda path: path.write_text("precious\n"),
+    "a user's long file": lambda path: path.write_text("train\n" + 1000 * " " + "precious\n"),
+    "a binary file": lambda path: path.write_bytes(b"\xff\0"),
+}
+
+
+@pytest.mark.parametrize("kind", MARKERS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_marker_that_no_command_wrote_is_refused_and_left_as_it_is(tmp_path, monkeypatch, command, kind):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    out, notes = tmp_path / "out", tmp_path / "out" / "notes.txt"
+    out.mkdir()
+    MARKERS[kind](out / ".pursamere")
+    if kind == "link":
+        notes.write_text("train\n")  # a link is refused whatever it leads to
+    before = contents(out), (out / ".pursamere").lstat()
+    for refuse in (require_own, lambda *arguments: claim(*arguments).__enter__()):
+        with pytest.raises(ValueError, match=r"out/\.pursamere was not written by pursamere"):
+            refuse(out, command)
+        with monkeypatch.context() as patch:  # as if the marker had come after the first look
+            patch.setattr("pursamere._output.require_own", lambda *_: None)
+            with pytest.raises(ValueError, match=r"out/\.pursamere was not written"), claim(out, command):
+                pass
+    after = (out / ".pursamere").lstat()
+    assert contents(out) == before[0]
+    assert (after.st_mode, after.st_size, after.st_ino) == (before[1].st_mode, before[1].st_size, before[1].st_ino)
+
+
+def test_an_empty_marker_is_nobodys(tmp_path):
+    (tmp_path / ".pursamere").touch()
+    with claim(tmp_path, "train"):
+        assert (tmp_path / ".pursamere").read_bytes() == b"train\n"
+    (tmp_path / ".pursamere").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        require_own(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -122,23 +171,107 @@ def test_a_finished_training_is_replaced_by_the_same_one_only(data, tmp_path):
     }
 
 
-def test_folders_by_versions_without_markers_go_on(data, tmp_path):
+def test_a_training_by_a_version_without_markers_goes_on(data, tmp_path):
     settings, out = settings_of("classifier", data, steps=1), tmp_path / "out"
     train(settings, out)
     (out / ".pursamere").unlink()
     train(settings, out)
-    run = tmp_path / "run"
-    run.mkdir()
-    RunFolder(run, {}, {"threads": 1})
-    require_own(run, "evaluate")
+    assert (out / ".pursamere").read_text() == "train\n"
+
+
+DEMO = {"format": 1, "settings": {}, "classifier_sha256": "0", "results": []}  # what every version's demo.json has
+ENVIRONMENT = {"versions": {}, "platform": "", "machine": "", "device": "cpu", "threads": 1}
+RUN = {"format": 1, "protocol": {}}
+
+
+def test_an_evaluation_and_a_demo_by_versions_without_markers_go_on(tmp_path):
+    RunFolder(tmp_path, RUN, ENVIRONMENT)
+    assert not (tmp_path / ".pursamere").exists()
+    with claim(tmp_path, "evaluate"):
+        RunFolder(tmp_path, RUN, ENVIRONMENT)
+    demo = tmp_path / "pursamere-demo"
+    demo.mkdir()
+    (demo / "demo.json").write_text(json.dumps(DEMO))
+    (demo / "demo.png").write_text("")
+    with claim(demo, "demo"):
+        assert (demo / ".pursamere").read_text() == "demo\n"
+
+
+def test_the_demo_writes_what_its_folder_is_recognized_by(tmp_path, capsys):
+    assert main([*COMMANDS["demo"], "-o", str(tmp_path)]) == 0
+    capsys.readouterr()
+    (tmp_path / ".pursamere").unlink()
+    require_own(tmp_path, "demo")
+
+
+FOREIGN = {
+    "evaluate": [
+        {"environment.json": "{}"},
+        {"environment.json": '{"threads": 1}', "config.json": "{}", "units/a.json": "{}"},
+        {"config.json": json.dumps(RUN)},
+        {"config.json": json.dumps(RUN)[:-1], "units/a.json": "{}"},
+        {"config.json": json.dumps([*RUN]), "units/a.json": "{}"},
+        {"config.json": json.dumps(RUN), "units": "a file"},
+        {"config.json": 100_000 * "[", "units/a.json": "{}"},
+    ],
+    "train": [
+        {"training.safetensors": ""},
+        {"training.safetensors": "my own weights, whose first bytes are no size"},
+        {"training.safetensors": "\2\0\0\0\0\0\0\0{}"},
+        {"training.safetensors/a": ""},
+    ],
+    "demo": [
+        {"demo.json": "{}"},
+        {"demo.json": "["},
+        {"demo.json": json.dumps([DEMO])},
+        {"demo.png": ""},
+        {"demo.json/a": ""},
+        *({"demo.json": json.dumps({name: DEMO[name] for name in DEMO if name != key})} for key in DEMO),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "files"), [(command, files) for command, cases in FOREIGN.items() for files in cases]
+)
+def test_files_of_the_same_names_are_not_taken_for_a_command_s(tmp_path, command, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    told = f"is not marked as pursamere {command}'s and holds {min(before).partition('/')[0]}"
+    with pytest.raises(ValueError, match=told), claim(tmp_path, command):
+        pass
+    assert contents(tmp_path) == before
+
+
+def test_weights_in_a_file_of_that_name_are_no_training(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "training.safetensors", {"progress": "{}"})
+    with pytest.raises(ValueError, match=r"holds training\.safetensors"):
+        require_own(tmp_path, "train")
+
+
+def test_a_pipe_of_that_name_does_not_block(tmp_path):
+    (tmp_path / "units").mkdir()
+    for name, command in {"config.json": "evaluate", "demo.json": "demo", "training.safetensors": "train"}.items():
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match="is not marked"):
+            require_own(tmp_path, command)
+
+
+def test_what_a_marker_says_goes_before_the_files(tmp_path):
+    RunFolder(tmp_path, RUN, ENVIRONMENT)
+    (tmp_path / ".pursamere").write_text("train\n")
+    with pytest.raises(ValueError, match="is not marked as pursamere evaluate's"):
+        require_own(tmp_path, "evaluate")
 
 
 def test_units_without_the_configuration_are_not_gone_on_with(tmp_path):
     with claim(tmp_path, "evaluate"):
-        RunFolder(tmp_path, {"a": 1}, {"threads": 1})
+        RunFolder(tmp_path, {"a": 1}, ENVIRONMENT)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds a run without its config.json"):
-        RunFolder(tmp_path, {"a": 2}, {"threads": 1})
+        RunFolder(tmp_path, {"a": 2}, ENVIRONMENT)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 from training_case import settings_of, write_data
 
 from pursamere._files import write_bytes
-from pursamere._output import require_writable
+from pursamere._output import claim, require_writable
 from pursamere.cli import main, purify
 from pursamere.training import Watcher, train
 from pursamere.training import run as training_run
@@ -164,6 +164,29 @@ def test_a_training_on_a_full_disk_goes_on_from_what_was_saved(folder, monkeypat
     done = []
     train(settings, folder / "out", watcher=Watcher(done.append))
     assert done == [3, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+@pytest.mark.parametrize(
+    ("call", "named"), [("mkdir", "out"), ("open", "out/.pursamere"), ("ftruncate", "out/.pursamere"),
+                        ("pwrite", "out/.pursamere"), ("pread", "out/.pursamere")]
+)  # fmt: skip
+def test_a_disk_that_is_full_from_the_start_is_told_of_by_name(folder, monkeypatch, call, named, command):
+    """Each call fails as the system's does, without a name."""
+    if call == "ftruncate":  # of the marker of another command
+        (folder / "out").mkdir()
+        (folder / "out" / ".pursamere").write_text({"train": "demo\n"}.get(command, "train\n"))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left on device") as error, claim(Path("out"), command):
+            pass
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, named)
+    with claim(Path("out"), command):  # once there is space
+        pass
 
 
 def test_a_failed_write_names_the_file(folder, monkeypatch):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -25,7 +25,7 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
     # The name does not contain the target's, which may be as long as the file system allows.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    with _naming(path):
+    with naming(path):
         descriptor = os.open(temporary, _FLAGS, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -43,19 +43,32 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Errors while the block reads ``path`` name it; what is wrong with its content becomes a ``ValueError``."""
+    """Errors while the block parses and checks ``path`` name it; those about its content become a ``ValueError``.
+
+    Errors that other things cause, like too little memory or a missing package, pass unchanged.
+    """
     try:
-        with _naming(path):
+        with naming(path):
             yield
-    except OSError:
+    except (OSError, MemoryError, ImportError):
         raise
     except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
+        # PyTorch's errors are RuntimeErrors, those of memory among them; deeply nested JSON is a RecursionError.
+        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+            raise
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged: {reason}; {advice}") from error
 
 
+def require_form(values: Any, form: Mapping[str, type]) -> None:
+    """Raise a ``ValueError`` unless ``values``, read from JSON, is an object with values of these names and types."""
+    for name, kind in form.items():
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise ValueError(f"it has no {name} as expected")
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the operating system name ``path``: those of reads and writes name no file, some a temporary one."""
     try:
         yield

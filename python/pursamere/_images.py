@@ -41,7 +41,7 @@ def is_image_name(path: Path) -> bool:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def as_current_file(path: Path) -> Iterator[None]:
     """Make ``path`` the ``current_file`` in this thread."""
     token = _current_file.set(path)
     try:
@@ -63,7 +63,7 @@ def open_image(path: Path) -> Iterator[Any]:
     module = require("PIL.Image", extra="cli")
     if not path.is_file():  # a pipe with such a name would block for ever
         raise ImageError("is not a regular file")
-    with reading(path), ExitStack() as stack:
+    with as_current_file(path), ExitStack() as stack:
         try:
             # A stream, no path: Pillow 13 would map a turned TIFF file to memory with width and height exchanged.
             stream = stack.enter_context(path.open("rb"))
@@ -147,7 +147,7 @@ def common_channels(paths: Sequence[Path]) -> int:
     """3 if any file is in color, else 1: a gray image has an exact color form, and not the other way round."""
     channels = 1
     for path in paths:
-        with _naming(path), open_image(path) as image:
+        with _errors_as_image_errors(path), open_image(path) as image:
             channels = channels if is_gray(image) else 3
     return channels
 
@@ -156,7 +156,7 @@ def read_images(paths: Sequence[Path], channels: int) -> Tensor:
     """Files of one size as float32 [N, C, H, W] in [0, 1]; the first that is not is named in an ``ImageError``."""
     images = numpy.empty((0,), numpy.float32)
     for row, path in enumerate(paths):
-        with _naming(path):
+        with _errors_as_image_errors(path):
             with open_image(path) as image:
                 pixels = decode(image, channels)
             if row == 0:
@@ -170,7 +170,8 @@ def read_images(paths: Sequence[Path], channels: int) -> Tensor:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _errors_as_image_errors(path: Path) -> Iterator[None]:
+    """Make every error of the file an ``ImageError`` that names ``path``."""
     try:
         yield
     except (ImageError, OSError) as error:

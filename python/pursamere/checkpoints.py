@@ -188,7 +188,9 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     load = require("safetensors.torch", extra="train").load
     try:
         weights = load(content)
-    except Exception as error:  # several types of safetensors and of torch
+    except (MemoryError, RuntimeError):  # PyTorch's errors, of memory for example, are not about the file
+        raise
+    except Exception as error:  # safetensors has an error of its own that is no built-in type
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     return dict(sorted(weights.items()))  # safetensors gives any order, and errors name the first wrong weight
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 from torch import Tensor
 
-from pursamere._images import reading
+from pursamere._images import as_current_file
 
 from .source import Part, Source, to_images, to_labels, warn_unused
 
@@ -96,7 +96,7 @@ def _decode_all(blob: memoryview, bounds: list[int], path: Path, where: str) -> 
     pixels = numpy.empty((0,), numpy.uint8)
     for row, (start, end) in enumerate(pairwise(bounds)):
         try:
-            with reading(path), pillow.open(io.BytesIO(blob[start:end]), formats=("JPEG",)) as image:
+            with as_current_file(path), pillow.open(io.BytesIO(blob[start:end]), formats=("JPEG",)) as image:
                 decoded = numpy.asarray(image)
         except Exception as error:  # Pillow raises nearly every built-in error on a corrupt file
             raise ValueError(f"{where}: file {row} cannot be decoded ({error})") from error

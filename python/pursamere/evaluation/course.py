@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pursamere._validation import check_integer, check_real
+
 _BINS = 64  # of gradient norms in an octave, so that the median is off by half a percent at most
 
 
@@ -30,6 +32,17 @@ class Course:
     zero: int = 0
     norms: list[tuple[int, int]] = field(default_factory=list)
     largest: float = 0.0
+
+    def check(self) -> None:
+        """Raise a ``TypeError`` or a ``ValueError`` unless all values (read from a file) have their types."""
+        for name in ("samples", "zero"):
+            check_integer(name, getattr(self, name), low=0)
+        check_real("largest", self.largest)
+        for margin in self.curve:
+            check_real("a margin of the curve", margin)
+        for start, number in self.norms:
+            check_integer("a number of gradients", number, low=1)
+            check_integer("a bin", abs(start), low=0)
 
     def observe(self, best_margin: Tensor, gradient: Tensor | None) -> None:
         """Take in an evaluation, see :data:`pursamere.attacks.pgd.Observer`."""

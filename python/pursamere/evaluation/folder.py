@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from pursamere._extras import require
-from pursamere._files import reading, write_bytes
+from pursamere._files import reading, require_form, write_bytes
 from pursamere._validation import check_integer
 from pursamere.evaluation.units import Outcome, Unit
 
@@ -119,9 +119,11 @@ def _write_new(file: Path, value: Any) -> None:
 
 def _read_environment(file: Path) -> dict[str, Any]:
     with reading(file, "restore it, or choose another folder"):
-        environment = dict(json.loads(file.read_bytes()))
+        environment = json.loads(file.read_bytes())
+        # What the report at the end reads.
+        require_form(environment, {"versions": dict, "platform": str, "machine": str, "device": str, "threads": int})
         check_integer("threads", environment["threads"], low=1)
-        return environment
+        return dict(environment)
 
 
 def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:

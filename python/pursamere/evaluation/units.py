@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pursamere import attacks
-from pursamere._validation import NotFiniteError
+from pursamere._validation import NotFiniteError, check_real
 from pursamere.evaluation.course import Course, joined
 from pursamere.evaluation.halving import in_halves
 from pursamere.evaluation.protocol import Attack
@@ -105,6 +105,12 @@ class Outcome:
             entries = getattr(outcome, name)
             if len(entries) != samples or not all(isinstance(entry, int | float) for entry in entries):
                 raise ValueError(f"{name} must be {samples} numbers")
+        outcome.course.check()
+        check_real("seconds", outcome.seconds)
+        if not isinstance(outcome.flags, list) or not all(isinstance(flag, str) for flag in outcome.flags):
+            raise TypeError("flags must be a list of str")
+        if not isinstance(outcome.blind_reason, str | None):
+            raise TypeError("blind_reason must be a str or null")
         return outcome
 
 

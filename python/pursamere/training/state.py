@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._extras import require
-from pursamere._files import reading, write_bytes
+from pursamere._files import reading, require_form, write_bytes
+from pursamere._validation import check_integer, check_real
 from pursamere.checkpoints import CONFIGURATION, read_configuration
 
 FILE = "training.safetensors"
@@ -18,9 +19,9 @@ _ADVICE = "remove it to train from the beginning"
 
 
 def save_state(
-    folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.AdamW, progress: dict[str, Any]
 ) -> None:
-    """Write modules, optimiser and ``progress`` (values for JSON), replacing an earlier state at once."""
+    """Write modules, optimizer and ``progress`` (values for JSON), replacing an earlier state at once."""
     save = require("safetensors.torch", extra="train").save
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
@@ -42,10 +43,13 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
         return None
     with reading(path, _ADVICE):
         with path.open("rb") as stream:  # not the tensors, which come after the header
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            size = int.from_bytes(stream.read(8), "little")
+            if size > path.stat().st_size:  # or else so much memory would be asked for
+                raise ValueError(f"its header is cut short, {size} bytes were expected")
+            header = json.loads(stream.read(size))
         progress = json.loads(header["__metadata__"]["progress"])
-        _require_form(progress, {"step": int, "history": list, "losses": list})
         _require_record(progress)
+        _require_progress(progress)
     return dict(progress)
 
 
@@ -68,36 +72,64 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return dict(record or {})
 
 
-def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-    """Put a saved state back into modules and optimiser.
+def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.AdamW) -> None:
+    """Put a saved state back into modules and optimizer.
 
     Raises:
         ValueError: the file is damaged.
     """
+    load = require("safetensors.torch", extra="train").load
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with reading(folder / FILE, _ADVICE):
-        # From bytes: safetensors opens no path that is not UTF-8.
-        tensors: dict[str, Tensor] = require("safetensors.torch", extra="train").load((folder / FILE).read_bytes())
+        tensors: dict[str, Tensor] = load((folder / FILE).read_bytes())  # safetensors opens no path that is not UTF-8
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, rest = key.partition("/")
             parts.setdefault(name, {})[rest] = value
         for name, module in modules.items():
-            module.load_state_dict(parts[name])
+            _require_like(name, parts[name], module.state_dict())
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimizer"].items():
             number, _, name = key.partition("/")
             moments.setdefault(int(number), {})[name] = value
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        for index, values in moments.items():
+            weight = parameters[index]
+            like = {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
+            _require_like(f"optimizer/{index}", values, like)
+    for name, module in modules.items():
+        module.load_state_dict(parts[name])
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_like(part: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Require tensors of the same names, shapes and dtypes."""
+    if different := found.keys() ^ expected.keys():
+        what = "no" if min(different) in expected else "an unexpected"
+        raise ValueError(f"it has {what} tensor {part}/{min(different)}")
+    for name, like in expected.items():
+        value = found[name]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(
+                f"tensor {part}/{name} is {value.dtype} {list(value.shape)}, expected {like.dtype} {list(like.shape)}"
+            )
+
+
+def _require_progress(progress: Any) -> None:
+    require_form(progress, {"step": int, "history": list, "losses": list})
+    steps = check_integer("steps", progress["settings"].get("steps"), low=1)
+    check_integer("step", progress["step"], low=0, high=steps)
+    for number, loss in enumerate(progress["losses"]):
+        check_real(f"losses[{number}]", loss)
+    for number, entry in enumerate(progress["history"]):
+        require_form(entry, {"step": int, "loss": float})
+        if entry.keys() != progress["history"][0].keys():
+            raise ValueError(f"history[{number}] has other figures than history[0]")
+        for name, value in entry.items():
+            check_real(f"history[{number}].{name}", value)
 
 
 def _require_record(record: Any) -> None:
-    _require_form(record, {"settings": dict})
+    require_form(record, {"settings": dict})
     if record.get("data") is not None:
-        _require_form(record, {"data": dict})
-        _require_form(record["data"], {"classes": list, "sha256": str, "validation_sha256": str})
-
-
-def _require_form(values: Any, form: dict[str, type]) -> None:
-    for name, kind in form.items():
-        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise ValueError(f"it has no {name} as expected")
+        require_form(record, {"data": dict})
+        require_form(record["data"], {"classes": list, "sha256": str, "validation_sha256": str})

@@ -1,0 +1,43 @@
+"""Recognizing the output folders of versions that wrote no markers, by what is in their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pursamere._files import naming
+
+
+def made_before_markers(folder: Path, command: str) -> bool:
+    """Whether the files in a folder without a marker are those of ``command``.
+
+    Their names don't say so: others have a ``config.json`` too. What cannot be parsed is not taken for the command's.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if command == "train":
+        return _holds_a_training(folder)
+    if command == "evaluate":
+        return (folder / "units").is_dir() and _is_object_with(folder / "config.json", {"format", "protocol"})
+    return _is_object_with(folder / "demo.json", {"format", "settings", "classifier_sha256", "results"})
+
+
+def _holds_a_training(folder: Path) -> bool:
+    from pursamere.training.state import FILE, read_progress  # which takes seconds to import
+
+    try:
+        return (folder / FILE).is_file() and read_progress(folder) is not None
+    except ValueError:
+        return False
+
+
+def _is_object_with(file: Path, keys: set[str]) -> bool:
+    if not file.is_file():  # a pipe would block
+        return False
+    try:
+        with naming(file):
+            content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and keys <= content.keys()
