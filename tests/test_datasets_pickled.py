@@ -94,6 +94,7 @@ class Bomb:
 
 
 SMALL = np.zeros((2, 3072), np.uint8)
+ODD_SHAPE = array(SMALL).replace(b"J\x00\x0c\x00\x00\x86", text(b"ab") + b"\x86")  # a shape [2, "ab"]
 EVIL = {
     "reduce": pickle.dumps({"data": Bomb(), "labels": [0]}, protocol=2),
     "newer": pickle.dumps({"data": Bomb(), "labels": [0]}, protocol=4),
@@ -107,9 +108,17 @@ EVIL = {
     "of the stand-in": b"\x80\x02cnumpy\nndarray\n}" + text(b"x") + b"K\x01sb.",
     "extension": b"\x80\x02\x82\x01.",
     "persistent": b"Pexploded\n.",
-    "memory": b"\x80\x02]r\xff\xff\xff\xff.",
+    "memory": b"\x80\x02]r\xff\xff\xff\xff.",  # a list, behind an index as far as which pickle would take memory
     "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
     "long": b"\x80\x02T" + struct.pack("<i", 2**31 - 1) + b".",
+    # What a dictionary's key costs to hash: a stack too deep, and time without end.
+    "deep key": b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.",
+    "long key": b"\x80\x02})q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s.",
+    "wide key": b"\x80\x02}()q\x00" + (b"(" + b"h\x00" * 1000 + b"tq\x00") * 7 + b"K\x01u.",
+    "long name": b"\x80\x04)q\x00" + b"h\x00\x86q\x00" * 60 + b"\x8c\x04open\x93.",
+    # The product of a shape with text in it is text as long as the other numbers say.
+    "shape": b"\x80\x02}" + text(b"data") + ODD_SHAPE + b"s.",
+    "state of a class": b"\x80\x02}" + text(b"data") + b"cnumpy\nndarray\n}bs.",
 }
 
 
@@ -117,9 +126,15 @@ REASONS = {  # why they are refused, before anything else could go wrong
     "reduce": "found the name io.open",
     "numpy": "found the name numpy.load",
     "extension": "found the instruction EXT1",
-    "object": "found the instruction STRING",
-    "memory": "its memo has the index 4294967295",
+    "object": "found the name io.open",
     "bytearray": "expected 1099511627776 bytes",
+    "of the stand-in": "found a state of something else",
+    "state of a class": "found a state of something else",
+    "deep key": "as the keys of a dictionary, found a tuple",
+    "long key": "as the keys of a dictionary, found a tuple",
+    "wide key": "as the keys of a dictionary, found a tuple",
+    "long name": "found a name that is no text",
+    "shape": "a tuple of at most 8 whole numbers",
 }
 
 
