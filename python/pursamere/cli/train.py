@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from pursamere.cli import types
 from pursamere.cli.errors import printable
-from pursamere.cli.progress import progress_bar, say
+from pursamere.cli.progress import progress_bar, say, tell
 
 _DESCRIPTION = """\
 Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
             watcher=Watcher(advance, (lambda _: None) if quiet else say),
         )
     if result.table:
-        print(table_text(result.table))
-        print(f"checkpoint in {printable(arguments.output)}")
+        tell(table_text(result.table))
+        tell(f"checkpoint in {printable(arguments.output)}")
     return 0
 
 
