@@ -270,10 +270,15 @@ def _from_file(source: str) -> Any:
         raise CommandError(f"--model: expected FILE.py:FUNCTION, got {printable(source)}")
     if not Path(path).is_file():
         raise CommandError(f"--model: {printable(path)} does not exist")
-    function = getattr(_import(Path(path)), name, None)
-    if not callable(function):
-        raise CommandError(f"--model: {printable(path)} has no function {name}")
-    return function()
+    try:
+        function = getattr(_import(Path(path)), name, None)
+        if not callable(function):
+            raise CommandError(f"--model: {printable(path)} has no function {name}")
+        return function()
+    except SystemExit as error:  # would end this command, with its exit code
+        raise CommandError(f"--model: {printable(source)} called sys.exit({error.code!r})") from error
+    except SyntaxError as error:  # its text has the line
+        raise CommandError(f"--model: {printable(path)}: {error}") from error
 
 
 def _import(path: Path) -> ModuleType:
