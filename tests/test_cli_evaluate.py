@@ -111,6 +111,8 @@ def test_a_model_from_a_file_and_shards(data):
         (["--defence", "magic"], "defence must be one of 'pursamere', 'diffpure'"),
         (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
         (["--option", "sigma=-1"], "sigma must be positive"),
+        (["--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
+        (["--defence", "diffpure", "--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
         (["--option", "sigma=much"], "sigma must be a real number, got str"),
         (["--evaluations", "1"], "evaluations must be at least"),
         (["--split", "final"], "split must be one of"),
