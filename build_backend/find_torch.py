@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 OLDEST = "2.11"
+LONGEST = 120  # seconds for a Python to answer
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _FIND = """
@@ -40,12 +41,24 @@ def candidates():
     for folder in [*os.get_exec_path(), os.path.join(ROOT, ".venv", "bin")]:
         python = shutil.which("python3", path=folder)
         if python:
-            commands.append([python, "-E"])
+            commands.append([os.path.abspath(python), "-E"])  # as it is started from another folder
     for command in commands:
+        found = ask(command)
+        if found:
+            yield found
+
+
+def ask(command):
+    """Return folder and version of the torch of a Python. None: it has none, or is broken."""
+    try:
         # From the root, because -c puts the working directory on sys.path.
-        done = subprocess.run([*command, "-c", _FIND], cwd=os.path.abspath(os.sep), capture_output=True, text=True)
-        if done.returncode == 0:
-            yield done.stdout.splitlines()[-1]
+        done = subprocess.run(
+            [*command, "-c", _FIND], cwd=os.path.abspath(os.sep), capture_output=True, text=True, timeout=LONGEST
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: what it prints is no text
+        return None
+    lines = done.stdout.splitlines()
+    return lines[-1] if done.returncode == 0 and lines and lines[-1].count(";") == 1 else None
 
 
 if __name__ == "__main__":

@@ -40,14 +40,28 @@ def results(module):
         yield getattr(OPS, name)(*arguments)
 
 
+def require(found, what):
+    """Skip the test where something is missing, or fail it where PURSAMERE_REQUIRE_CLANG says that it is there."""
+    if not found:
+        (pytest.fail if os.environ.get("PURSAMERE_REQUIRE_CLANG") else pytest.skip)(f"needs {what}")
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("1", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_what_is_missing_fails_only_where_it_is_required(monkeypatch, required, outcome):
+    monkeypatch.setenv("PURSAMERE_REQUIRE_CLANG", required)
+    with pytest.raises(outcome, match="needs clang"):
+        require(None, "clang")
+    require("clang++", "clang")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(CLANG is None, reason="needs clang++, 14 or newer (on Debian: apt-get install clang)")
-@pytest.mark.skipif(not CMAKE.exists(), reason="needs the package cmake")
 # With the machine's own instructions, fma among them, products and sums could be contracted.
 @pytest.mark.parametrize("flags", ["", "-march=native"], ids=["portable", "native"])
 def test_a_module_built_with_clang_gives_the_same_bits(tmp_path, flags):
     import pursamere_ext
 
+    require(CLANG, "clang++, 14 or newer (on Debian: apt-get install clang)")
+    require(CMAKE.exists(), "the package cmake")
     environment = {**os.environ, "CXX": CLANG, "CXXFLAGS": flags, "OMP_WAIT_POLICY": "PASSIVE"}
     options = ["-DPURSAMERE_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
     subprocess.run([CMAKE, "-S", ROOT, "-B", tmp_path, *options], check=True, env=environment)

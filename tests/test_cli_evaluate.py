@@ -111,6 +111,8 @@ def test_a_model_from_a_file_and_shards(data):
         (["--defence", "magic"], "defence must be one of 'pursamere', 'diffpure'"),
         (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
         (["--option", "sigma=-1"], "sigma must be positive"),
+        (["--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
+        (["--defence", "diffpure", "--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
         (["--option", "sigma=much"], "sigma must be a real number, got str"),
         (["--evaluations", "1"], "evaluations must be at least"),
         (["--split", "final"], "split must be one of"),
@@ -123,6 +125,25 @@ def test_what_is_refused(data, monkeypatch, capsys, arguments, message):
     assert main(["evaluate", "-o", "run", "-q", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("raise SystemExit(0)", "--model: leaving.py:f called sys.exit(0)"),
+        ("import sys\ndef f():\n    sys.exit()", "--model: leaving.py:f called sys.exit(None)"),
+        ("def f():\n    return (", "--model: leaving.py: '(' was never closed (leaving.py, line 2)"),
+        ("def f():\n    pass\n\xe9\xff".encode("latin1"), "--model: leaving.py: "),
+    ],
+)
+def test_files_of_models_that_leave_or_cannot_be_parsed(tmp_path, monkeypatch, capsys, content, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "leaving", raising=False)
+    Path("leaving.py").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["evaluate", "-o", "run", "--samples", "2", "--model", "leaving.py:f"]) == 1
+    assert f"pursamere: error: {message}" in capsys.readouterr().err
+    assert not os.path.exists("run")
 
 
 @pytest.mark.parametrize("arguments", [["--shard", "2/2"], ["--shard", "x"], ["--option", "sigma"], ["--eps", "0"]])

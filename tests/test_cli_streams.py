@@ -1,5 +1,7 @@
-"""Standard streams that are closed or have few characters, and paths that are no text: the work is done and told."""
+"""Standard streams that are closed, fail or have few characters, and paths that are no text: the work is done."""
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import tomllib
 from PIL import Image
 from training_case import write_data
 
+from pursamere.cli.progress import progress_bar, say
 from pursamere.cli.streams import mend_streams
 
 SCRIPT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["pursamere"]
@@ -21,6 +24,16 @@ STARTS = {
 }
 PURIFY = ["purify", "in", "-o", "out", "--reference", "reference.npz", "--steps", "1", "--draws", "2"]
 TRAIN = ["train", "classifier", "--dataset", "sides.npz", "--steps", "2", "--batch-size", "8", "-q"]
+DEMO = ["demo", "--samples", "4", "--epochs", "1", "--attack-steps", "1", "-o", "out"]
+EVALUATE = ["evaluate", "--samples", "2", "--eps", "0.1", "--option", "direction=score", "--option", "steps=1",
+            "--option", "draws=2", "--option", "ascent_radius=0", "-o", "out"]  # fmt: skip
+WRITTEN = {
+    "purify": (PURIFY, ["b.png", "é.png"]),
+    "train": ([*TRAIN, "-o", "out"], ["model.safetensors"]),
+    "demo": (DEMO, ["demo.json", "demo.png"]),
+    "evaluate": (EVALUATE, ["report.html", "outcomes.csv"]),
+}
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 ASCII = {"PYTHONIOENCODING": "ascii"}
 NO_TEXT = os.fsdecode(b"out\xfe")
 
@@ -63,6 +76,65 @@ def test_the_exit_code_of_an_error_is_kept_and_the_error_goes_nowhere_else(closi
     assert done.returncode == 1
     assert (done.stdout, "nowhere does not exist" in done.stderr) == ("", closing == ">&-")
     assert run(["purify"], closing).returncode == 2
+
+
+@FULL
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+@pytest.mark.parametrize("command", WRITTEN)
+def test_a_stdout_that_cannot_be_written_is_named_after_the_work(command, unbuffered):
+    arguments, files = WRITTEN[command]
+    done = run(arguments, ">/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert done.stderr.splitlines()[-1] == f"pursamere: error: stdout: {os.strerror(errno.ENOSPC)}"
+    assert done.returncode == 1
+    assert set(files) <= set(os.listdir("out"))
+
+
+@FULL
+def test_a_stderr_that_cannot_be_written_changes_nothing_of_the_work():
+    """Inputs that failed or are skipped are told on stderr."""
+    Path("in/a.png").write_bytes(b"no image")
+    done = run(PURIFY, "2>/dev/full")
+    assert (done.returncode, done.stdout) == (1, "purified 2 of 3 images, 1 failed\n")
+    assert sorted(os.listdir("out")) == ["b.png", "é.png"]
+    os.remove("out/é.png")
+    os.remove("in/a.png")
+    done = run(PURIFY, "2>/dev/full")
+    assert (done.returncode, done.stdout) == (0, "purified 1 of 2 images, 0 failed, 1 skipped\n")
+    assert run(["purify", "nowhere", "-o", "out"], "2>/dev/full").returncode == 1
+
+
+class FailingTerminal(io.StringIO):
+    """A terminal that takes so many writes, over a file that takes the place of its descriptor."""
+
+    def __init__(self, file, writes):
+        super().__init__()
+        self.file, self.writes = file, writes
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def write(self, text):
+        self.writes -= 1
+        if self.writes < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(text)
+
+
+@pytest.mark.parametrize("writes", [0, 3])
+def test_a_progress_bar_on_a_terminal_that_fails_does_not_stop_the_work(folder, monkeypatch, writes):
+    with open(folder / "terminal", "w") as file:
+        monkeypatch.setattr(sys, "stderr", FailingTerminal(file, writes))
+        done = 0
+        with progress_bar(1000, "test", unit="image", quiet=False) as advance:
+            for _ in range(1000):
+                advance(1)
+                say("a line")
+                done += 1
+        assert sys.stderr.writes < 0
+    assert done == 1000
 
 
 @pytest.mark.parametrize("start", STARTS)

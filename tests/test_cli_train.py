@@ -1,6 +1,8 @@
 """The settings of a training, in a file and as flags, and what ``pursamere train`` refuses."""
 
 import json
+from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
 from training_case import settings_of, write_data
@@ -53,6 +55,33 @@ def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():
     settings = configuration(ClassifierConfiguration, {"dataset": "mnist", "widths": [8, 8]})
     assert (settings.widths, settings.shift, settings.batch_size) == ((8, 8), 2, 128)
     assert json.loads(json.dumps(settings.to_json()))["widths"] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("denoiser", ["--steps", "0"], "--steps: expected a whole number from 1 to 2147483647, got 0"),
+        ("denoiser", ["--steps", "1.5"], "--steps: expected a whole number, got '1.5'"),
+        ("denoiser", ["--seed", "-1"], "--seed: expected a whole number from 0 to 9223372036854775807, got -1"),
+        ("denoiser", ["--batch-size", "99999999999"], "--batch-size: expected a whole number from 1 to 65536"),
+        ("denoiser", ["--channels", "8", "0"], "--channels: expected a whole number from 1 to 4096, got 0"),
+        ("denoiser", ["--layers", "17"], "--layers: expected a whole number from 1 to 16, got 17"),
+        ("classifier", ["--widths", "0"], "--widths: expected a whole number from 1 to 4096, got 0"),
+        ("classifier", ["--shift", "-1"], "--shift: expected a whole number from 0 to 64, got -1"),
+    ],
+)
+def test_numbers_out_of_range_are_usage_errors(capsys, kind, arguments, message):
+    with pytest.raises(SystemExit) as left:
+        main(["train", kind, "-o", "out", *arguments])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_integer_setting_has_bounds():
+    for kind in (DenoiserConfiguration, ClassifierConfiguration):
+        hints = get_type_hints(kind)
+        for item in fields(kind):
+            assert (item.metadata["bounds"] is not None) == (hints[item.name] in (int, tuple[int, ...])), item.name
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class Bomb:
 
 
 SMALL = np.zeros((2, 3072), np.uint8)
+ODD_SHAPE = array(SMALL).replace(b"J\x00\x0c\x00\x00\x86", text(b"ab") + b"\x86")  # a shape [2, "ab"]
 EVIL = {
     "reduce": pickle.dumps({"data": Bomb(), "labels": [0]}, protocol=2),
     "newer": pickle.dumps({"data": Bomb(), "labels": [0]}, protocol=4),
@@ -113,6 +114,11 @@ EVIL = {
     "deep key": b"\x80\x02})" + b"\x85" * 100_000 + b"K\x01s.",  # its hash takes more stack than there is
     "doubled key": b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01s.",  # or 2^60 steps
     "doubled keys": b"\x80\x02}()q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01u.",
+    "wide key": b"\x80\x02}()q\x00" + (b"(" + b"h\x00" * 1000 + b"tq\x00") * 7 + b"K\x01u.",
+    "long name": b"\x80\x04)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"\x8c\x04open\x93.",
+    # The product of a shape with text in it is text, as long as the other numbers say.
+    "shape": b"\x80\x02}" + text(b"data") + ODD_SHAPE + b"s.",
+    "state of a class": b"\x80\x02}" + text(b"data") + b"cnumpy\nndarray\n}bs.",
     "deep list": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "many instructions": b"\x80\x02" + b"N" * 1_000_001 + b".",
 }
@@ -128,6 +134,8 @@ REASONS = {  # why they are refused, before anything else could go wrong
     "deep key": "dictionaries with keys that are text",
     "doubled key": "dictionaries with keys that are text",
     "doubled keys": "dictionaries with keys that are text",
+    "wide key": "dictionaries with keys that are text",
+    "shape": "shape to be at most 8 numbers",
     "many instructions": "more than 1000000 instructions",
 }
 

@@ -68,6 +68,36 @@ def test_through_the_environment_of_the_source_folder(isolated, script):
     assert_finds_this_torch(find(isolated, script))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"#!/bin/sh\n", b"#!/bin/sh\necho torch\n", b"#!/bin/sh\necho 'a;b;9.9'\n", b"#!/bin/sh\nprintf '\\377;9.9\\n'\n",
+     b"#!/bin/sh\nexit 1\n", b"#!/nowhere\n", b"\x7fELF", b""],
+    ids=["silent", "no version", "two semicolons", "no text", "fails", "no interpreter", "no program", "empty"],
+)  # fmt: skip
+def test_a_broken_python_on_path_is_passed_over(isolated, script, tmp_path, content):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "python3").write_bytes(content)
+    (tmp_path / "broken" / "python3").chmod(0o755)
+    assert_finds_this_torch(find(isolated, script, [tmp_path / "broken", CALLER]))
+    done = find(isolated, script, [tmp_path / "broken"])
+    assert done.stderr == f"{isolated} has no torch, nor has any python3 on PATH: install torch 2.11 or newer\n"
+
+
+def test_a_python_that_does_not_answer_is_passed_over(isolated, script, tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "python3").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "slow" / "python3").chmod(0o755)
+    shortened = Path(script).read_text().replace("LONGEST = 120", "LONGEST = 5")
+    Path(script).write_text(shortened)
+    assert_finds_this_torch(find(isolated, script, [tmp_path / "slow", CALLER, "/bin", "/usr/bin"]))
+
+
+def test_a_relative_folder_on_path(isolated, script, tmp_path, monkeypatch):
+    """The Pythons are started from another folder."""
+    monkeypatch.chdir(tmp_path)
+    assert_finds_this_torch(find(isolated, script, [os.path.relpath(CALLER)]))
+
+
 def test_on_pythonpath(isolated, script):
     assert_finds_this_torch(find(isolated, script, PYTHONPATH=str(TORCH.parent)))
 

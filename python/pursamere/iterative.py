@@ -32,6 +32,7 @@ from .networks import (
 from .noise import GaussianNoise
 from .path_gradient import GradientOf, PathGradient, pull_back_path
 
+MOST_STEPS = 100_000  # far beyond any use; a mistaken number must not run for ever
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 
 
@@ -87,7 +88,7 @@ class IterativePurifier(EvaluationOnly, ABC):
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
-        steps: number of steps, at least 0.
+        steps: number of steps, from 0 to 100,000.
         noise: the fixed draws.
         micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, the last call padded, since
             results of networks may depend on the batch size. By default 1 on a CPU and 64 on an accelerator. The bits
@@ -120,7 +121,7 @@ class IterativePurifier(EvaluationOnly, ABC):
         if not isinstance(noise, GaussianNoise):
             raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
         self.denoiser = denoiser
-        self.steps = check_integer("steps", steps, low=0)
+        self.steps = check_integer("steps", steps, low=0, high=MOST_STEPS)
         self.noise = noise
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, MODES)

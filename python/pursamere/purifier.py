@@ -49,7 +49,7 @@ class Purifier(IterativePurifier):
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
         sigma: standard deviation of the noise, in pixel units, positive.
-        steps: number of SAM steps, at least 0.
+        steps: number of SAM steps, from 0 to 100,000.
         step_size: eta of M8: the L2 length of a step for ``step="unit"`` (by default, twice the L2 length of the
             neighbourhood's farthest point divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a
             change per pixel for ``"sign"`` (by default 2 ``radius`` / ``steps``).

@@ -20,7 +20,7 @@ class DiffusionPurifier(IterativePurifier):
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        steps: number of steps.
+        steps: number of steps, from 1 to 100,000.
         noise: gives the seed; every step takes one draw.
         fresh_noise: whether every call takes other noise.
         micro_batch: see :class:`pursamere.IterativePurifier`.

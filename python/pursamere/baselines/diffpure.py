@@ -76,7 +76,7 @@ class DiffPure(DiffusionPurifier):
         sigma_min: the last one above 0, at most ``sigma_max``; by default 0.001, that of Karras et al. in pixel units,
             clipped likewise.
         rho: larger for more of the steps at low noise, positive.
-        steps: number of steps, at least 1.
+        steps: number of steps, from 1 to 100,000.
         solver: "corrected" or "euler", one network evaluation a step, or "heun", two but for the last step.
         stochasticity: lambda, in [0, 1].
         noise: gives the seed; a step takes one draw.

@@ -33,7 +33,7 @@ class LikelihoodMaximisation(AdamPurifier):
         sigma_min: the smallest standard deviation of the noise, in pixel units, positive; by default 0.2, clipped to
             the denoiser's ``sigma_range``.
         sigma_max: the largest, at least ``sigma_min``; by default 0.3, clipped alike.
-        steps: number of steps, at least 0.
+        steps: number of steps, from 0 to 100,000.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         radius: of the neighbourhood, in pixel units; infinity for none but the pixel range.
         norm: shape of the neighbourhood, "linf" or "l2".

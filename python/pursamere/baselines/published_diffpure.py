@@ -48,7 +48,7 @@ class PublishedDiffPure(DiffusionPurifier):
         denoiser: see :class:`pursamere.IterativePurifier`. By default it is asked at noise levels from 0.17 to 0.005 in
             pixel units; outside its ``sigma_range``, at the nearest level in it.
         time: t*, up to which noise is added, at most 1.
-        steps: number of steps, at least 1, each longer than 1e-5.
+        steps: number of steps, from 1 to 100,000, each longer than 1e-5.
         beta_min: rate of the noise at the time 0, positive.
         beta_max: rate of the noise at the time 1, at least ``beta_min``.
         noise: gives the seed; a step takes one draw.

@@ -29,7 +29,7 @@ class ScoreOptN(AdamPurifier):
         denoiser: see :class:`pursamere.IterativePurifier`.
         sigma: standard deviation of the noise, in pixel units; by default 0.25, clipped to the denoiser's
             ``sigma_range``.
-        steps: number of steps, at least 0; with 0, the noisy input is denoised once.
+        steps: number of steps, from 0 to 100,000; with 0, the noisy input is denoised once.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         noise: gives the seed; one draw is taken.
         micro_batch: see :class:`pursamere.IterativePurifier`.

@@ -36,7 +36,7 @@ class ScoreOptO(AdamPurifier):
         spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``; by default 0.05, or what that
             range leaves on either side of ``sigma``.
         regularisation: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
-        steps: number of steps, at least 0.
+        steps: number of steps, from 0 to 100,000.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.

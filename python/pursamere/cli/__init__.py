@@ -12,7 +12,8 @@ from pursamere._extras import MissingExtraError
 from pursamere.cli import demo, evaluate, info, purify, train
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.one_line_warnings import one_line_warnings
-from pursamere.cli.streams import discard, mend_streams
+from pursamere.cli.progress import say
+from pursamere.cli.streams import discard, mend_streams, naming_stdout
 
 _INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
 
@@ -48,10 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with one_line_warnings():
             code = command(arguments)
-        sys.stdout.flush()
+        with naming_stdout():
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("pursamere: interrupted", file=sys.stderr)
+        say("pursamere: interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (``pursamere info | head -1``) and there is nobody to tell.
@@ -59,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         if getattr(arguments, "debug", False):
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip())
         else:
-            print(f"pursamere: error: {_one_line(error)}", file=sys.stderr)
+            say(f"pursamere: error: {_one_line(error)}")
         return 1
 
 

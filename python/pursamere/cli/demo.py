@@ -14,7 +14,7 @@ from pursamere._files import write_bytes
 from pursamere._output import claim, require_own
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.progress import Advance, progress_bar
+from pursamere.cli.progress import Advance, progress_bar, tell
 
 _DESCRIPTION = """\
 Train a small classifier on the 8x8 digits of scikit-learn and build a purifier from the same training images, or take
@@ -81,14 +81,17 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     with claim(arguments.output, "demo"):
         demo = run_demo(replace(SETTINGS[arguments.dataset], **chosen), bar)
-        print(text_report(demo), end="\n\n")  # first of all: nothing that goes wrong with the files can lose it
-        with demo.timed("picture"):
-            picture = draw(demo)
-        demo.seconds["total"] = time.perf_counter() - start
-        files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
-        for name, content in files.items():
-            write_bytes(arguments.output / name, content, overwrite=True)
-    print(headline(demo))
+        report = text_report(demo)
+        try:
+            with demo.timed("picture"):
+                picture = draw(demo)
+            demo.seconds["total"] = time.perf_counter() - start
+            files = {"demo.png": picture, "demo.json": json_report(demo).encode()}
+            for name, content in files.items():
+                write_bytes(arguments.output / name, content, overwrite=True)
+        finally:  # nothing that goes wrong with the files loses the report, nor the reverse
+            tell(f"{report}\n")
+    tell(headline(demo))
     written = " and ".join(printable(arguments.output / name) for name in files)
-    print(f"wrote {written} ({demo.seconds['total']:.0f} s)")
+    tell(f"wrote {written} ({demo.seconds['total']:.0f} s)")
     return 0

@@ -17,7 +17,7 @@ from pursamere._output import require_own
 from pursamere._text import listed
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
-from pursamere.cli.progress import Advance, progress_bar, say
+from pursamere.cli.progress import Advance, progress_bar, say, tell
 
 if TYPE_CHECKING:
     from pursamere.datasets import Dataset
@@ -146,14 +146,14 @@ def run(arguments: argparse.Namespace) -> int:
             bar=bar,
         )
     except IncompleteRunError as error:
-        print(f"{error} in {printable(arguments.output)}")
+        tell(f"{error} in {printable(arguments.output)}")
         return 0
     if not first:
         return 0
-    print(text_table(result), end="\n\n")
-    print(printable(classes_told(result.config)))
-    print(result.verdict)
-    print(f"wrote {printable(arguments.output / 'report.html')}")
+    tell(f"{text_table(result)}\n")
+    tell(printable(classes_told(result.config)))
+    tell(result.verdict)
+    tell(f"wrote {printable(arguments.output / 'report.html')}")
     return 0
 
 
@@ -210,7 +210,7 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
         _complete(options, arguments)
         denoiser = _network(arguments, "denoiser", data) or _digits_denoiser(arguments, options)
         purifier = build_defence(name_of_defence, denoiser, options, getattr(arguments, "evaluations", None))
-        print(f"{name_of_defence}: {purifier.extra_repr()}")
+        say(f"{name_of_defence}: {purifier.extra_repr()}")
     if classifier is None:  # trained after everything else was found to be in order
         classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
@@ -270,10 +270,15 @@ def _from_file(source: str) -> Any:
         raise CommandError(f"--model: expected FILE.py:FUNCTION, got {printable(source)}")
     if not Path(path).is_file():
         raise CommandError(f"--model: {printable(path)} does not exist")
-    function = getattr(_import(Path(path)), name, None)
-    if not callable(function):
-        raise CommandError(f"--model: {printable(path)} has no function {name}")
-    return function()
+    try:
+        function = getattr(_import(Path(path)), name, None)
+        if not callable(function):
+            raise CommandError(f"--model: {printable(path)} has no function {name}")
+        return function()
+    except SystemExit as error:  # would end this command, with its exit code
+        raise CommandError(f"--model: {printable(source)} called sys.exit({error.code!r})") from error
+    except SyntaxError as error:  # its text has the line
+        raise CommandError(f"--model: {printable(path)}: {error}") from error
 
 
 def _import(path: Path) -> ModuleType:

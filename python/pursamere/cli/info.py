@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from pursamere.cli.errors import printable
+from pursamere.cli.progress import tell
 
 _OPTIONAL = ("pillow", "tqdm", "matplotlib", "scikit-learn")
 
@@ -28,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; exit code 1 if the extension cannot be loaded."""
     report = collect()
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        tell(json.dumps(report, indent=2))
     else:
-        print("\n".join(_lines(report)))
+        tell("\n".join(_lines(report)))
     return 1 if "error" in report["extension"] else 0
 
 

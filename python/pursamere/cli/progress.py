@@ -1,4 +1,4 @@
-"""Progress bars on stderr, for people only: silent when stderr is no terminal."""
+"""Lines on stdout and stderr, and progress bars on stderr, for people only: silent when stderr is no terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pursamere._extras import MissingExtraError, require
+from pursamere.cli.streams import naming_stdout, stderr_may_fail
 
 Advance = Callable[[int], None]
 
@@ -22,11 +23,25 @@ def progress_bar(total: int, description: str, *, unit: str, quiet: bool) -> Ite
         tqdm = require("tqdm", extra="cli").tqdm
     except MissingExtraError as error:
         # The work can be done without a bar, so its absence is told and not fatal.
-        print(f"pursamere: no progress bar: {error}", file=sys.stderr)
+        say(f"pursamere: no progress bar: {error}")
         yield lambda _: None
         return
-    with tqdm(total=total, desc=description, unit=unit, file=sys.stderr, **_size()) as bar:
-        yield bar.update
+    bar = None
+    with stderr_may_fail():
+        bar = tqdm(total=total, desc=description, unit=unit, file=sys.stderr, **_size())
+    if bar is None:
+        yield lambda _: None
+        return
+
+    def advance(count: int) -> None:
+        with stderr_may_fail():
+            bar.update(count)
+
+    try:
+        yield advance
+    finally:
+        with stderr_may_fail():
+            bar.close()
 
 
 def _size() -> dict[str, int | bool]:
@@ -39,9 +54,21 @@ def _size() -> dict[str, int | bool]:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr without tearing a progress bar apart."""
+    """Print a line on stderr, if that can be written to, without tearing a progress bar apart."""
     tqdm = sys.modules.get("tqdm")  # imported by now if there is a bar
-    if tqdm is None:
-        print(text, file=sys.stderr)
-    else:
-        tqdm.tqdm.write(text, file=sys.stderr)
+    with stderr_may_fail():
+        if tqdm is None:
+            print(text, file=sys.stderr)
+        else:
+            tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def tell(text: str) -> None:
+    """Print what the command is for on stdout. Call it after the work, which a failure must not lose.
+
+    Raises:
+        CommandError: stdout cannot be written to.
+        BrokenPipeError: the reader of stdout is gone.
+    """
+    with naming_stdout():
+        print(text)

@@ -21,7 +21,7 @@ from pursamere.cli import types
 from pursamere.cli.errors import CommandError, printable
 from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
-from pursamere.cli.progress import Advance, progress_bar, say
+from pursamere.cli.progress import Advance, progress_bar, say, tell
 from pursamere.cli.reference import load_reference
 from pursamere.datasets import DATA_VARIABLE
 
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failures += _purify_batch(purifier, batch, size, arguments, advance)
     if not arguments.quiet:
         skipped = f", {len(planned) - len(todo)} skipped" if len(todo) < len(planned) else ""
-        print(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
+        tell(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
     return 1 if failures else 0
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from pursamere.cli import types
 from pursamere.cli.errors import printable
-from pursamere.cli.progress import progress_bar, say
+from pursamere.cli.progress import progress_bar, say, tell
 
 _DESCRIPTION = """\
 Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
@@ -59,7 +59,7 @@ def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
             f"--{item.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             help=f"{item.metadata['help']} (default: {_shown(item.default)})",
-            **_form(hints[item.name]),
+            **_form(hints[item.name], item.metadata["bounds"]),
         )
 
 
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
             watcher=Watcher(advance, (lambda _: None) if quiet else say),
         )
     if result.table:
-        print(table_text(result.table))
-        print(f"checkpoint in {printable(arguments.output)}")
+        tell(table_text(result.table))
+        tell(f"checkpoint in {printable(arguments.output)}")
     return 0
 
 
@@ -105,13 +105,14 @@ def _settings_class(kind: str) -> Any:
     return {"denoiser": DenoiserConfiguration, "classifier": ClassifierConfiguration}[kind]
 
 
-def _form(kind: Any) -> dict[str, Any]:
+def _form(kind: Any, bounds: tuple[int, int] | None) -> dict[str, Any]:
     """How argparse reads a setting of some type."""
+    if bounds is not None:
+        several = {"nargs": "+", "metavar": "N"}
+        return {"type": types.integer(*bounds), **({"metavar": "INT"} if kind is int else several)}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if kind == tuple[int, ...]:
-        return {"type": int, "nargs": "+", "metavar": "N"}
-    return {"type": {str: types.text, float: types.number}.get(kind, kind), "metavar": kind.__name__.upper()}
+    return {"type": {str: types.text, float: types.number}[kind], "metavar": kind.__name__.upper()}
 
 
 def _shown(default: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 LARGEST_NUMBER = 1e6  # in pixel units, whose range is 1; far from where float32 overflows
@@ -59,6 +60,11 @@ def _integer(value: str, low: int, high: int) -> int:
     if not low <= found <= high:
         raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {value}")
     return found
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """The type of a whole number in [low, high]."""
+    return lambda value: _integer(value, low, high)
 
 
 def count(value: str) -> int:

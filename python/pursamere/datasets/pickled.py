@@ -112,6 +112,8 @@ def _to_array(value: _Inert) -> Any:
     _, shape, dtype, by_columns, content = value.state
     if dtype.arguments[0] not in ("u1", b"u1") or by_columns or not isinstance(content, bytes):
         raise ValueError("expected arrays of unsigned bytes, row by row")
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(size) is int for size in shape):
+        raise ValueError("expected an array's shape to be at most 8 numbers")
     if math.prod(shape) != len(content):
         raise ValueError(f"an array of {len(content)} bytes has the wrong shape")
     return numpy.frombuffer(content, numpy.uint8).reshape(shape)

@@ -13,6 +13,9 @@ from torch.nn import functional
 from pursamere._extras import require
 from pursamere._validation import LARGEST_SIZE, check_integer, check_positive, check_sizes
 
+MOST_LAYERS = 16
+LARGEST_PATCH = 16
+
 
 class EDMUNet(nn.Module):
     """A denoiser with weights: diffusers' ``UNet2DModel`` inside the preconditioning of EDM.
@@ -59,8 +62,8 @@ class EDMUNet(nn.Module):
         super().__init__()
         self.image_shape = check_sizes("image_shape", image_shape, length=3)
         self.channels = check_sizes("channels", channels)
-        self.layers = check_integer("layers", layers, low=1, high=16)
-        self.patch = check_integer("patch", patch, low=1, high=16)
+        self.layers = check_integer("layers", layers, low=1, high=MOST_LAYERS)
+        self.patch = check_integer("patch", patch, low=1, high=LARGEST_PATCH)
         self.groups = check_integer("groups", groups, low=1, high=LARGEST_SIZE)
         if not isinstance(attention, bool):
             raise TypeError(f"attention must be a bool, got {type(attention).__name__}")

@@ -8,18 +8,20 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
+from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_nonnegative, check_positive
+from pursamere.denoisers.edm_unet import LARGEST_PATCH, MOST_LAYERS
 from pursamere.noise import MAX_SEED
 
-_MOST_STEPS = 2**31 - 1
-_LARGEST_BATCH = 2**16
+_STEPS = (1, 2**31 - 1)
+_SIZES = (1, LARGEST_SIZE)
 PRECISIONS = ("auto", "float32", "bfloat16")
 SIGMA_DISTRIBUTIONS = ("log-uniform", "log-normal")
 _T = TypeVar("_T", bound="TrainingConfiguration")
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, bounds: tuple[int, int] | None = None) -> Any:
+    """A setting; ``bounds`` are the least and the largest value of an integer, or of each of several."""
+    return field(default=default, metadata={"help": text, "bounds": bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +33,27 @@ class TrainingConfiguration:
     """
 
     dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
-    steps: int = _setting(1000, "optimiser steps")
-    batch_size: int = _setting(128, "images per step, over all processes together")
+    steps: int = _setting(1000, "optimiser steps", _STEPS)
+    batch_size: int = _setting(128, "images per step, over all processes together", (1, 2**16))
     learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up")
-    warmup_steps: int = _setting(100, "steps in which the learning rate rises; it falls along a cosine afterwards")
+    warmup_steps: int = _setting(
+        100, "steps in which the learning rate rises; it falls along a cosine afterwards", (0, _STEPS[1])
+    )
     weight_decay: float = _setting(1e-4, "of AdamW")
     clip_norm: float = _setting(1.0, "gradients longer than this are shortened to it")
     ema_decay: float = _setting(0.999, "of the moving average of the weights, which is what the checkpoint holds")
     precision: str = _setting("auto", "auto (bfloat16 on CUDA, float32 on a CPU), float32, or bfloat16 (autocast)")
     channels_last: bool = _setting(False, "memory format of the network, faster on GPUs")
     flip: bool = _setting(False, "mirror half of the training images")
-    seed: int = _setting(0, "of the initial weights, of the order of the images, and of all noise")
-    validate_every: int = _setting(500, "steps between validations")
-    save_every: int = _setting(500, "steps between saved states, from which a training resumes")
+    seed: int = _setting(0, "of the initial weights, of the order of the images, and of all noise", (0, MAX_SEED))
+    validate_every: int = _setting(500, "steps between validations", _STEPS)
+    save_every: int = _setting(500, "steps between saved states, from which a training resumes", _STEPS)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "save_every"):
-            check_integer(name, getattr(self, name), low=1, high=_MOST_STEPS)
-        check_integer("batch_size", self.batch_size, low=1, high=_LARGEST_BATCH)
-        check_integer("warmup_steps", self.warmup_steps, low=0, high=_MOST_STEPS)
-        check_integer("seed", self.seed, low=0, high=MAX_SEED)
+        for item in fields(self):
+            bounds, value = item.metadata["bounds"], getattr(self, item.name)
+            if bounds and isinstance(item.default, int):  # the network checks what is several
+                check_integer(item.name, value, low=bounds[0], high=bounds[1])
         for name in ("learning_rate", "clip_norm"):
             check_positive(name, getattr(self, name))
         check_nonnegative("weight_decay", self.weight_decay)
@@ -73,11 +76,11 @@ class TrainingConfiguration:
 class DenoiserConfiguration(TrainingConfiguration):
     """Settings of ``pursamere train denoiser``; the network's are those of :class:`pursamere.denoisers.EDMUNet`."""
 
-    channels: tuple[int, ...] = _setting((32, 64), "of the U-Net's levels, from the largest resolution down")
-    layers: int = _setting(1, "residual blocks per level")
-    patch: int = _setting(1, "side of the patches in which images enter the network, in pixels")
+    channels: tuple[int, ...] = _setting((32, 64), "of the U-Net's levels, from the largest resolution down", _SIZES)
+    layers: int = _setting(1, "residual blocks per level", (1, MOST_LAYERS))
+    patch: int = _setting(1, "side of the patches in which images enter the network, in pixels", (1, LARGEST_PATCH))
     attention: bool = _setting(False, "attention at the lowest level")
-    groups: int = _setting(8, "of the group normalisation")
+    groups: int = _setting(8, "of the group normalisation", _SIZES)
     sigma_data: float = _setting(0.6, "standard deviation of the data in the network's range [-1, 1]")
     sigma_distribution: str = _setting("log-uniform", "log-uniform or log-normal, of the noise levels in training")
     sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units")
@@ -99,16 +102,15 @@ class ClassifierConfiguration(TrainingConfiguration):
     """Settings of ``pursamere train classifier``; the network's are those of :class:`pursamere.ConvClassifier`."""
 
     widths: tuple[int, ...] = _setting(
-        (32, 64), "channels of the stages; every stage but the first halves the resolution"
+        (32, 64), "channels of the stages; every stage but the first halves the resolution", _SIZES
     )
     residual: bool = _setting(False, "a residual block in every other stage (with four stages ResNet-9)")
-    groups: int = _setting(8, "of the group normalisation")
-    shift: int = _setting(1, "training images are moved by up to so many pixels in both directions")
+    groups: int = _setting(8, "of the group normalisation", _SIZES)
+    shift: int = _setting(1, "training images are moved by up to so many pixels in both directions", (0, 64))
     label_smoothing: float = _setting(0.0, "of the cross-entropy")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("shift", self.shift, low=0, high=64)
         if not check_nonnegative("label_smoothing", self.label_smoothing) < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
