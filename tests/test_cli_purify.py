@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +161,13 @@ def test_an_existing_output_is_kept_and_named(capsys):
     expected = purified(load("in/a.png"), np.load("reference.npz")["images"])
     np.testing.assert_array_equal(load("out/a.png"), expected)
     assert written() == ["a.png", "b.png", "sub/a.png"]
+
+
+def test_an_existing_output_that_was_named_is_kept_too(capsys):
+    Path("mine.png").write_text("precious")
+    assert cli.main(["purify", "in/a.png", "-o", "mine.png", *FAST]) == 0
+    assert capsys.readouterr().out == "purified 0 of 1 images, 0 failed, 1 skipped\n"
+    assert Path("mine.png").read_text() == "precious"
 
 
 def test_a_repeated_command_goes_on_where_it_stopped(monkeypatch, capsys):

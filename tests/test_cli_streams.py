@@ -165,7 +165,7 @@ def test_an_evaluation_in_a_folder_whose_name_is_no_text():
 
 
 def test_files_opened_later_do_not_take_the_place_of_a_closed_stream(folder):
-    """What a library in C prints would land in the file else."""
+    """Otherwise what a library in C prints would end up in the file."""
     program = (
         "import os; from pursamere.cli.streams import mend_streams; mend_streams(); "
         "file = open('result', 'w'); os.write(1, b'from C'); os.write(2, b'from C')"

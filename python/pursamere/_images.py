@@ -51,7 +51,7 @@ def as_current_file(path: Path) -> Iterator[None]:
 
 
 def current_file() -> Path | None:
-    """The file that this thread is reading, for who shows Pillow's warnings, which don't name it."""
+    """The file that this thread is reading. Pillow's warnings don't name it, so code that shows them can add it."""
     return _current_file.get()
 
 

@@ -39,7 +39,7 @@ the exact pixels matter. Of an MPO file, as cameras write, the first picture is 
 """
 
 
-# What makes every other write fail as well.
+# Errors that every later write would meet as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_BANDWIDTH = 0.2
 _OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg, ..."
