@@ -447,7 +447,7 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("LikelihoodMaximisation", {"sigma_max": 0.1}, ValueError, "sigma_min must be at most sigma_max = 0.1, got"),
         ("LikelihoodMaximisation", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
         ("LikelihoodMaximisation", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
-        ("LikelihoodMaximisation", {"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ("LikelihoodMaximisation", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
         ("EreDescent", {"ascent_radius": 0.1}, TypeError, "ascent_radius"),
         ("EreDescent", {"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
     ],

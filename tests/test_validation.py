@@ -52,7 +52,7 @@ def test_noise_sample():
         ({"sigma": math.nan}, ValueError, "sigma must be positive and finite, got nan"),
         ({"sigma": math.inf}, ValueError, "sigma must be positive and finite, got inf"),
         ({"sigma": "0.1"}, TypeError, "sigma must be a real number, got str"),
-        ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
         ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
         ({"step_size": -1}, ValueError, "step_size must be at least 0 and finite, got -1"),
         ({"ascent_radius": -0.1}, ValueError, "ascent_radius must be at least 0 and finite, got -0.1"),
