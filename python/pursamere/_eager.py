@@ -9,10 +9,11 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from ._run_op import innermost_transform
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Private to PyTorch. Without it the transforms fail with their own errors.
-_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
 _is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
 
 
@@ -36,7 +37,8 @@ def eager_only(function: _Function) -> _Function:
 
 def check_eager(*gradients: Tensor) -> None:
     """Refuse to run inside a transform or an exporter, or on gradients that are several at once."""
-    if _transforms() is not None or any(map(_is_batched, gradients)):
+    transformed = innermost_transform is not None and innermost_transform() is not None
+    if transformed or any(map(_is_batched, gradients)):
         raise NotImplementedError(
             "torch.func transforms and vmap can't go through purification, which differentiates the denoiser itself: "
             "use torch.autograd.grad without is_grads_batched=True, or torch.autograd.functional.jacobian with "

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 # Private to PyTorch, but what its own Python layer for derivatives enters too. Without them the ops are only slower.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
-_transforms = getattr(torch._C._functorch, "peek_interpreter_stack", None)
+innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", None)
 
 
 def run_op(op: Any, *arguments: Any) -> Any:
@@ -48,6 +48,10 @@ def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> 
 def _may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
     """Whether a derivative may be asked for: errs on the side of yes."""
     # Inside a torch.func transform or a forward-mode level, requires_grad does not tell.
-    if _transforms is None or _transforms() is not None or getattr(forward_ad, "_current_level", 0) >= 0:
+    if (
+        innermost_transform is None
+        or innermost_transform() is not None
+        or getattr(forward_ad, "_current_level", 0) >= 0
+    ):
         return True
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from ._eager import eager_only
-from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_images, check_logits
+from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits, check_tensor
 from .invariance import NetworkCheck
 from .iterative import GRADIENTS, IterativePurifier
 from .micro_batch import map_micro_batches
 from .networks import EvaluationOnly, check_evaluation_mode, repeatable_algorithms
 from .path_gradient import GradientOf
-
-_CLIP = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
 
 
 class PurifiedClassifier(EvaluationOnly):
@@ -87,7 +85,7 @@ class PurifiedClassifier(EvaluationOnly):
         for name, part in self.named_children():  # also those that a subclass has added
             if name != "purifier":
                 check_evaluation_mode(name, part)
-        x = check_finite_images("x", x) if self.clip else check_images("x", x, hint=_CLIP)
+        x = check_finite_images("x", x) if self.clip else check_tensor("x", x)  # the purifier checks the rest
         if x.dtype == torch.float64 and self._is_narrower():
             x = x.float()
         purified = self.purifier(self._clipped(x) if self.clip else x, gradient=self.gradient)

@@ -35,6 +35,8 @@ from .path_gradient import GradientOf, PathGradient, pull_back_path
 MOST_STEPS = 100_000  # far beyond any use; a mistaken number must not run for ever
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 
+_CLIP = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
+
 
 class Evaluations(NamedTuple):
     """Passes through the denoiser's network for one image, draws counted one by one."""
@@ -168,7 +170,7 @@ class IterativePurifier(EvaluationOnly, ABC):
           the steps; it can be differentiated again, and leaves gradients in the denoiser's parameters too.
 
         "exact" and "straight_through" run the steps again in the backward pass. There the purifier's attributes and the
-        denoiser (its weights, buffers and modules) must still be those of the forward pass.
+        denoiser (its modules, tensors and public attributes) must still be those of the forward pass.
 
         Raises:
             TypeError: ``x`` is not a floating tensor.
@@ -285,8 +287,8 @@ class IterativePurifier(EvaluationOnly, ABC):
         check_evaluation_mode("denoiser", self.denoiser)
         if not denoiser.still_holds(self.denoiser):
             raise RuntimeError(
-                "the denoiser, or a parameter, buffer or module of it, was changed or replaced between the forward and "
-                "backward pass, so the gradient would be another network's; gradient='unrolled' allows it"
+                "the denoiser, or a module, tensor or public attribute of it, was changed or replaced between the "
+                "forward and backward pass, so the gradient would be another network's; gradient='unrolled' allows it"
             )
         for name, value in self._settings().items():
             before = settings.get(name)
@@ -297,7 +299,7 @@ class IterativePurifier(EvaluationOnly, ABC):
                 )
 
     def _checked_input(self, x: Tensor) -> Tensor:
-        x = check_images("x", x)
+        x = check_images("x", x, hint=_CLIP)
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)

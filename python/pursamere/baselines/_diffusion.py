@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere._eager import eager_only
-from pursamere._validation import check_images, check_tensor
+from pursamere._validation import check_tensor
 from pursamere.denoisers.protocol import Denoiser
 from pursamere.iterative import IterativePurifier, Run
 from pursamere.noise import GaussianNoise
@@ -90,7 +90,7 @@ def _checked_ids(image_ids: Tensor, x: Tensor) -> Tensor:
     check_tensor("image_ids", image_ids, rank=1, floating=False)
     if image_ids.is_floating_point() or image_ids.is_complex() or image_ids.dtype == torch.bool:
         raise TypeError(f"image_ids must hold integers, got {image_ids.dtype}")
-    if len(image_ids) != (images := len(check_images("x", x))):
+    if len(image_ids) != (images := len(check_tensor("x", x, rank=4))):
         raise ValueError(f"image_ids must have one entry for each of {images} images, got {len(image_ids)}")
     ids = image_ids.detach().to("cpu", torch.int64)
     if len(ids) and int(ids.min()) < 0:
