@@ -2,7 +2,7 @@
 
     python benchmarks/bench_gradient.py [--device cuda] [--json FILE]
 
-Every row is a process of its own: one 32x32 colour image and a small convolutional network with fixed weights. Memory
+Every row is a process of its own: one 32x32 color image and a small convolutional network with fixed weights. Memory
 is how much the process's peak grew beyond that of a purification of one step, without the images x_t that the exact
 gradient keeps.
 """

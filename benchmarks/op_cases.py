@@ -14,7 +14,7 @@ from pursamere import functional
 
 SIGMA, ASCENT_RADIUS, STEP_SIZE, RADIUS = 0.2, 0.05, 0.16, 0.1
 OPS = ("perturb", "residual", "accumulate_ascend", "accumulate_descend")
-DESCENT = {"step": "unit", "step_size": STEP_SIZE, "norm": "linf", "radius": RADIUS}
+DESCENT = {"step_rule": "unit", "step_size": STEP_SIZE, "norm": "linf", "radius": RADIUS}
 
 
 @dataclass(frozen=True)

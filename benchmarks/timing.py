@@ -58,7 +58,7 @@ def host_medians(
     Args:
         candidates: functions by name.
         rounds: number of times that each is measured, after one to warm up.
-        calls: in a measurement, before its one synchronisation.
+        calls: in a measurement, before its one synchronization.
         contexts: what to enter around a measurement of the candidates named.
     """
 

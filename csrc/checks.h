@@ -52,13 +52,13 @@ inline Prediction parse_prediction(std::string_view kind) {
 inline Step parse_step(std::string_view step) {
   if (step == "gradient") return Step::gradient;
   if (step == "unit") return Step::unit;
-  STD_TORCH_CHECK(step == "sign", "step must be 'gradient', 'unit' or 'sign'");
+  STD_TORCH_CHECK(step == "sign", "step_rule must be 'gradient', 'unit' or 'sign'");
   return Step::sign;
 }
 
 inline Ball parse_ball(std::string_view ball) {
   if (ball == "linf") return Ball::linf;
-  STD_TORCH_CHECK(ball == "l2", "ball must be 'linf' or 'l2'");
+  STD_TORCH_CHECK(ball == "l2", "norm must be 'linf' or 'l2'");
   return Ball::l2;
 }
 

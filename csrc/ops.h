@@ -98,7 +98,7 @@ struct DrawSumTensors {
 
 template <class Backend>
 std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_draw,
-                                             const std::optional<Tensor>& direct, double radius) {
+                                             const std::optional<Tensor>& direct, double ascent_radius) {
   const DrawSumTensors inputs(x, per_draw, direct);
   const Backend backend(x);
   const WithScratch point =
@@ -110,21 +110,21 @@ std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_
     using A = compute_t<Image>;
     backend.run(AccumulateAscend<Image, Network>{output_pointer<Image>(point.tensor), output_pointer<A>(norm),
                                                  input_pointer<Image>(inputs.x), inputs.of<Image, Network>(),
-                                                 A(radius), static_cast<A*>(point.scratch)});
+                                                 A(ascent_radius), static_cast<A*>(point.scratch)});
   });
   return {point.tensor, norm};
 }
 
 template <class Backend>
-Tensor accumulate_descend(const Tensor& x, const Tensor& input, const Tensor& per_draw,
-                          const std::optional<Tensor>& direct, std::string_view step_name, double step_size,
-                          std::string_view ball_name, double radius) {
+Tensor accumulate_descend(const Tensor& x, const Tensor& start, const Tensor& per_draw,
+                          const std::optional<Tensor>& direct, std::string_view step_rule, double step_size,
+                          std::string_view norm, double radius) {
   const DrawSumTensors inputs(x, per_draw, direct);
-  check_like("input", input, "x", x);
+  check_like("start", start, "x", x);
   const Backend backend(x);
-  const Tensor origin = contiguous_input(input);
-  const Step step = parse_step(step_name);
-  const Ball ball = parse_ball(ball_name);
+  const Tensor origin = contiguous_input(start);
+  const Step step = parse_step(step_rule);
+  const Ball ball = parse_ball(norm);
   const int sums = (step == Step::unit) + (ball == Ball::l2);
   const WithScratch next =
       allocate_with_scratch(inputs.x, backend.scratch_values(x.size(0), sample_size(x), sums));

@@ -1,4 +1,4 @@
-// Sharpness-aware minimisation, one element at a time (equation M8):
+// Sharpness-aware minimization, one element at a time (equation M8):
 //   ascent   x~ = x + rho g / ||g||
 //   descent  x+ = clip_[0,1](P(x - eta u(g~))), P the projection onto the ball of radius r around the input x0.
 #pragma once

@@ -19,13 +19,16 @@ inline void define_ops(torch::stable::detail::StableLibrary& m) {
       "residual(Tensor x, Tensor prediction, str kind, float sigma, int seed, bool antithetic)"
       " -> (Tensor cotangent, Tensor drift, Tensor ere)");
 
-  // g = direct + sum_k per_draw_k. Returns x + radius g / ||g|| and ||g||, [B].
-  m.def("accumulate_ascend(Tensor x, Tensor per_draw, Tensor? direct, float radius) -> (Tensor point, Tensor norm)");
-
-  // g as above. Returns clip(P(x - step_size u(g))), P around `input`; step in {gradient, unit, sign}, ball in {linf, l2}.
+  // g = direct + sum_k per_draw_k. Returns x + ascent_radius g / ||g|| and ||g||, [B].
   m.def(
-      "accumulate_descend(Tensor x, Tensor input, Tensor per_draw, Tensor? direct, str step, float step_size, str ball,"
-      " float radius) -> Tensor");
+      "accumulate_ascend(Tensor x, Tensor per_draw, Tensor? direct, float ascent_radius)"
+      " -> (Tensor point, Tensor norm)");
+
+  // g as above. Returns clip(P(x - step_size u(g))), P around `start`; step_rule in {gradient, unit, sign}, norm in
+  // {linf, l2}.
+  m.def(
+      "accumulate_descend(Tensor x, Tensor start, Tensor per_draw, Tensor? direct, str step_rule, float step_size,"
+      " str norm, float radius) -> Tensor");
 }
 
 }  // namespace pursamere

@@ -1,7 +1,7 @@
 // Half-precision storage types and their conversions, shared by host and device.
 //
 // All arithmetic is done in float (in double for double tensors); float16 and bfloat16 are only loaded and stored.
-// The conversions use integers and float operations that are exact or rounded as wanted, so they vectorise and agree bit
+// The conversions use integers and float operations that are exact or rounded as wanted, so they vectorize and agree bit
 // for bit everywhere. Like all arithmetic they rely on the mode of csrc/ieee_mode.h.
 #pragma once
 
@@ -37,7 +37,7 @@ PURSAMERE_HD float to_compute(BFloat16 value) { return bit_cast<float>(uint32_t(
 PURSAMERE_HD float to_compute(Half value) {
   const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = uint32_t(value.bits & 0x7fffu) << 13;
-  // Multiplying by 2^112 rebiases the exponent and normalises subnormal values, exactly.
+  // Multiplying by 2^112 rebiases the exponent and normalizes subnormal values, exactly.
   const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);
   const uint32_t result = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
   return bit_cast<float>(sign | result);

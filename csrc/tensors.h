@@ -45,7 +45,7 @@ inline int64_t stored_size(ScalarType dtype) {
   return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
 }
 
-// An uninitialised contiguous tensor on the device of `like`. Here, or by torch, sizes whose product overflows are refused,
+// An uninitialized contiguous tensor on the device of `like`. Here, or by torch, sizes whose product overflows are refused,
 // so the ops need no checks in what they compute from sizes, but for tensors without elements, which have any sizes.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const std::vector<int64_t> strides = contiguous_strides(shape);

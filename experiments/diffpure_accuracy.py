@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pursamere.baselines import DiffPure, PublishedDiffPure
-from pursamere.iterative import IterativePurifier, Run
+from pursamere.iterative import IterativePurifier, StepMode
 
 TAUS = (0.02, 0.05, 0.1, 0.25, 0.5)
 MEAN, SIDE = 0.5, 512
@@ -41,10 +41,10 @@ def deviations(make: Make, tau: float) -> tuple[float, float]:
     if isinstance(model, DiffPure):
         sigma = model.sigma_max
     k = tau**2 / (tau**2 + sigma**2)
-    run = Run(model.noise, projected=False)  # not clipped
+    mode = StepMode(model.noise, projected=False)  # not clipped
     low, high = (
-        model._last(torch.full((1, 1, SIDE, SIDE), grey, dtype=torch.float64), run)[0]
-        for grey in (MEAN - 0.1, MEAN + 0.1)
+        model._last(torch.full((1, 1, SIDE, SIDE), gray, dtype=torch.float64), mode)[0]
+        for gray in (MEAN - 0.1, MEAN + 0.1)
     )
     slope, spread = float((high - low).mean()) / 0.2, float(low.std())
     return slope / k - 1, spread / (sigma * math.sqrt(k + k**2)) - 1
@@ -58,7 +58,7 @@ def main() -> None:
     rows = [["solver", "passes", *(f"tau {tau:g}" for tau in TAUS)], ["---", *["---:"] * (len(TAUS) + 1)]]
     for name, make in settings().items():
         found = [deviations(make, tau) for tau in TAUS]
-        passes = make(lambda y, sigma: y).evaluations.total
+        passes = make(lambda y, sigma: y).network_passes.total
         rows.append([name, str(passes), *(f"{percent(slope)} / {percent(spread)}" for slope, spread in found)])
     for row in rows:
         print(f"| {' | '.join(row)} |")

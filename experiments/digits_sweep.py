@@ -15,7 +15,7 @@ from runs import MICRO_BATCH, SWEEP, Setting, parser, run_all, told, worst_cases
 import pursamere as ps
 
 # One parameter at a time is changed from here.
-CENTRE = {
+CENTER = {
     "direction": "ere", "bandwidth": 0.25, "sigma": 0.2, "steps": 5, "step_size": 0.4, "ascent_radius": 0.05,
     "radius": 0.2, "draws": 8,
 }  # fmt: skip
@@ -48,24 +48,24 @@ CHANGES: list[dict[str, Any]] = [
 
 
 # The baselines' own parameters, at as many network passes as PurSAMERE with 4 draws takes.
-EVALUATIONS = 80
+PASSES = 80
 BASELINES: list[tuple[str, dict[str, Any]]] = [
     *(("diffpure_fixed_noise", {"sigma_max": value, "solver": "euler"}) for value in (0.1, 0.2, 0.3, 0.4)),
     ("diffpure_fixed_noise", {"sigma_max": 0.2, "solver": "heun"}),
     ("diffpure_fixed_noise", {"sigma_max": 0.2, "solver": "euler", "stochasticity": 0.0}),
     *(("scoreopt_o", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02, 0.05)),
     ("scoreopt_o", {"sigma": 0.3, "learning_rate": 0.01}),
-    ("scoreopt_o", {"sigma": 0.2, "learning_rate": 0.01, "regularisation": 1.0}),
+    ("scoreopt_o", {"sigma": 0.2, "learning_rate": 0.01, "regularization": 1.0}),
     *(("scoreopt_n", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.02, 0.05)),
     *(("scoreopt_n", {"sigma": value, "learning_rate": 0.02}) for value in (0.1, 0.3)),
-    *(("likelihood_maximisation", {"radius": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02)),
-    ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.01}),
-    ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.01, "sigma_min": 0.1}),
+    *(("likelihood_maximization", {"radius": 0.2, "learning_rate": value}) for value in (0.005, 0.01, 0.02)),
+    ("likelihood_maximization", {"radius": 0.3, "learning_rate": 0.01}),
+    ("likelihood_maximization", {"radius": 0.2, "learning_rate": 0.01, "sigma_min": 0.1}),
     # Round two, where the best so far was at the end of what had been tried.
     ("scoreopt_n", {"sigma": 0.3, "learning_rate": 0.005}),
     *(("scoreopt_n", {"sigma": 0.4, "learning_rate": value}) for value in (0.005, 0.02)),
-    ("likelihood_maximisation", {"radius": 0.2, "learning_rate": 0.05}),
-    ("likelihood_maximisation", {"radius": 0.3, "learning_rate": 0.02}),
+    ("likelihood_maximization", {"radius": 0.2, "learning_rate": 0.05}),
+    ("likelihood_maximization", {"radius": 0.3, "learning_rate": 0.02}),
     ("scoreopt_o", {"sigma": 0.25, "learning_rate": 0.02}),
     ("diffpure_fixed_noise", {"sigma_max": 0.25, "solver": "euler"}),
 ]
@@ -78,14 +78,14 @@ def purifier(bandwidth: float, draws: int, **options: Any) -> ps.Purifier:
 
 def baseline(name: str, options: dict[str, Any]) -> ps.IterativePurifier:
     # A baseline runs its network on one draw at a time, so a larger micro-batch costs no more memory.
-    return ps.baselines.with_evaluations(name, denoiser(0.25), EVALUATIONS, micro_batch=4 * MICRO_BATCH, **options)
+    return ps.baselines.with_passes(name, denoiser(0.25), PASSES, micro_batch=4 * MICRO_BATCH, **options)
 
 
 def main() -> None:
     arguments_parser = parser(__doc__ or "", samples=128)
     arguments_parser.add_argument("--table", type=Path, help="write the table there, as CSV")
     arguments = arguments_parser.parse_args()
-    settings = [Setting(told(change) or "centre", partial(purifier, **{**CENTRE, **change})) for change in CHANGES]
+    settings = [Setting(told(change) or "center", partial(purifier, **{**CENTER, **change})) for change in CHANGES]
     settings += [Setting(f"{name} {told(options)}", partial(baseline, name, options)) for name, options in BASELINES]
     rows = worst_cases(run_all(settings, target("validation"), SWEEP, arguments))
     if arguments.table:

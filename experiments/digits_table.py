@@ -19,7 +19,7 @@ from pursamere.evaluation import Result
 
 PRESET = "standard"
 # Network passes for an image, of every line that does not say otherwise.
-EVALUATIONS = 80
+PASSES = 80
 # Chosen by digits_sweep.py on the validation split, as are the purifiers' other parameters.
 BANDWIDTH = 0.25
 BASELINES: dict[str, dict[str, Any]] = {
@@ -27,7 +27,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "diffpure_fixed_noise": {"sigma_max": 0.2, "solver": "euler"},
     "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.02},
     "scoreopt_n": {"sigma": 0.3, "learning_rate": 0.02},
-    "likelihood_maximisation": {"radius": 0.2, "learning_rate": 0.02},
+    "likelihood_maximization": {"radius": 0.2, "learning_rate": 0.02},
 }
 PURIFIERS: dict[str, dict[str, Any]] = {
     "ERE without SAM": {"ascent_radius": 0.0, "draws": 8},
@@ -45,7 +45,7 @@ PURIFIERS: dict[str, dict[str, Any]] = {
 
 
 def baseline(name: str, options: dict[str, Any]) -> ps.IterativePurifier:
-    return ps.baselines.with_evaluations(name, denoiser(BANDWIDTH), EVALUATIONS, micro_batch=2 * MICRO_BATCH, **options)
+    return ps.baselines.with_passes(name, denoiser(BANDWIDTH), PASSES, micro_batch=2 * MICRO_BATCH, **options)
 
 
 def purifier(draws: int, radius: float = 0.2, **options: Any) -> ps.Purifier:
@@ -72,7 +72,7 @@ $ python experiments/digits_table.py -o FOLDER --write docs/results
 
 {samples} digits of the test split, {conditions(results, PRESET)}
 
-A purifier takes at most {EVALUATIONS} passes through the denoiser for an image ("passes", forward and backward), \
+A purifier takes at most {PASSES} passes through the denoiser for an image ("passes", forward and backward), \
 unless its line says otherwise. The denoiser is a kernel density of the training images (bandwidth {BANDWIDTH}). \
 Worst case: per sample over all attacks of the preset, also those on survivors, which have no column; in brackets 95 % \
 Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure takes Euler's \

@@ -1,4 +1,4 @@
-"""What the experiments share: runs of many defences on the same images, and the files that come of them."""
+"""What the experiments share: runs of many defenses on the same images, and the files that come of them."""
 
 from __future__ import annotations
 

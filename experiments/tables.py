@@ -21,7 +21,7 @@ _SHOWN = [
 
 def accuracies(results: list[tuple[Setting, Result]]) -> str:
     """A table in Markdown for each radius."""
-    header = ["defence", "passes", "images/s", "clean", *(title for _, title in _SHOWN), "**worst case**", "warnings"]
+    header = ["defense", "passes", "images/s", "clean", *(title for _, title in _SHOWN), "**worst case**", "warnings"]
     parts = []
     for eps in results[0][1].worst_case:
         rows = [header, ["---", *["---:"] * (len(header) - 2), "---"]]
@@ -51,10 +51,10 @@ def conditions(results: list[tuple[Setting, Result]], preset: str) -> str:
 
 
 def outcomes(results: list[tuple[Setting, Result]]) -> str:
-    """A row per defence, radius and sample: the first attack that it fell to, or nothing."""
+    """A row per defense, radius and sample: the first attack that it fell to, or nothing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["defence", "eps", "sample", "fell_to"])
+    writer.writerow(["defense", "eps", "sample", "fell_to"])
     for setting, result in results:
         for eps in result.worst_case:
             fell = [""] * result.clean.samples

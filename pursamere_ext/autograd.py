@@ -75,7 +75,7 @@ def _residual_backward(ctx: _Context, v_cotangent: Tensor, v_drift: Tensor, v_er
     return v_x, v_prediction, None, None, None, None
 
 
-# accumulate_ascend: point = x + radius g / ||g||, norm = ||g||
+# accumulate_ascend: point = x + ascent_radius g / ||g||, norm = ||g||
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -89,14 +89,14 @@ def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
 
 
 def _ascend_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, per_draw, direct, ctx.radius = inputs
+    _, per_draw, direct, ctx.ascent_radius = inputs
     ctx.save_for_backward(per_draw, direct)
 
 
 def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[Any, ...]:
     per_draw, direct = ctx.saved_tensors
     unit, inverse = _unit(_summed(per_draw, direct))
-    v_gradient = ctx.radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype)) + _columns(v_norm, unit) * unit
+    v_gradient = ctx.ascent_radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype)) + _columns(v_norm, unit) * unit
     return v_point, *_spread(v_gradient, per_draw, direct), None
 
 
@@ -109,7 +109,7 @@ def _spread(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tupl
 
 
 def _descend_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, start, per_draw, direct, ctx.step, ctx.step_size, ctx.ball, ctx.radius = inputs
+    x, start, per_draw, direct, ctx.step_rule, ctx.step_size, ctx.norm, ctx.radius = inputs
     ctx.save_for_backward(x, start, per_draw, direct)
 
 
@@ -142,15 +142,15 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     gradient = _summed(per_draw, direct)
     x, start = x_stored.to(gradient.dtype), start_stored.to(gradient.dtype)
     unit, inverse = _unit(gradient)
-    direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step]
+    direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step_rule]
     moved = x - ctx.step_size * direction
-    if ctx.ball == "linf":
+    if ctx.norm == "linf":
         v_moved, v_start = _linf_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
     else:
         v_moved, v_start = _l2_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
-    if ctx.step == "gradient":
+    if ctx.step_rule == "gradient":
         v_gradient = -ctx.step_size * v_moved
-    elif ctx.step == "unit":
+    elif ctx.step_rule == "unit":
         v_gradient = -ctx.step_size * _unit_vjp(unit, inverse, v_moved)
     else:
         v_gradient = torch.zeros_like(v_moved)

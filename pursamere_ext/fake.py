@@ -26,19 +26,21 @@ def _residual(
 
 
 @torch.library.register_fake("pursamere::accumulate_ascend")
-def _accumulate_ascend(x: Tensor, per_draw: Tensor, direct: Tensor | None, radius: float) -> tuple[Tensor, Tensor]:
+def _accumulate_ascend(
+    x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float
+) -> tuple[Tensor, Tensor]:
     return _contiguous_like(x), _one_per_sample(x)
 
 
 @torch.library.register_fake("pursamere::accumulate_descend")
 def _accumulate_descend(
     x: Tensor,
-    input: Tensor,
+    start: Tensor,
     per_draw: Tensor,
     direct: Tensor | None,
-    step: str,
+    step_rule: str,
     step_size: float,
-    ball: str,
+    norm: str,
     radius: float,
 ) -> Tensor:
     return _contiguous_like(x)

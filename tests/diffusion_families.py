@@ -168,7 +168,7 @@ class GaussianPrior:
     def __init__(self, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def centred(self) -> GaussianPrior:
+    def centered(self) -> GaussianPrior:
         """The same images in [-1, 1]."""
         return GaussianPrior(2 * self.mean - 1, 2 * self.std)
 

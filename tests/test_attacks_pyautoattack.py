@@ -260,7 +260,7 @@ def test_autoattack_hands_on_warnings_and_explains_a_purifier():
     linear = Linear()
 
     class Loop(nn.Module):
-        """A dynamic defence: it differentiates inside, and is no PurifiedClassifier."""
+        """A dynamic defense: it differentiates inside, and is no PurifiedClassifier."""
 
         def forward(self, x):
             with torch.enable_grad():

@@ -26,12 +26,12 @@ MODELS = {
     "diffpure half": lambda d, **o: B.DiffPure(d, steps=2, solver="euler", stochasticity=0.5, noise=NOISE, **o),
     "published diffpure": lambda d, **o: B.PublishedDiffPure(d, steps=4, noise=NOISE, **o),
     "scoreopt_o": lambda d, **o: B.ScoreOptO(d, steps=3, noise=NOISE, **o),
-    "scoreopt_o regularised": lambda d, **o: B.ScoreOptO(d, steps=3, regularisation=0.7, noise=NOISE, **o),
+    "scoreopt_o regularized": lambda d, **o: B.ScoreOptO(d, steps=3, regularization=0.7, noise=NOISE, **o),
     "scoreopt_n": lambda d, **o: B.ScoreOptN(d, steps=3, noise=NOISE, **o),
     "scoreopt_n, no step": lambda d, **o: B.ScoreOptN(d, steps=0, noise=NOISE, **o),
-    "likelihood": lambda d, **o: B.LikelihoodMaximisation(d, steps=3, noise=NOISE, **o),
-    "likelihood linf": lambda d, **o: B.LikelihoodMaximisation(d, steps=3, radius=0.07, noise=NOISE, **o),
-    "likelihood l2": lambda d, **o: B.LikelihoodMaximisation(d, steps=3, radius=0.1, norm="l2", noise=NOISE, **o),
+    "likelihood": lambda d, **o: B.LikelihoodMaximization(d, steps=3, noise=NOISE, **o),
+    "likelihood linf": lambda d, **o: B.LikelihoodMaximization(d, steps=3, radius=0.07, noise=NOISE, **o),
+    "likelihood l2": lambda d, **o: B.LikelihoodMaximization(d, steps=3, radius=0.1, norm="l2", noise=NOISE, **o),
     "ere_descent": lambda d, **o: B.EreDescent(d, steps=3, noise=NOISE, **o),
 }
 EVERY = pytest.mark.parametrize("name", MODELS)
@@ -114,7 +114,7 @@ def test_straight_through_ignores_the_last_clip():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_straight_through_ignores_the_ball_of_every_step(norm):
     """Against Adam in plain PyTorch whose projection is the identity for autograd."""
-    model = B.LikelihoodMaximisation(mixture(), steps=3, radius=0.05, norm=norm, noise=NOISE)
+    model = B.LikelihoodMaximization(mixture(), steps=3, radius=0.05, norm=norm, noise=NOISE)
     leaf = tensor(0, 1, 1, 4, 4).requires_grad_()
     x, first, second = leaf, 0.0, 0.0
     for t in range(3):
@@ -295,30 +295,30 @@ def project(moved, x0, radius, norm):
     return (x0 + offset * (radius / offset.norm()).clamp(max=1)).clamp(0, 1)
 
 
-def optimise(start, loss, steps, learning_rate, projection=lambda x: x):
+def optimize(start, loss, steps, learning_rate, projection=lambda x: x):
     x = start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([x], lr=learning_rate)
+    optimizer = torch.optim.Adam([x], lr=learning_rate)
     for t in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss(t, x).backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             x.copy_(projection(x))
     return x.detach()
 
 
-@pytest.mark.parametrize("regularisation", [0.0, 2.0])
-def test_scoreopt_o_is_adam(regularisation):
+@pytest.mark.parametrize("regularization", [0.0, 2.0])
+def test_scoreopt_o_is_adam(regularization):
     denoiser, x0 = conv_denoiser(dtype=torch.float64), tensor(0, 1, 1, 5, 5)
-    model = B.ScoreOptO(denoiser, sigma=0.3, spread=0.1, regularisation=regularisation, steps=6, noise=NOISE)
+    model = B.ScoreOptO(denoiser, sigma=0.3, spread=0.1, regularization=regularization, steps=6, noise=NOISE)
 
     def loss(t, x):
         sigma = uniform(NOISE, t, 0, low=0.2, high=0.4)
         denoised = denoiser(x + sigma * noise_at(x, t, 1), sigma)
         of_input = denoiser(x0 + sigma * noise_at(x, t, 2), sigma)
-        return mean_square(denoised, x) + regularisation * mean_square(denoised, of_input)
+        return mean_square(denoised, x) + regularization * mean_square(denoised, of_input)
 
-    want = optimise(x0, loss, 6, 0.05).clamp(0, 1)
+    want = optimize(x0, loss, 6, 0.05).clamp(0, 1)
     torch.testing.assert_close(model(x0), want, rtol=0, atol=1e-10)
     assert float((want - x0).abs().max()) > 0.1
 
@@ -326,15 +326,15 @@ def test_scoreopt_o_is_adam(regularisation):
 def test_scoreopt_n_is_adam():
     denoiser, x0 = conv_denoiser(dtype=torch.float64), tensor(0, 1, 1, 5, 5)
     noise = noise_at(x0, 0)
-    y = optimise(x0 + 0.3 * noise, lambda t, y: mean_square((y - denoiser(y, 0.3)) / 0.3, noise.expand_as(y)), 6, 0.05)
+    y = optimize(x0 + 0.3 * noise, lambda t, y: mean_square((y - denoiser(y, 0.3)) / 0.3, noise.expand_as(y)), 6, 0.05)
     model = B.ScoreOptN(denoiser, sigma=0.3, steps=6, noise=NOISE)
     torch.testing.assert_close(model(x0), denoiser(y, 0.3).clamp(0, 1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("radius", "norm"), [(0.08, "linf"), (0.3, "l2"), (math.inf, "linf"), (math.inf, "l2")])
-def test_likelihood_maximisation_is_adam(radius, norm):
+def test_likelihood_maximization_is_adam(radius, norm):
     x0 = tensor(0, 1, 1, 5, 5)
-    model = B.LikelihoodMaximisation(
+    model = B.LikelihoodMaximization(
         conv_denoiser(dtype=torch.float64),
         sigma_min=0.1,
         sigma_max=0.4,
@@ -343,7 +343,7 @@ def test_likelihood_maximisation_is_adam(radius, norm):
         norm=norm,
         noise=NOISE,
     )
-    want = optimise(
+    want = optimize(
         x0,
         lambda t, x: likelihood_loss(model, t, x),
         6,
@@ -392,33 +392,33 @@ def test_evaluations_are_those_that_happen(name):
     model(tensor(0, 5, 1, 4, 4))  # the first call checks the denoiser too
     counts.update(forward=0, backward=0)
     model(tensor(0, 5, 1, 4, 4))
-    assert {kind: 5 * count for kind, count in model.evaluations._asdict().items()} == counts
-    assert model.evaluations.total == sum(counts.values()) // 5
-    assert f"evaluations={model.evaluations.total}" in repr(model)
+    assert {kind: 5 * count for kind, count in model.network_passes._asdict().items()} == counts
+    assert model.network_passes.total == sum(counts.values()) // 5
+    assert f"network_passes={model.network_passes.total}" in repr(model)
 
 
 @pytest.mark.parametrize("name", B.BASELINES)
-@pytest.mark.parametrize("evaluations", [31, 32, 100])
-def test_as_many_steps_as_the_evaluations_allow(name, evaluations):
-    model = B.with_evaluations(name, mixture(), evaluations, noise=ps.GaussianNoise(seed=2, draws=4))
+@pytest.mark.parametrize("passes", [31, 32, 100])
+def test_as_many_steps_as_the_passes_allow(name, passes):
+    model = B.with_passes(name, mixture(), passes, noise=ps.GaussianNoise(seed=2, draws=4))
     one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise)
-    assert model.evaluations.total <= evaluations < one_more.evaluations.total
+    assert model.network_passes.total <= passes < one_more.network_passes.total
     assert model.noise.seed == 2
     assert model.random == (name in ("diffpure", "diffpure_published"))
 
 
 def test_options_of_a_baseline_of_equal_evaluations():
-    assert B.with_evaluations("diffpure", mixture(), 20, solver="heun").steps == 10
-    assert B.with_evaluations("scoreopt_o", mixture(), 30, regularisation=0.1).steps == 10
-    assert B.with_evaluations(ps.Purifier, mixture(), 160).steps == 5  # forward and backward, twice, on 8 draws
-    with pytest.raises(ValueError, match="evaluations must be at least 3, what one step takes, got 2"):
-        B.with_evaluations(B.ScoreOptN, mixture(), 2)
-    with pytest.raises(ValueError, match="evaluations must be at least 1, got 0"):
-        B.with_evaluations("diffpure", mixture(), 0)
-    with pytest.raises(TypeError, match="steps follows from evaluations"):
-        B.with_evaluations("diffpure", mixture(), 10, steps=3)
+    assert B.with_passes("diffpure", mixture(), 20, solver="heun").steps == 10
+    assert B.with_passes("scoreopt_o", mixture(), 30, regularization=0.1).steps == 10
+    assert B.with_passes(ps.Purifier, mixture(), 160).steps == 5  # forward and backward, twice, on 8 draws
+    with pytest.raises(ValueError, match="passes must be at least 3, what one step takes, got 2"):
+        B.with_passes(B.ScoreOptN, mixture(), 2)
+    with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
+        B.with_passes("diffpure", mixture(), 0)
+    with pytest.raises(TypeError, match="steps follows from passes"):
+        B.with_passes("diffpure", mixture(), 10, steps=3)
     with pytest.raises(ValueError, match=r"baseline must be one of 'diffpure', .*, got 'gdmp'"):
-        B.with_evaluations("gdmp", mixture(), 10)
+        B.with_passes("gdmp", mixture(), 10)
 
 
 # Bad input.
@@ -441,13 +441,13 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("PublishedDiffPure", {"beta_max": 0.01}, ValueError, "beta_max must be at least beta_min = 0.1, got 0.01"),
         ("PublishedDiffPure", {"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ("ScoreOptO", {"spread": 0.25}, ValueError, "spread must be less than sigma = 0.25, got 0.25"),
-        ("ScoreOptO", {"regularisation": -1}, ValueError, "regularisation must be at least 0 and finite, got -1"),
+        ("ScoreOptO", {"regularization": -1}, ValueError, "regularization must be at least 0 and finite, got -1"),
         ("ScoreOptN", {"learning_rate": 0}, ValueError, "learning_rate must be positive and finite, got 0"),
         ("ScoreOptN", {"sigma": "a"}, TypeError, "sigma must be a real number, got str"),
-        ("LikelihoodMaximisation", {"sigma_max": 0.1}, ValueError, "sigma_min must be at most sigma_max = 0.1, got"),
-        ("LikelihoodMaximisation", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
-        ("LikelihoodMaximisation", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
-        ("LikelihoodMaximisation", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
+        ("LikelihoodMaximization", {"sigma_max": 0.1}, ValueError, "sigma_min must be at most sigma_max = 0.1, got"),
+        ("LikelihoodMaximization", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
+        ("LikelihoodMaximization", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
+        ("LikelihoodMaximization", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
         ("EreDescent", {"ascent_radius": 0.1}, TypeError, "ascent_radius"),
         ("EreDescent", {"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
     ],

@@ -37,7 +37,7 @@ if platform.machine() == "x86_64":
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_every_optimisation_level_gives_the_bits_of_the_installed_library(tmp_path, request):
+def test_every_optimization_level_gives_the_bits_of_the_installed_library(tmp_path, request):
     source = tmp_path / "bits.cpp"
     source.write_text(PROGRAM)
     outputs = []

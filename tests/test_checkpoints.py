@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from training_case import tiny_denoiser
 
 import pursamere as ps
-from pursamere.checkpoints import read_configuration
+from pursamere.models.checkpoints import read_configuration
 
 
 def classifier(seed=0, dtype=torch.float32):
@@ -69,7 +69,7 @@ def test_a_classifier_comes_back(folder):
 def test_a_denoiser_comes_back_with_everything_that_it_was_built_with(tmp_path):
     network = tiny_denoiser(patch=2, sigma_data=0.7, sigma_range=(0.1, 0.5), attention=True)
     loaded = ps.load_checkpoint(ps.save_checkpoint(tmp_path / "net", network))
-    assert type(loaded) is ps.denoisers.EDMUNet
+    assert type(loaded) is ps.models.EDMUNet
     assert loaded.arguments() == network.arguments()
     assert torch.equal(loaded(IMAGES, 0.2), network(IMAGES, 0.2))
     with pytest.warns(UserWarning, match=r"outside the range .*\[0.1, 0.5\]"):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from pursamere import cli
+from pursamere._text import printable
 from pursamere.cli import info, types  # noqa: F401  (cli.info)
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 
 BLOCK = """
 import sys

@@ -17,7 +17,7 @@ from pursamere.cli import build_parser, main
 from pursamere.cli.evaluate import _model as evaluated_model
 from pursamere.demo.run import build_purifier
 from pursamere.demo.settings import SETTINGS
-from pursamere.evaluation.defences import build_defence
+from pursamere.evaluation.defenses import build_defense
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
 
@@ -107,14 +107,14 @@ def test_a_model_from_a_file_and_shards(data):
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
         (["--data", "data.npz", "--model", "model.py:not_a_function"], "--model: model.py has no function"),
         (["--data", "data.npz", "--samples", "13", "--model", "model.py:model"], "--samples: data has 12 in its split"),
-        (["--model", "model.py:model", "--option", "steps=3"], "--model makes its own defence"),
-        (["--defence", "magic"], "defence must be one of 'pursamere', 'diffpure'"),
+        (["--model", "model.py:model", "--option", "steps=3"], "--model makes its own defense"),
+        (["--defense", "magic"], "defense must be one of 'pursamere', 'diffpure'"),
         (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
         (["--option", "sigma=-1"], "sigma must be positive"),
         (["--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
-        (["--defence", "diffpure", "--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
+        (["--defense", "diffpure", "--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
         (["--option", "sigma=much"], "sigma must be a real number, got str"),
-        (["--evaluations", "1"], "evaluations must be at least"),
+        (["--passes", "1"], "passes must be at least"),
         (["--split", "final"], "split must be one of"),
     ],
 )
@@ -197,7 +197,7 @@ def test_mnist_has_the_networks_that_ship():
         with torch.no_grad():
             return ps.PurifiedClassifier(purifier, shipped.classifier)(images)
 
-    assert torch.equal(said("--data", "mnist", "--defence", "none"), shipped.classifier(images))
+    assert torch.equal(said("--data", "mnist", "--defense", "none"), shipped.classifier(images))
     assert torch.equal(said("--data", "mnist"), expected())
     by_name = ("--data", "other.npz", "--denoiser", "mnist", "--classifier", "mnist")
     changed = ("--option", "steps=1", "--option", "sigma=0.3", "--option", "ascent_radius=0")
@@ -209,14 +209,14 @@ def test_mnist_has_the_networks_that_ship():
     [
         (["--classifier", "classifier"], "--denoiser: only digits and mnist have their own"),
         (["--denoiser", "denoiser"], "--classifier: only digits and mnist have their own"),
-        (["--denoiser", "denoiser", "--defence", "none"], "--denoiser: there is no use for one in the defence none"),
-        (["--classifier", "denoiser", "--defence", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
+        (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: there is no use for one in the defense none"),
+        (["--classifier", "denoiser", "--defense", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
         (
-            ["--classifier", "larger", "--defence", "none"],
+            ["--classifier", "larger", "--defense", "none"],
             "larger must be for the images of data, (1, 8, 8), and is for",
         ),
-        (["--classifier", "data.npz", "--defence", "none"], "data.npz must be a folder with model.safetensors and"),
-        (["--classifier", "classifier", "--model", "model.py:model"], "--model makes its own defence"),
+        (["--classifier", "data.npz", "--defense", "none"], "data.npz must be a folder with model.safetensors and"),
+        (["--classifier", "classifier", "--model", "model.py:model"], "--model makes its own defense"),
         (
             ["--classifier", "classifier", "--denoiser", "denoiser", "--option", "bandwidth=1"],
             "--option bandwidth is of the kernel density of the digits",
@@ -240,14 +240,14 @@ def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_defences_are_built_from_plain_values():
+def test_defenses_are_built_from_plain_values():
     def denoiser(y, sigma):
         return y / (1 + sigma**2)
 
-    purifier = build_defence("pursamere", denoiser, {"direction": "score", "draws": 4, "noise_seed": 7, "steps": 3})
+    purifier = build_defense("pursamere", denoiser, {"direction": "score", "draws": 4, "noise_seed": 7, "steps": 3})
     assert (purifier.direction, purifier.noise.draws, purifier.noise.seed, purifier.steps) == ("score", 4, 7, 3)
-    purifier = build_defence("pursamere", denoiser, {"draws": 4, "ascent_radius": 0.0}, evaluations=50)
-    assert purifier.evaluations.total == 48
-    assert build_defence("diffpure", denoiser, {}, evaluations=20).evaluations.total <= 20
-    assert build_defence("diffpure", denoiser, {}).random
-    assert not build_defence("diffpure_fixed_noise", denoiser, {}).random
+    purifier = build_defense("pursamere", denoiser, {"draws": 4, "ascent_radius": 0.0}, passes=50)
+    assert purifier.network_passes.total == 48
+    assert build_defense("diffpure", denoiser, {}, passes=20).network_passes.total <= 20
+    assert build_defense("diffpure", denoiser, {}).random
+    assert not build_defense("diffpure_fixed_noise", denoiser, {}).random

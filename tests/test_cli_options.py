@@ -49,7 +49,7 @@ IMPORTS = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Work in a folder with an image, a reference for it, and labelled images."""
+    """Work in a folder with an image, a reference for it, and labeled images."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     np.savez("reference.npz", images=random.integers(0, 256, (20, 6, 5), dtype=np.uint8))

@@ -366,15 +366,15 @@ def test_a_failed_write_is_named_and_leaves_nothing_behind(monkeypatch, capsys):
     assert written() == []
 
 
-def test_colour_reference_and_inputs():
+def test_color_reference_and_inputs():
     reference = pixels(4, 30, 6, 5, 3)
-    np.savez("colour.npz", images=reference)
-    save("colours/c.png", pixels(6, 6, 5, 3))
-    save("colours/gray.png", pixels(7, 6, 5))
-    options = ["--reference", "colour.npz", "--steps", "2", "--draws", "2"]
-    assert cli.main(["purify", "colours", "-o", "out", *options]) == 0
-    np.testing.assert_array_equal(load("out/c.png"), purified(load("colours/c.png"), reference))
-    gray = np.repeat(load("colours/gray.png")[..., None], 3, axis=2)
+    np.savez("color.npz", images=reference)
+    save("colors/c.png", pixels(6, 6, 5, 3))
+    save("colors/gray.png", pixels(7, 6, 5))
+    options = ["--reference", "color.npz", "--steps", "2", "--draws", "2"]
+    assert cli.main(["purify", "colors", "-o", "out", *options]) == 0
+    np.testing.assert_array_equal(load("out/c.png"), purified(load("colors/c.png"), reference))
+    gray = np.repeat(load("colors/gray.png")[..., None], 3, axis=2)
     np.testing.assert_array_equal(load("out/gray.png"), purified(gray, reference))
 
 
@@ -391,7 +391,7 @@ def test_digits_are_the_default_reference():
 
 
 def test_a_trained_denoiser_in_place_of_a_reference():
-    network = ps.denoisers.EDMUNet((1, 8, 8), (8,), groups=4)
+    network = ps.models.EDMUNet((1, 8, 8), (8,), groups=4)
     ps.save_checkpoint("net", network)
     save("digit.png", pixels(3, 8, 8))
     assert cli.main(["purify", "digit.png", "-o", "out", "--denoiser", "net", *FAST[2:]]) == 0
@@ -508,7 +508,7 @@ def test_other_bad_reference_files():
         load_reference("mixed")
 
 
-def test_folder_reference_is_colour_if_one_file_is():
+def test_folder_reference_is_color_if_one_file_is():
     save("some/a.png", pixels(0, 6, 5))
     assert load_reference("some").shape == (1, 1, 6, 5)
     save("some/b.png", pixels(0, 6, 5, 3))
@@ -528,12 +528,12 @@ def test_sixteen_bits_are_scaled_and_not_clipped():
 
 
 def test_transparency():
-    colours = pixels(0, 6, 5, 4)
-    colours[..., 3] = 255
-    save("opaque.png", colours)
-    torch.testing.assert_close(read("opaque.png", 3), torch.from_numpy(colours[..., :3]).permute(2, 0, 1) / 255)
-    colours[2, 3, 3] = 254
-    save("clear.png", colours)
+    colors = pixels(0, 6, 5, 4)
+    colors[..., 3] = 255
+    save("opaque.png", colors)
+    torch.testing.assert_close(read("opaque.png", 3), torch.from_numpy(colors[..., :3]).permute(2, 0, 1) / 255)
+    colors[2, 3, 3] = 254
+    save("clear.png", colors)
     with pytest.raises(files.ImageError, match="transparent"):
         read("clear.png", 3)
 

@@ -155,7 +155,7 @@ def test_a_training_in_a_folder_whose_name_is_no_text_goes_on():
 def test_an_evaluation_in_a_folder_whose_name_is_no_text():
     assert run([*TRAIN, "-o", "network"]).returncode == 0
     done = run(
-        ["evaluate", "--data", "sides.npz", "--classifier", "network", "--defence", "none", "--samples", "2", "--eps",
+        ["evaluate", "--data", "sides.npz", "--classifier", "network", "--defense", "none", "--samples", "2", "--eps",
          "0.1", "-q", "-o", NO_TEXT],
         **ASCII,
     )  # fmt: skip

@@ -14,10 +14,10 @@ FUNCTIONS = {
     "residual": lambda x, s: functional.residual(x, P, s, NOISE)[1],
     "ascend": lambda x, s: functional.accumulate_ascend(x, P, None, s)[0],
     "step_size": lambda x, s: functional.accumulate_descend(
-        x, x, P, None, step="unit", step_size=s, norm="l2", radius=0.5
+        x, x, P, None, step_rule="unit", step_size=s, norm="l2", radius=0.5
     ),
     "radius": lambda x, s: functional.accumulate_descend(
-        x, x, P, None, step="unit", step_size=0.1, norm="l2", radius=s
+        x, x, P, None, step_rule="unit", step_size=0.1, norm="l2", radius=s
     ),
 }
 

@@ -10,10 +10,10 @@ from safetensors.torch import load, save
 from training_case import settings_of, write_data
 
 from pursamere._extras import MissingExtraError
-from pursamere.checkpoints import load_checkpoint
 from pursamere.evaluation import evaluate
 from pursamere.evaluation.course import Course
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
+from pursamere.models.checkpoints import load_checkpoint
 from pursamere.training import run as training_run
 from pursamere.training import train
 

@@ -196,7 +196,7 @@ def test_built_in_sets_keep_their_first_images(pictures):
 
 
 @pytest.mark.parametrize("classes", [("d", "c", "b", "a"), ("x", "a", "c", "y", "b", "d"), ["a", "b", "c", "d"]])
-def test_relabelled_images_keep_the_names_of_their_classes(classes):
+def test_relabeled_images_keep_the_names_of_their_classes(classes):
     whole = dataset()
     other = whole.relabel(classes)
     assert other.classes == tuple(classes)

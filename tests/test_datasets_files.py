@@ -12,7 +12,7 @@ import torch
 from dataset_files import assert_images, random_bytes, save, save_pictures
 
 from pursamere.datasets import load
-from pursamere.datasets.npz import read_unlabelled
+from pursamere.datasets.npz import read_unlabeled
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +151,7 @@ def test_folder_with_splits(pictures):
     assert train.classes == test.classes == ("a", "b", "c")
     assert train.labels.tolist() == [0, 0, 2]
     assert test.labels.tolist() == [1]
-    assert_images(test, np.repeat(pictures[0][None, None], 3, 1))  # in colour as one of the others is
+    assert_images(test, np.repeat(pictures[0][None, None], 3, 1))  # in color as one of the others is
     with pytest.raises(ValueError, match="split must be one of those it has, 'test', 'train', got 'validation'"):
         load("parted", "validation")
 
@@ -229,7 +229,7 @@ def test_arrays_that_are_not_used_are_named():
         load("both.npz")
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(UserWarning, match=r"^data set 'parted.npz': not used: 'val_images', 'classes'$"):
-        read_unlabelled(Path("parted.npz"))  # labels have no use there
+        read_unlabeled(Path("parted.npz"))  # labels have no use there
 
 
 def test_files_that_are_not_used_are_named(pictures, folder):

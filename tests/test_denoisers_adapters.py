@@ -22,7 +22,7 @@ from pursamere.denoisers import from_diffusers, from_edm, from_guided_diffusion,
 
 VP, VE, SUB_VP = families.VPSDE(), families.VESDE(), SubVPSDE()
 PRIOR = families.GaussianPrior(0.4, 0.3)
-CENTRED = PRIOR.centred()
+CENTERD = PRIOR.centered()
 Y = tensor(0, 3, 2, 4, 5, low=-0.5, high=1.5)
 DIFFUSERS_OUTPUTS = ("epsilon", "v_prediction", "sample")
 
@@ -56,12 +56,12 @@ class Recorder(nn.Module):
 
 
 def gaussian_edm():
-    return from_edm(Recorder(lambda x, sigma: CENTRED.denoised(x, 1.0, sigma[:, None, None, None])))
+    return from_edm(Recorder(lambda x, sigma: CENTERD.denoised(x, 1.0, sigma[:, None, None, None])))
 
 
 def gaussian_diffusers(kind):
     scheduler = scheduler_of(kind)
-    answer = CENTRED.denoised if kind == "sample" else getattr(CENTRED, kind)
+    answer = CENTERD.denoised if kind == "sample" else getattr(CENTERD, kind)
     network = Recorder(
         lambda x, t: answer(x, *families.at_timesteps(scheduler.alphas_cumprod, t)), config=SimpleNamespace()
     )
@@ -75,21 +75,21 @@ def gaussian_guided(kind, steps=1000, kept=None, rescale=True):
         index = times * (steps / 1000) if rescale else times
         if kept is not None:
             index = torch.from_numpy(np.interp(index.numpy(), kept, np.arange(len(kept))))
-        answer = CENTRED.denoised if kind is MeanType.START_X else CENTRED.epsilon
+        answer = CENTERD.denoised if kind is MeanType.START_X else CENTERD.epsilon
         output = answer(x, *families.at_timesteps(diffusion.alphas_cumprod, index))
         return torch.cat([output, torch.full_like(output, 1e3)], 1)  # a variance that must not be seen
 
     return from_guided_diffusion(Recorder(network), diffusion)
 
 
-def gaussian_score_sde(sde, prior, centred):
+def gaussian_score_sde(sde, prior, centered):
     def network(x, labels):
         if sde is VE:
             return prior.score(x, 1.0, labels[:, None, None, None])
         alpha, std = (c[:, None, None, None] for c in sde.coefficients(labels / 999))
         return -std * prior.score(x, alpha, std)
 
-    return from_score_sde(families.get_score_fn(sde, network), sde, centred=centred)
+    return from_score_sde(families.get_score_fn(sde, network), sde, centered=centered)
 
 
 GAUSSIANS = {
@@ -100,11 +100,11 @@ GAUSSIANS = {
     "guided, 4000 steps": lambda: gaussian_guided(MeanType.EPSILON, 4000),
     "guided, 400 steps, not rescaled": lambda: gaussian_guided(MeanType.EPSILON, 400, rescale=False),
     "guided, spaced": lambda: gaussian_guided(MeanType.EPSILON, 1000, kept=np.arange(0, 1000, 13)),
-    "score_sde vp": lambda: gaussian_score_sde(VP, CENTRED, True),
-    "score_sde vp, not centred": lambda: gaussian_score_sde(VP, PRIOR, False),
-    "score_sde sub-vp": lambda: gaussian_score_sde(SUB_VP, CENTRED, True),
+    "score_sde vp": lambda: gaussian_score_sde(VP, CENTERD, True),
+    "score_sde vp, not centered": lambda: gaussian_score_sde(VP, PRIOR, False),
+    "score_sde sub-vp": lambda: gaussian_score_sde(SUB_VP, CENTERD, True),
     "score_sde ve": lambda: gaussian_score_sde(VE, PRIOR, False),
-    "score_sde ve, centred": lambda: gaussian_score_sde(VE, CENTRED, True),
+    "score_sde ve, centered": lambda: gaussian_score_sde(VE, CENTERD, True),
 }
 
 
@@ -150,7 +150,7 @@ def random_guided(**options):
 
 def random_score_sde(sde, model):
     model = fixed_weights(model)
-    return from_score_sde(families.get_score_fn(sde, model), sde, centred=sde is not VE, network=model)
+    return from_score_sde(families.get_score_fn(sde, model), sde, centered=sde is not VE, network=model)
 
 
 RANDOM = {
@@ -229,16 +229,16 @@ def test_guided_diffusion_by_its_formulas(learn_sigma, label, mean_type):
 
 @pytest.mark.parametrize("sde", [VP, SUB_VP, VE], ids=["vp", "sub-vp", "ve"])
 def test_score_sde_by_tweedie(sde):
-    centred = sde is not VE
+    centered = sde is not VE
     network = fixed_weights(TinyUNet(2, 2)).double()
     score_fn = families.get_score_fn(sde, network)
     time = torch.tensor([0.3], dtype=torch.float64)
     alpha, sigma_t = (float(v) for v in sde.marginal_prob(torch.ones(1, 1, 1, 1, dtype=torch.float64), time))
-    x = alpha * (2 * Y - 1 if centred else Y)
+    x = alpha * (2 * Y - 1 if centered else Y)
     want = (x + sigma_t**2 * score_fn(x, time.expand(len(Y)))) / alpha
-    denoiser = from_score_sde(score_fn, sde, centred=centred, network=network)
-    got = denoiser(Y, sigma_t / alpha / (2 if centred else 1))
-    torch.testing.assert_close(got, (want + 1) / 2 if centred else want)
+    denoiser = from_score_sde(score_fn, sde, centered=centered, network=network)
+    got = denoiser(Y, sigma_t / alpha / (2 if centered else 1))
+    torch.testing.assert_close(got, (want + 1) / 2 if centered else want)
 
 
 def test_parameters_are_those_of_the_network(random_denoiser):
@@ -370,9 +370,9 @@ def test_paths_are_refused():
             lambda path: from_diffusers(Recorder(None, config=SimpleNamespace()), path),
             lambda path: from_guided_diffusion(path, families.guided_diffusion()),
             lambda path: from_guided_diffusion(GuidedNetwork(), path),
-            lambda path: from_score_sde(path, VP, centred=True),
-            lambda path: from_score_sde(TinyUNet(1, 1), path, centred=True),
-            lambda path: from_score_sde(lambda x, t: x, VP, centred=True, network=path),
+            lambda path: from_score_sde(path, VP, centered=True),
+            lambda path: from_score_sde(TinyUNet(1, 1), path, centered=True),
+            lambda path: from_score_sde(lambda x, t: x, VP, centered=True, network=path),
         ):
             with pytest.raises(
                 TypeError, match=r"must be the loaded object, got the path .*edm.pkl.*runs the code in it"
@@ -396,10 +396,13 @@ def test_wrong_types():
             lambda: from_guided_diffusion(GuidedNetwork(), 3),
             "diffusion must have the attribute alphas_cumprod, got int",
         ),
-        (lambda: from_score_sde(3, VP, centred=True), r"score_fn must be callable as score_fn\(x, t\), got int"),
-        (lambda: from_score_sde(TinyUNet(1, 1), 3, centred=True), "sde must have the attribute marginal_prob, got int"),
-        (lambda: from_score_sde(TinyUNet(1, 1), VP, centred=1), "centred must be a bool, got int"),
-        (lambda: from_score_sde(len, VP, centred=True, network=3), "network must be a torch.nn.Module, got int"),
+        (lambda: from_score_sde(3, VP, centered=True), r"score_fn must be callable as score_fn\(x, t\), got int"),
+        (
+            lambda: from_score_sde(TinyUNet(1, 1), 3, centered=True),
+            "sde must have the attribute marginal_prob, got int",
+        ),
+        (lambda: from_score_sde(TinyUNet(1, 1), VP, centered=1), "centered must be a bool, got int"),
+        (lambda: from_score_sde(len, VP, centered=True, network=3), "network must be a torch.nn.Module, got int"),
     ):
         with pytest.raises(TypeError, match=message):
             build()
@@ -454,11 +457,11 @@ def test_unsupported_conventions():
             r"diffusion must have a time for each of 10 timesteps, got shape \(9,\)",
         ),
         (
-            lambda: from_score_sde(TinyUNet(1, 1), backwards, centred=True),
+            lambda: from_score_sde(TinyUNet(1, 1), backwards, centered=True),
             r"sde must have noise levels that grow, got a range of \[1, 0\]",
         ),
         (
-            lambda: from_score_sde(TinyUNet(1, 1), SimpleNamespace(T=-1, marginal_prob=None), centred=True),
+            lambda: from_score_sde(TinyUNet(1, 1), SimpleNamespace(T=-1, marginal_prob=None), centered=True),
             "sde.T must be positive and finite, got -1",
         ),
     ):
@@ -535,4 +538,4 @@ def test_wrong_images_and_outputs():
         ),
     ):
         with pytest.raises(error, match=message):
-            from_score_sde(answer, VP, centred=True)(Y, 0.2)
+            from_score_sde(answer, VP, centered=True)(Y, 0.2)

@@ -73,7 +73,7 @@ def test_huge_sigma_gives_the_mean_of_the_prior():
     torch.testing.assert_close(GaussianMixture(means, stds, weights)(y, 1e200), expected, rtol=0, atol=1e-14)
 
 
-def test_weights_are_normalised_and_may_vanish():
+def test_weights_are_normalized_and_may_vanish():
     means, stds, weights, y = parameters()
     expected = GaussianMixture(means, stds, weights)(y, 0.2)
     torch.testing.assert_close(GaussianMixture(means, stds, 40 * weights)(y, 0.2), expected, rtol=0, atol=1e-14)

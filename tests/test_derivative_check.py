@@ -357,7 +357,7 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
     seen.clear()
     model(X.clone().requires_grad_())
     assert torch.float64 not in seen
-    assert ps.Purifier(denoiser, sigma=0.3, steps=1, step="sign", step_size=0.1).check_derivative(X) is None
+    assert ps.Purifier(denoiser, sigma=0.3, steps=1, step_rule="sign", step_size=0.1).check_derivative(X) is None
     assert ps.Purifier(denoiser, sigma=0.3, steps=0).check_derivative(X) is None
 
 

@@ -13,18 +13,18 @@ from nets import conv_denoiser, fixed_weights
 import pursamere as ps
 from pursamere.baselines import DiffPure, PublishedDiffPure
 from pursamere.baselines._randomness import derived, of_image
-from pursamere.iterative import Run
+from pursamere.iterative import StepMode
 
 MU, TAU, SIGMA = 0.5, 0.05, 0.1
 
 
 def unclipped(model, x0):
     """The result before it is clipped to [0, 1], which hides how far it spreads."""
-    return model._last(x0, Run(model.noise, projected=False))[0]
+    return model._last(x0, StepMode(model.noise, projected=False))[0]
 
 
 def flat(value, side=512):
-    """One image of one grey, so that every pixel is a sample."""
+    """One image of one gray, so that every pixel is a sample."""
     return torch.full((1, 1, side, side), value, dtype=torch.float64)
 
 
@@ -47,7 +47,7 @@ def test_levels_far_apart():
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.1, 0.3, 1.0])
 def test_the_defaults_meet_a_gaussian_prior_within_three_percent(tau):
     model = DiffPure(gaussian_prior(MU, tau))
-    assert model.evaluations.total == 20
+    assert model.network_passes.total == 20
     slope, spread = slope_and_spread(model)
     k = tau**2 / (tau**2 + model.sigma_max**2)
     assert slope == pytest.approx(k, rel=0.001)
@@ -193,7 +193,7 @@ def test_the_published_steps(steps):
 
     sde, network = families.VPSDE(), fixed_weights(Network(1, 1)).double()
     score_fn = families.get_score_fn(sde, network)
-    model = PublishedDiffPure(ps.denoisers.from_score_sde(score_fn, sde, centred=True), steps=steps)
+    model = PublishedDiffPure(ps.denoisers.from_score_sde(score_fn, sde, centered=True), steps=steps)
     x0 = tensor(0, 1, 1, 6, 6)
     model(x0)  # the first call checks the network too
     times.clear()
@@ -207,7 +207,7 @@ def test_the_published_steps(steps):
 def test_the_published_defaults():
     model = PublishedDiffPure(gaussian_prior(MU, TAU))
     assert (model.time, model.steps, model.beta_min, model.beta_max) == (0.1, 100, 0.1, 20.0)
-    assert model.evaluations.total == 100
+    assert model.network_passes.total == 100
 
 
 def test_the_published_steps_converge_to_the_posterior():

@@ -8,7 +8,7 @@ import torch
 from training_case import tiny_denoiser
 
 import pursamere as ps
-from pursamere.denoisers import EDMUNet
+from pursamere.models import EDMUNet
 
 
 class Elementwise(torch.nn.Module):

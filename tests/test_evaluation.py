@@ -362,7 +362,7 @@ def test_another_version_is_refused(whole, monkeypatch):
         evaluation_case.run(whole[1])
 
 
-def test_a_random_defence_is_evaluated_and_left_as_it_was(tmp_path):
+def test_a_random_defense_is_evaluated_and_left_as_it_was(tmp_path):
     _, images, labels = evaluation_case.model_and_data(6)
     means = torch.stack([torch.full((1, 3, 3), 0.2), torch.full((1, 3, 3), 0.8)])
     purifier = ps.baselines.DiffPure(
@@ -439,7 +439,7 @@ def test_what_cannot_be_run_is_said(tmp_path):
     result = evaluate(two_classes, images, labels, folder=tmp_path / "run", eps=0.1, preset=protocol)
     assert result.skipped == {
         "transfer-bare": "there is no such model to transfer from",
-        "ere-aware": "the defence has no expected reconstruction error of its own",
+        "ere-aware": "the defense has no expected reconstruction error of its own",
         "t": "its loss needs at least 4 classes, and there are 2",
     }
 

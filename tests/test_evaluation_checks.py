@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pursamere.attacks import apgd, margin, pgd
-from pursamere.evaluation import Attack, Line, Protocol, evaluate
+from pursamere.evaluation import Attack, AttackResult, Protocol, evaluate
 from pursamere.evaluation.checks import masking_checks
 from pursamere.evaluation.course import Course, joined
 from pursamere.evaluation.plan import cost_of
@@ -19,7 +19,7 @@ def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):
     """What an attack found, made up."""
     correct = torch.tensor(correct)
     attacked, saw = (torch.ones_like(correct) if mask is None else torch.tensor(mask) for mask in (attacked, saw))
-    return Line(attack, eps, list(range(len(correct))), attacked, correct, list(curve), {}, [], saw, None, 0.0)
+    return AttackResult(attack, eps, list(range(len(correct))), attacked, correct, list(curve), {}, [], saw, None, 0.0)
 
 
 def check_of(name, *lines):

@@ -50,7 +50,7 @@ def numbers(count):
 
 
 def run(*arguments, samples=8, eps="0.0001"):
-    common = ["--data", "data.npz", "--defence", "none", "--samples", str(samples), "--eps", eps, "-q", "-o", "run"]
+    common = ["--data", "data.npz", "--defense", "none", "--samples", str(samples), "--eps", eps, "-q", "-o", "run"]
     return main(["evaluate", *common, *arguments])
 
 

@@ -296,7 +296,7 @@ def test_a_sample_on_which_the_model_is_nan_has_fallen_and_is_named(tmp_path, pa
     assert search.tried.sum() == 17
 
 
-def test_a_random_defence_that_is_nan_on_one_sample(tmp_path):
+def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
     _, classifier, images, _ = parts()
     images = 0.9 * images
     images[3, 0, 0, 0] = 1.0

@@ -69,7 +69,7 @@ def run(folder, model=None, channels=1, preset=TINY, **options):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation") / "run"
-    return folder, run(folder, data="grey pixels")
+    return folder, run(folder, data="gray pixels")
 
 
 def outcomes(folder):
@@ -172,7 +172,7 @@ def test_verdict_checks_and_reproduction_are_told(made):
         for check in summary["checks"]
     }
     config = json.loads((folder / "config.json").read_text())
-    for value in (config["data"]["sha256"], config["model"]["sha256"], "grey pixels", torch.__version__):
+    for value in (config["data"]["sha256"], config["model"]["sha256"], "gray pixels", torch.__version__):
         assert value in text
     assert "proves nothing" in text
     assert f"adversarial/apgd-first-eps{EPS[0]:g}-00000.safetensors" in text
@@ -206,7 +206,7 @@ def test_what_limits_the_figures_is_said(made):
     assert "- The full protocol.\n" in told(result, config={"protocol": {**protocol, **full}})
     assert "Not run: square (too &#124; slow)." in told(result, skipped={"square": "too | slow"})
     assert "random" not in told(result).split("## Threat")[0]
-    assert "The defence is random" in told(result, config={"model": {**model, "random": True}})
+    assert "The defense is random" in told(result, config={"model": {**model, "random": True}})
     assert "same bits in other calls" not in told(result, config={"model": {**model, "random": True}})
 
 
@@ -277,7 +277,7 @@ def test_the_page_needs_nothing_else(made):
     assert not re.search(r"(src|href)=.?https?:", (folder / "report.html").read_text())
 
 
-def test_results_of_checks_are_coloured():
+def test_results_of_checks_are_colored():
     page = html_page("t", "| a | b |\n| --- | --- |\n| x | **warn** |\n| pass | **pass** |\n", {})
     assert '<td class="warn">warn</td>' in page
     assert page.count('<td class="pass">') == 1
@@ -293,7 +293,7 @@ def test_pictures_show_something(made, name):
 
 def test_same_run_same_bytes(made, tmp_path):
     folder, _ = made
-    run(tmp_path, data="grey pixels")
+    run(tmp_path, data="gray pixels")
     for name in ("attacks.png", "accuracy.png", "loss.png", "pictures.png"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     texts = [
@@ -302,7 +302,7 @@ def test_same_run_same_bytes(made, tmp_path):
     assert texts[0] == texts[1]
 
 
-def test_colours_are_kept(tmp_path):
+def test_colors_are_kept(tmp_path):
     class Flat(nn.Module):
         def forward(self, x):
             return torch.stack([0.5 - x.mean((1, 2, 3)), x.mean((1, 2, 3)) - 0.5], 1)
@@ -311,8 +311,8 @@ def test_colours_are_kept(tmp_path):
     images[0, 0], images[1, 1], images[2, 2] = 1, 1, 1
     evaluate(Flat().eval(), images, torch.zeros(3, dtype=torch.int64), folder=tmp_path, eps=0.01, preset=BRIEF)
     picture = pixels(tmp_path / "pictures.png").reshape(-1, 3)
-    for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
-        assert (picture == colour).all(axis=1).sum() > 1000
+    for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
+        assert (picture == color).all(axis=1).sum() > 1000
 
 
 def test_a_model_without_purifier_has_no_purified_rows(made, tmp_path):
@@ -333,7 +333,7 @@ def test_no_grid_without_images_to_show(tmp_path, channels, keep):
     text = (tmp_path / "report.md").read_text()
     assert not (tmp_path / "pictures.png").exists()
     assert "pictures.png" not in text
-    assert "were not kept, or are neither grey nor RGB" in text
+    assert "were not kept, or are neither gray nor RGB" in text
     assert ("Adversarial images were not kept." in text) == (not keep)
     assert len([e for e, _ in Page((tmp_path / "report.html").read_text()).elements if e == "img"]) == 3
 

@@ -3,12 +3,13 @@
 import contextlib
 
 import pytest
+import reference
 import torch
 from cases import DTYPE_PAIRS, OPS, op_calls, tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import pursamere as ps
-from pursamere import _run_op, functional, reference
+from pursamere import _run_op, functional
 
 DIFFERENTIABLE = [
     (f"{name}-{i}", name, arguments)
@@ -164,7 +165,7 @@ MAPPED = {
     "residual": lambda x, per_draw, noise: functional.residual(x, per_draw, 0.3, noise)[2],
     "accumulate_ascend": lambda x, per_draw, noise: functional.accumulate_ascend(x, per_draw, None, 0.1)[0],
     "accumulate_descend": lambda x, per_draw, noise: functional.accumulate_descend(
-        x, x, per_draw, None, step="unit", step_size=0.1, norm="l2", radius=0.5
+        x, x, per_draw, None, step_rule="unit", step_size=0.1, norm="l2", radius=0.5
     ),
 }
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from scipy import stats
 
 import pursamere as ps
-from pursamere import reference
 from pursamere_ext import _C
 
 GOLDEN = Path(__file__).parent / "data" / "golden_noise.json"
@@ -90,7 +90,7 @@ def test_distribution_of_ten_million_draws():
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((z**power).mean() - expected) < 4 * math.sqrt(variance / n)
     assert 5.0 < np.abs(z).max() < 6.7
-    # Neighbours (which share a Box-Muller pair or a Philox block), blocks and draws are uncorrelated.
+    # Neighbors (which share a Box-Muller pair or a Philox block), blocks and draws are uncorrelated.
     for lag in (1, 2, 3, 4, 1024, 5_000_000):
         assert abs((z[:-lag] * z[lag:]).mean()) < 4 / math.sqrt(n - lag)
         assert abs(((z[:-lag] ** 2 - 1) * (z[lag:] ** 2 - 1)).mean()) < 4 * 2 / math.sqrt(n - lag)

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import reference
 import torch
 from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, op_calls, tensor
 
-from pursamere import GaussianNoise, functional, reference
+from pursamere import GaussianNoise, functional
 
 # Rounding of the stored type, and of float32 arithmetic in sums of some thousand terms.
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

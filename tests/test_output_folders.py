@@ -20,7 +20,7 @@ from pursamere.training import train
 
 COMMANDS = {
     "train": ["train", "classifier", "-q", "--steps", "1"],
-    "evaluate": ["evaluate", "-q", "--samples", "1", "--eps", "0.1", "--defence", "none"],
+    "evaluate": ["evaluate", "-q", "--samples", "1", "--eps", "0.1", "--defense", "none"],
     "demo": ["demo", "-q", "--samples", "1", "--attack-steps", "1", "--epochs", "1"],
 }
 HOLD = """

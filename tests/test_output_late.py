@@ -23,7 +23,7 @@ from pursamere.training import run as training_run
 WORK = {
     "purify": ["purify", "in", "--reference", "reference.npz", "--steps", "1", "--draws", "2", "--batch-size", "1"],
     "train": ["train", "classifier", "-q", "--steps", "1"],
-    "evaluate": ["evaluate", "-q", "--samples", "1", "--eps", "0.1", "--defence", "none"],
+    "evaluate": ["evaluate", "-q", "--samples", "1", "--eps", "0.1", "--defense", "none"],
     "demo": ["demo", "-q", "--samples", "1", "--attack-steps", "1", "--epochs", "1"],
 }
 

@@ -16,7 +16,7 @@ NOISE = ps.GaussianNoise(seed=2, draws=4)
 STEP_SIZE = {"unit": 0.3, "gradient": 0.2, "sign": 0.05}
 OPTIONS = {
     "norm": ["linf", "l2"],
-    "step": ["unit", "gradient", "sign"],
+    "step_rule": ["unit", "gradient", "sign"],
     "direction": ["ere", "score"],
     "radius": [0.05, 0.3, math.inf],
     "ascent_radius": [0.0, 0.1],
@@ -25,8 +25,8 @@ OPTIONS = {
 }
 
 
-def make_purifier(denoiser, step="unit", **options):
-    return ps.Purifier(denoiser, sigma=0.3, step=step, step_size=STEP_SIZE[step], noise=NOISE, **options)
+def make_purifier(denoiser, step_rule="unit", **options):
+    return ps.Purifier(denoiser, sigma=0.3, step_rule=step_rule, step_size=STEP_SIZE[step_rule], noise=NOISE, **options)
 
 
 def gradient_of(model, x, mode):
@@ -47,10 +47,10 @@ def test_exact_is_unrolled_in_float64(options):
 
 
 @pytest.mark.parametrize("direction", OPTIONS["direction"])
-@pytest.mark.parametrize("step", OPTIONS["step"])
+@pytest.mark.parametrize("step_rule", OPTIONS["step_rule"])
 @pytest.mark.parametrize("norm", OPTIONS["norm"])
-def test_exact_is_unrolled_in_float32(direction, step, norm):
-    model = make_purifier(conv_denoiser(), step=step, norm=norm, direction=direction, steps=4)
+def test_exact_is_unrolled_in_float32(direction, step_rule, norm):
+    model = make_purifier(conv_denoiser(), step_rule=step_rule, norm=norm, direction=direction, steps=4)
     x = tensor(0, 5, 1, 6, 6, dtype=torch.float32)
     got, want = gradient_of(model, x, "exact"), gradient_of(model, x, "unrolled")
     assert float((got - want).norm()) <= 1e-4 * float(want.norm())
@@ -75,11 +75,11 @@ def test_exact_is_unrolled_for_every_kind_of_denoiser(kind, direction):
 
 @pytest.mark.parametrize("direction", OPTIONS["direction"])
 @pytest.mark.parametrize(
-    ("step", "norm", "radius"), [("unit", "linf", 0.05), ("gradient", "l2", 0.1), ("unit", "l2", 2.0)]
+    ("step_rule", "norm", "radius"), [("unit", "linf", 0.05), ("gradient", "l2", 0.1), ("unit", "l2", 2.0)]
 )
-def test_exact_matches_finite_differences(direction, step, norm, radius):
+def test_exact_matches_finite_differences(direction, step_rule, norm, radius):
     model = make_purifier(
-        conv_denoiser(dtype=torch.float64), step=step, norm=norm, radius=radius, direction=direction, steps=3
+        conv_denoiser(dtype=torch.float64), step_rule=step_rule, norm=norm, radius=radius, direction=direction, steps=3
     )
     x = tensor(0, 2, 1, 4, 4, low=0.2, high=0.8)
     weight, direction_in_space, h = tensor(7, *x.shape, low=-1), tensor(2, *x.shape, low=-1), 1e-6
@@ -94,12 +94,12 @@ def test_gaussian_prior_has_the_gradient_computed_by_hand():
     x = tensor(0, 2, 1, 3, 3, low=0.4, high=0.9)
     v = tensor(7, *x.shape, low=-1)
 
-    def gradient(step, size, ascent_radius):
+    def gradient(step_rule, size, ascent_radius):
         model = ps.Purifier(
             gaussian_denoiser(tau),
             sigma=sigma,
             steps=steps,
-            step=step,
+            step_rule=step_rule,
             step_size=size,
             radius=math.inf,
             ascent_radius=ascent_radius,
@@ -119,11 +119,11 @@ def test_gaussian_prior_has_the_gradient_computed_by_hand():
 
 
 @pytest.mark.parametrize("direction", OPTIONS["direction"])
-@pytest.mark.parametrize(("step", "norm"), [("unit", "linf"), ("gradient", "l2"), ("sign", "linf")])
-def test_straight_through_ignores_ball_and_box(direction, step, norm):
+@pytest.mark.parametrize(("step_rule", "norm"), [("unit", "linf"), ("gradient", "l2"), ("sign", "linf")])
+def test_straight_through_ignores_ball_and_box(direction, step_rule, norm):
     """Against steps in plain PyTorch whose projection is the identity for autograd."""
     model = make_purifier(
-        conv_denoiser(dtype=torch.float64), step=step, norm=norm, radius=0.05, direction=direction, steps=3
+        conv_denoiser(dtype=torch.float64), step_rule=step_rule, norm=norm, radius=0.05, direction=direction, steps=3
     )
     x = tensor(0, 2, 1, 4, 4)
     leaf = x.clone().requires_grad_()
@@ -142,7 +142,7 @@ def test_straight_through_ignores_ball_and_box(direction, step, norm):
 
     for _ in range(3):
         g = direction_at(point + model.ascent_radius * unit(direction_at(point)))
-        moved = point - STEP_SIZE[step] * {"unit": unit(g), "gradient": g, "sign": g.sign()}[step]
+        moved = point - STEP_SIZE[step_rule] * {"unit": unit(g), "gradient": g, "sign": g.sign()}[step_rule]
         offset = moved.detach() - x
         if norm == "linf":
             offset = offset.clamp(-0.05, 0.05)
@@ -153,7 +153,7 @@ def test_straight_through_ignores_ball_and_box(direction, step, norm):
     (want,) = torch.autograd.grad((point * weight).sum(), leaf)
     got = gradient_of(model, x, "straight_through")
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-    if step != "sign":  # whose exact gradient too passes v on as it is, to x_t or to the input
+    if step_rule != "sign":  # whose exact gradient too passes v on as it is, to x_t or to the input
         assert float((got - gradient_of(model, x, "exact")).norm()) > 1e-3 * float(got.norm())
 
 
@@ -213,7 +213,7 @@ def test_a_second_derivative_of_the_exact_gradient_is_refused(mode, differentiat
 
 def test_a_second_derivative_of_the_unrolled_gradient():
     x = tensor(0, 1, 1, 4, 4).requires_grad_()
-    model = make_purifier(conv_denoiser(dtype=torch.float64), steps=1, step="gradient", radius=math.inf)
+    model = make_purifier(conv_denoiser(dtype=torch.float64), steps=1, step_rule="gradient", radius=math.inf)
     weight = tensor(7, *x.shape, low=-1)
 
     def slope(at):

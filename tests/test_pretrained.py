@@ -64,7 +64,7 @@ def test_the_denoiser_beats_the_identity(mnist, sigma):
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_denoiser_beats_the_kernel_density(mnist, test_set, sigma):
-    """With the best of four bandwidths, chosen here on the very images, which favours it."""
+    """With the best of four bandwidths, chosen here on the very images, which favors it."""
     images, train = test_set.images[:128], ps.datasets.load("mnist", "train+validation").images
     closed_form = min(error(ps.denoisers.KernelDensity(train, b), images, sigma) for b in (0.05, 0.1, 0.15, 0.2))
     assert error(mnist.denoiser, images, sigma) < closed_form

@@ -1,4 +1,4 @@
-"""The algorithm against a plain float64 implementation, its neighbourhood, its gradients and its determinism."""
+"""The algorithm against a plain float64 implementation, its neighborhood, its gradients and its determinism."""
 
 import itertools
 import subprocess
@@ -21,14 +21,19 @@ OPTIONS = list(
 STEP_SIZE = {"unit": 0.1, "gradient": 0.3, "sign": 0.02}
 
 
-def purifier(denoiser, direction="ere", step="unit", norm="linf", ascent_radius=0.1, **keywords):
-    defaults = {"sigma": 0.3, "steps": 4, "radius": 0.15, "noise": NOISE, "step_size": STEP_SIZE[step]}
+def purifier(denoiser, direction="ere", step_rule="unit", norm="linf", ascent_radius=0.1, **keywords):
+    defaults = {"sigma": 0.3, "steps": 4, "radius": 0.15, "noise": NOISE, "step_size": STEP_SIZE[step_rule]}
     return ps.Purifier(
-        denoiser, direction=direction, step=step, norm=norm, ascent_radius=ascent_radius, **(defaults | keywords)
+        denoiser,
+        direction=direction,
+        step_rule=step_rule,
+        norm=norm,
+        ascent_radius=ascent_radius,
+        **(defaults | keywords),
     )
 
 
-def plain_purify(denoiser, x0, direction, step, norm, ascent_radius, sigma=0.3, steps=4, radius=0.15):
+def plain_purify(denoiser, x0, direction, step_rule, norm, ascent_radius, sigma=0.3, steps=4, radius=0.15):
     """M6 to M8 as they are written, in PyTorch and float64."""
     bank = NOISE.sample(x0.shape[1:], dtype=torch.float64)
 
@@ -48,8 +53,8 @@ def plain_purify(denoiser, x0, direction, step, norm, ascent_radius, sigma=0.3, 
         g = gradient(x)
         if ascent_radius:
             g = gradient(x + ascent_radius * g / length(g))
-        u = {"unit": g / length(g), "gradient": g, "sign": g.sign()}[step]
-        offset = x - STEP_SIZE[step] * u - x0
+        u = {"unit": g / length(g), "gradient": g, "sign": g.sign()}[step_rule]
+        offset = x - STEP_SIZE[step_rule] * u - x0
         offset = offset.clamp(-radius, radius) if norm == "linf" else offset * (radius / length(offset)).clamp(max=1)
         x = (x0 + offset).clamp(0, 1)
     return x
@@ -89,10 +94,10 @@ def test_gaussian_prior_contracts_as_computed_by_hand():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("step", ["unit", "gradient", "sign"])
-def test_stays_in_the_neighbourhood_and_the_pixel_range(norm, step):
+@pytest.mark.parametrize("step_rule", ["unit", "gradient", "sign"])
+def test_stays_in_the_neighborhood_and_the_pixel_range(norm, step_rule):
     x = tensor(0, 4, 1, 8, 8, dtype=torch.float32).round(decimals=1)  # some pixels at the ends
-    result = purifier(conv_denoiser(), step=step, norm=norm, step_size=5.0, radius=0.07)(x)
+    result = purifier(conv_denoiser(), step_rule=step_rule, norm=norm, step_size=5.0, radius=0.07)(x)
     assert float(result.min()) >= 0
     assert float(result.max()) <= 1
     offset = (result - x).flatten(1)

@@ -60,7 +60,7 @@ def test_denoiser_from_the_command_line(data, tmp_path, capsys):
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert history[-1]["error at 0.4"] < history[0]["error at 0.4"]
     network = ps.load_checkpoint(out)
-    assert type(network) is ps.denoisers.EDMUNet
+    assert type(network) is ps.models.EDMUNet
     # The table's errors, with noise of our own: doing nothing costs sigma^2 per pixel, and the network far less.
     record = json.loads((out / "config.json").read_text())["training"]
     row = next(row for row in record["validation"] if row["sigma"] == 0.4)

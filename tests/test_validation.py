@@ -58,9 +58,9 @@ def test_noise_sample():
         ({"ascent_radius": -0.1}, ValueError, "ascent_radius must be at least 0 and finite, got -0.1"),
         ({"radius": -0.1}, ValueError, "radius must be at least 0, got -0.1"),
         ({"radius": math.nan}, ValueError, "radius must be at least 0, got nan"),
-        ({"radius": math.inf}, ValueError, "step_size must be given for step='unit' when radius is infinite"),
+        ({"radius": math.inf}, ValueError, "step_size must be given for step_rule='unit' when radius is infinite"),
         ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
-        ({"step": "adam"}, ValueError, "step must be one of 'unit', 'gradient', 'sign', got 'adam'"),
+        ({"step_rule": "adam"}, ValueError, "step_rule must be one of 'unit', 'gradient', 'sign', got 'adam'"),
         ({"direction": "up"}, ValueError, "direction must be one of 'ere', 'score', got 'up'"),
         ({"noise": 3}, TypeError, r"noise must be a pursamere.GaussianNoise, got int"),
         ({"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
@@ -335,7 +335,7 @@ def test_device_without_kernels():
 
 def functional_calls():
     per_draw = torch.zeros(4, *X.shape)
-    options = {"step": "unit", "step_size": 0.1, "norm": "linf", "radius": 0.1}
+    options = {"step_rule": "unit", "step_size": 0.1, "norm": "linf", "radius": 0.1}
     wrong = r"per_draw must have shape \[draws, \*\[2, 1, 4, 4\]\], got"
     return [
         (functional.perturb, (X, 0.0, NOISE), {}, ValueError, "sigma must be positive"),
@@ -369,7 +369,7 @@ def functional_calls():
                 ValueError,
                 f"{name} must be",
             )
-            for name, bad in {"step": "up", "step_size": -1, "norm": "l0", "radius": -1}.items()
+            for name, bad in {"step_rule": "up", "step_size": -1, "norm": "l0", "radius": -1}.items()
         ),
     ]
 

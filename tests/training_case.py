@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 import torch
 
-from pursamere.denoisers import EDMUNet
+from pursamere.models import EDMUNet
 from pursamere.training import ClassifierConfiguration, DenoiserConfiguration
 from pursamere.training.initial import seeded
 

@@ -4,14 +4,13 @@ from importlib import metadata as _metadata
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
-from . import attacks, baselines, datasets, denoisers, evaluation, functional
+from . import attacks, baselines, datasets, denoisers, evaluation, functional, models
 from ._extras import MissingExtraError
 from ._validation import NotFiniteError
-from .checkpoints import load_checkpoint, save_checkpoint
 from .classifier import PurifiedClassifier
 from .evaluation import evaluate
-from .image_classifier import ConvClassifier
 from .iterative import IterativePurifier
+from .models import ConvClassifier, load_checkpoint, save_checkpoint
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
 from .pretrained import load_pretrained
@@ -42,5 +41,6 @@ __all__ = [
     "functional",
     "load_checkpoint",
     "load_pretrained",
+    "models",
     "save_checkpoint",
 ]

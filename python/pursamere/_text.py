@@ -1,4 +1,4 @@
-"""Tables for a terminal, and lists in messages."""
+"""Tables for a terminal, lists in messages, and text made safe to show."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """Names in quotes, the first ``most`` of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
+
+
+def printable(text: object) -> str:
+    """``text`` on one line: a file name may hold line breaks, terminal escapes or bytes that are no text at all."""
+    joined = " ".join(str(text).split("\n"))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in joined)

@@ -29,7 +29,7 @@ from ._validation import (
 from .denoisers.protocol import Prediction
 from .noise import GaussianNoise
 
-STEPS = ("unit", "gradient", "sign")
+STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
 
 
@@ -139,22 +139,22 @@ def accumulate_descend(
     per_draw: Tensor,
     direct: Tensor | None,
     *,
-    step: str,
+    step_rule: str,
     step_size: float,
     norm: str,
     radius: float,
 ) -> Tensor:
-    """Sum a gradient over the draws and step down it, inside a neighbourhood of the input (the descent of M8).
+    """Sum a gradient over the draws and step down it, inside a neighborhood of the input (the descent of M8).
 
     Args:
         x: images [B, *].
-        start: the purifier's input, [B, *], the centre of the neighbourhood.
+        start: the purifier's input, [B, *], the center of the neighborhood.
         per_draw: the gradient's terms, [K, B, *], summed in the order of the draws.
         direct: a term that is the same for all draws, [B, *], or None.
-        step: "unit" moves by ``step_size`` in L2 length, "gradient" by ``step_size`` times the gradient, "sign" by
+        step_rule: "unit" moves by ``step_size`` in L2 length, "gradient" by ``step_size`` times the gradient, "sign" by
             ``step_size`` per pixel.
         step_size: eta >= 0.
-        norm: the neighbourhood's shape, "linf" or "l2".
+        norm: the neighborhood's shape, "linf" or "l2".
         radius: its radius in pixel units, at least 0; infinity for no limit but the pixel range.
 
     Returns:
@@ -172,7 +172,7 @@ def accumulate_descend(
         start,
         per_draw,
         direct,
-        check_choice("step", step, STEPS),
+        check_choice("step_rule", step_rule, STEP_RULES),
         check_nonnegative("step_size", step_size),
         check_choice("norm", norm, NORMS),
         check_nonnegative("radius", radius, infinite=True),

@@ -38,7 +38,7 @@ GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 _CLIP = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
 
 
-class Evaluations(NamedTuple):
+class NetworkPasses(NamedTuple):
     """Passes through the denoiser's network for one image, draws counted one by one."""
 
     forward: int
@@ -50,7 +50,7 @@ class Evaluations(NamedTuple):
         return self.forward + self.backward
 
 
-class Run(NamedTuple):
+class StepMode(NamedTuple):
     """How steps are run.
 
     Attributes:
@@ -72,7 +72,7 @@ class Run(NamedTuple):
         """What is divided into micro-batches with the images."""
         return () if self.image_ids is None else (self.image_ids,)
 
-    def of_rows(self, *per_image: Tensor) -> Run:
+    def of_rows(self, *per_image: Tensor) -> StepMode:
         """The same for a micro-batch."""
         return self._replace(image_ids=per_image[0]) if per_image else self
 
@@ -86,7 +86,7 @@ class IterativePurifier(EvaluationOnly, ABC):
 
     A subclass says what a step is: :meth:`_step`, from a state to the next, and where the state is more than the image,
     :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be differentiable functions of their
-    tensors, and take what is random from ``run.noise``.
+    tensors, and take what is random from ``mode.noise``.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
@@ -139,18 +139,18 @@ class IterativePurifier(EvaluationOnly, ABC):
 
     @property
     @abstractmethod
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
 
     @abstractmethod
-    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         """Return the state after step ``t`` from the one before, [m, *], and the input [m, C, H, W]."""
 
-    def _initial(self, x0: Tensor, run: Run) -> Tensor:
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
         """Return the state before the first step."""
         return x0
 
-    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         """Return the purified images of the state after the last step."""
         return state
 
@@ -189,22 +189,22 @@ class IterativePurifier(EvaluationOnly, ABC):
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        run = Run(self._noise_of_call(), image_ids=image_ids)
+        mode = StepMode(self._noise_of_call(), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._purify(self._last, x, run)[0]
+            return self._purify(self._last, x, mode)[0]
         # With create_graph PyTorch takes other kernels, whose last bits differ. Gradients come from such passes, the
         # value from a plain one, so that it does not depend on whether x requires a gradient.
-        tracked = run._replace(create_graph=True, projected=gradient != "straight_through")
+        tracked = mode._replace(create_graph=True, projected=gradient != "straight_through")
         result: Tensor
         if gradient != "identity":
             self.check_derivative(x)
         if gradient in ("exact", "straight_through"):
-            value, path = self._purify(self._path, x, run)
+            value, path = self._purify(self._path, x, mode)
             before = Snapshot(self.denoiser), self._settings()  # now: a module may count its calls
             result = PathGradient.apply(x, path, value, partial(self._pull_back, before, tracked))
         else:
             source = x if gradient == "identity" else self._purify(self._last, x, tracked)[0]
-            result = GradientOf.apply(source, self._purify(self._last, x, run)[0])
+            result = GradientOf.apply(source, self._purify(self._last, x, mode)[0])
         return result
 
     def micro_batch_on(self, device: torch.device) -> int:
@@ -214,31 +214,31 @@ class IterativePurifier(EvaluationOnly, ABC):
     def _noise_of_call(self) -> GaussianNoise:
         return self.noise
 
-    def _states(self, x0: Tensor, run: Run) -> Iterator[Tensor]:
+    def _states(self, x0: Tensor, mode: StepMode) -> Iterator[Tensor]:
         """Yield the steps + 1 states for one micro-batch."""
-        state = self._initial(x0, run)
+        state = self._initial(x0, mode)
         yield state
         for t in range(self.steps):
-            state = self._step(t, state, x0, run)
+            state = self._step(t, state, x0, mode)
             yield state
 
-    def _last(self, x0: Tensor, run: Run) -> tuple[Tensor]:
-        *_, state = self._states(x0, run)
-        return (self._result(state, x0, run),)
+    def _last(self, x0: Tensor, mode: StepMode) -> tuple[Tensor]:
+        *_, state = self._states(x0, mode)
+        return (self._result(state, x0, mode),)
 
-    def _path(self, x0: Tensor, run: Run) -> tuple[Tensor, Tensor]:
-        states = list(self._states(x0, run))
-        return self._result(states[-1], x0, run), torch.stack(states, dim=1)
+    def _path(self, x0: Tensor, mode: StepMode) -> tuple[Tensor, Tensor]:
+        states = list(self._states(x0, mode))
+        return self._result(states[-1], x0, mode), torch.stack(states, dim=1)
 
-    def _purify(self, of: Callable[..., tuple[Tensor, ...]], x: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _purify(self, of: Callable[..., tuple[Tensor, ...]], x: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         """Return what ``of`` makes of the micro-batches."""
 
         def rows(images: Tensor, *per_image: Tensor) -> tuple[Tensor, ...]:
-            return of(images, run=run.of_rows(*per_image))
+            return of(images, mode=mode.of_rows(*per_image))
 
-        with self._in_network(x.device, grad=run.create_graph):
+        with self._in_network(x.device, grad=mode.create_graph):
             self._check_network(x)
-            results = map_micro_batches(rows, self.micro_batch_on(x.device), ordinary(x), *run.per_image)
+            results = map_micro_batches(rows, self.micro_batch_on(x.device), ordinary(x), *mode.per_image)
         if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
             raise NotFiniteError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
@@ -246,18 +246,18 @@ class IterativePurifier(EvaluationOnly, ABC):
         return results
 
     def _pull_back(
-        self, before: tuple[Snapshot, dict[str, Any]], run: Run, x: Tensor, path: Tensor, v: Tensor
+        self, before: tuple[Snapshot, dict[str, Any]], mode: StepMode, x: Tensor, path: Tensor, v: Tensor
     ) -> Tensor:
         """Return ``v``, the gradient with respect to the result, as that with respect to x; path [B, steps + 1, *]."""
         self._check_unchanged(*before)
 
         def rows(x0: Tensor, path: Tensor, v: Tensor, *per_image: Tensor) -> tuple[Tensor]:
-            own = run.of_rows(*per_image)
-            initial, step, result = (partial(part, run=own) for part in (self._initial, self._step, self._result))
+            own = mode.of_rows(*per_image)
+            initial, step, result = (partial(part, mode=own) for part in (self._initial, self._step, self._result))
             return (pull_back_path(initial, step, result, x0, path, v),)
 
         with self._in_network(v.device, grad=True):
-            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v, *run.per_image)
+            (gradient,) = map_micro_batches(rows, self.micro_batch_on(v.device), x, path, v, *mode.per_image)
         if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
             raise NotFiniteError(
                 "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
@@ -338,8 +338,8 @@ class IterativePurifier(EvaluationOnly, ABC):
 
     def _compare_derivatives(self, t: int, x: Tensor) -> Agreement:
         def function_of(noise: GaussianNoise) -> Callable[[Tensor], Tensor]:
-            run = Run(noise, create_graph=True, projected=False)
-            return lambda images: torch.cat([each.flatten() for each in self._probe(t, images, run)])
+            mode = StepMode(noise, create_graph=True, projected=False)
+            return lambda images: torch.cat([each.flatten() for each in self._probe(t, images, mode)])
 
         def images(size: int) -> tuple[Tensor, ...]:
             return made_up_images((3 * size, *x.shape[1:]), x.device, x.dtype).split(size)
@@ -352,11 +352,11 @@ class IterativePurifier(EvaluationOnly, ABC):
         return compare_derivatives(function_of(self.noise), images(self.micro_batch_on(x.device)))
 
     def _check_network(self, x: Tensor) -> None:
-        run = Run(self.noise, projected=False)
+        mode = StepMode(self.noise, projected=False)
 
         def rows(images: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad():
-                return self._probe(0, images, run)
+                return self._probe(0, images, mode)
 
         self._network_check(self.denoiser, rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
 
@@ -365,18 +365,18 @@ class IterativePurifier(EvaluationOnly, ABC):
         """The steps whose derivatives are compared: a denoiser may work in another way at another noise level."""
         return tuple(sorted({round(i * (self.steps - 1) / 7) for i in range(8)}))
 
-    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         """Return what step ``t`` makes of images, rows first: by it the denoiser's rows and derivative are checked."""
-        return (self._step(t, self._initial(images, run), images, run),)
+        return (self._step(t, self._initial(images, mode), images, mode),)
 
     @property
     def _shown(self) -> dict[str, str]:
         return {name: repr(getattr(self, name)) for name in (*self._parameters_shown, "noise", "micro_batch")}
 
     def extra_repr(self) -> str:
-        """Return the parameters and the network evaluations, for ``print``."""
+        """Return the parameters and the network passes, for ``print``."""
         shown = [f"{name}={value}" for name, value in self._shown.items()]
-        return ", ".join([*shown, f"evaluations={self.evaluations.total}"])
+        return ", ".join([*shown, f"network_passes={self.network_passes.total}"])
 
     def get_extra_state(self) -> Tensor:
         """Return the settings for ``state_dict()``, as JSON in a uint8 tensor, which every format can hold."""
@@ -407,8 +407,8 @@ def ordinary(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def in_pixel_range(x: Tensor, run: Run) -> Tensor:
+def in_pixel_range(x: Tensor, mode: StepMode) -> Tensor:
     """Return ``x`` clipped to [0, 1], unless the run ignores projections."""
-    if not run.projected:
+    if not mode.projected:
         return x
     return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # not to make an infinity pass for an image

@@ -53,7 +53,7 @@ class GaussianNoise:
     ) -> Tensor:
         """Return the bank [draws, *shape] for samples of the given shape.
 
-        The normals are float32 numbers: float64 holds the same values, half types their nearest neighbours.
+        The normals are float32 numbers: float64 holds the same values, half types their nearest neighbors.
 
         Args:
             shape: the shape of one sample, [C, H, W] for an image; the bank must have less than 2^63 bytes.

@@ -93,11 +93,11 @@ def pull_back_path(
     return through_initial + to_start
 
 
-def unprojected_step(x: Tensor, terms: GradientTerms, step: str, step_size: float) -> Tensor:
+def unprojected_step(x: Tensor, terms: GradientTerms, step_rule: str, step_size: float) -> Tensor:
     """Return x - step_size u(g), the descent of M8 without ball and box."""
-    if step == "sign":
+    if step_rule == "sign":
         return x - step_size * terms.per_draw.sum(0).sign()
-    if step == "unit":  # up by a negative length
+    if step_rule == "unit":  # up by a negative length
         moved: Tensor = torch.ops.pursamere.accumulate_ascend(x, terms.per_draw, terms.direct, -step_size)[0]
         return moved
     gradient = terms.per_draw.sum(0) if terms.direct is None else terms.per_draw.sum(0) + terms.direct

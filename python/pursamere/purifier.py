@@ -1,4 +1,4 @@
-"""PurSAMERE: sharpness-aware minimisation of the expected reconstruction error (equation M8)."""
+"""PurSAMERE: sharpness-aware minimization of the expected reconstruction error (equation M8)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser
-from .iterative import Evaluations, IterativePurifier, Run, ordinary
+from .iterative import IterativePurifier, NetworkPasses, StepMode, ordinary
 from .micro_batch import map_micro_batches
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
@@ -50,13 +50,13 @@ class Purifier(IterativePurifier):
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
         sigma: standard deviation of the noise, in pixel units, positive.
         steps: number of SAM steps, from 0 to 100,000.
-        step_size: eta of M8: the L2 length of a step for ``step="unit"`` (by default, twice the L2 length of the
-            neighbourhood's farthest point divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a
+        step_size: eta of M8: the L2 length of a step for ``step_rule="unit"`` (by default, twice the L2 length of the
+            neighborhood's farthest point divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a
             change per pixel for ``"sign"`` (by default 2 ``radius`` / ``steps``).
         ascent_radius: rho of M8, an L2 length per sample in pixel units; 0 for plain descent.
-        radius: of the neighbourhood around the input, in pixel units; infinity for none but the pixel range.
-        norm: shape of the neighbourhood, "linf" or "l2".
-        step: what a step follows: the "unit" gradient, the "gradient", or its "sign".
+        radius: of the neighborhood around the input, in pixel units; infinity for none but the pixel range.
+        norm: shape of the neighborhood, "linf" or "l2".
+        step_rule: what a step follows: the "unit" gradient, the "gradient", or its "sign".
         direction: "ere" for the gradient of the expected reconstruction error (the paper's), or "score" for the mean
             score (M10), which runs no backward pass.
         noise: the fixed draws; by default ``GaussianNoise()``, 8 antithetic draws.
@@ -68,7 +68,7 @@ class Purifier(IterativePurifier):
         ValueError: an argument out of its range.
     """
 
-    _parameters_shown = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step", "direction")
+    _parameters_shown = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step_rule", "direction")
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Purifier(IterativePurifier):
         ascent_radius: float = 0.05,
         radius: float = 0.2,
         norm: str = "linf",
-        step: str = "unit",
+        step_rule: str = "unit",
         direction: str = "ere",
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
@@ -97,35 +97,37 @@ class Purifier(IterativePurifier):
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
         self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
-        self.step = check_choice("step", step, functional.STEPS)
+        self.step_rule = check_choice("step_rule", step_rule, functional.STEP_RULES)
         self.step_size = None if step_size is None else check_nonnegative("step_size", step_size)
-        if step_size is None and step != "gradient" and math.isinf(self.radius):
-            raise ValueError(f"step_size must be given for step={step!r} when radius is infinite")
+        if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
+            raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
         passes = self.steps * self.noise.draws * (2 if self.ascent_radius > 0 else 1)
-        return Evaluations(passes, passes if self.direction == "ere" else 0)
+        return NetworkPasses(passes, passes if self.direction == "ere" else 0)
 
-    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         """Return x_{t+1} of M8 from x_t, the state, and the input, for one micro-batch."""
         x = state
-        create_graph = run.create_graph and self.step != "sign"  # whose derivative is zero: the network needs none
+        create_graph = (
+            mode.create_graph and self.step_rule != "sign"
+        )  # whose derivative is zero: the network needs none
         with torch.set_grad_enabled(create_graph):
-            terms = self._gradient(x, run.noise, create_graph)
+            terms = self._gradient(x, mode.noise, create_graph)
             if self.ascent_radius > 0:
                 ascended, _ = functional.accumulate_ascend(x, terms.per_draw, terms.direct, self.ascent_radius)
-                terms = self._gradient(ascended, run.noise, create_graph)
-        if not run.projected:
-            return unprojected_step(x, terms, self.step, self._step_size(x))
+                terms = self._gradient(ascended, mode.noise, create_graph)
+        if not mode.projected:
+            return unprojected_step(x, terms, self.step_rule, self._step_size(x))
         return functional.accumulate_descend(
             x,
             x0,
             terms.per_draw,
             terms.direct,
-            step=self.step,
+            step_rule=self.step_rule,
             step_size=self._step_size(x),
             norm=self.norm,
             radius=self.radius,
@@ -136,15 +138,15 @@ class Purifier(IterativePurifier):
 
     @property
     def _has_derivative(self) -> bool:
-        return self.step != "sign"
+        return self.step_rule != "sign"
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:
         return (0,)  # all steps are alike
 
-    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The gradient, rather than the step: whether the denoiser is right must not depend on the step size.
-        terms = self._gradient(images, run.noise, run.create_graph)
+        terms = self._gradient(images, mode.noise, mode.create_graph)
         return (terms.per_draw.transpose(0, 1), *(() if terms.direct is None else (terms.direct,)))
 
     @eager_only
@@ -159,7 +161,7 @@ class Purifier(IterativePurifier):
     def _trace_rows(self, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
-        for x in self._states(x0, Run(self.noise)):
+        for x in self._states(x0, StepMode(self.noise)):
             terms = self._gradient(x, self.noise)
             _, norm = functional.accumulate_ascend(x, terms.per_draw, terms.direct, 0.0)
             steps.append((x, terms.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
@@ -168,8 +170,8 @@ class Purifier(IterativePurifier):
     def _step_size(self, x: Tensor) -> float:
         if self.step_size is not None:
             return self.step_size
-        if self.step == "gradient":
+        if self.step_rule == "gradient":
             return DEFAULT_GRADIENT_FACTOR
-        if self.step == "unit" and self.norm == "linf":
+        if self.step_rule == "unit" and self.norm == "linf":
             return 2 * self.radius * math.sqrt(math.prod(x.shape[1:])) / self.steps
         return 2 * self.radius / self.steps

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kBlock) sum_kernel(const float* in, float* out
   if (t == 0) out[block] = total;
 }
 
-// Neighbours in a warp exchange their elements.
+// Neighbors in a warp exchange their elements.
 template <bool kBarrier>
 __global__ void swap_kernel(const float* in, float* out) {
   __shared__ float held[warpSize];

@@ -39,7 +39,7 @@ class Ball:
         return self.project(x + length * direction)
 
     def project(self, x: Tensor) -> Tensor:
-        """The ball first, then the pixel range; that brings no image away from its centre."""
+        """The ball first, then the pixel range; that brings no image away from its center."""
         if self.norm == "linf":
             low, high = (self.center - self.eps).clamp(0, 1), (self.center + self.eps).clamp(0, 1)
             return torch.minimum(torch.maximum(x, low), high)

@@ -49,9 +49,9 @@ def autoattack(
         batch_size: samples attacked together. What is found for one depends on the others in the last resort: the
             package draws its starts for a batch.
         queries: of Square.
-        on_warning: gets the warnings of the package's own checks (random or dynamic defence, zero gradients, Square
+        on_warning: gets the warnings of the package's own checks (random or dynamic defense, zero gradients, Square
             having found what the others missed); by default they are given as ``RuntimeWarning``. A purifier is taken
-            for a dynamic defence, since it differentiates inside; the warning is left out for a
+            for a dynamic defense, since it differentiates inside; the warning is left out for a
             :class:`pursamere.PurifiedClassifier`, whose gradients account for that.
 
     Raises:

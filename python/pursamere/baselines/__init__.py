@@ -7,9 +7,9 @@ says what we took from where.
 
 from .diffpure import DiffPure
 from .ere_descent import EreDescent
-from .likelihood_maximisation import LikelihoodMaximisation
+from .likelihood_maximization import LikelihoodMaximization
 from .published_diffpure import PublishedDiffPure
-from .registry import BASELINES, with_evaluations
+from .registry import BASELINES, with_passes
 from .scoreopt_n import ScoreOptN
 from .scoreopt_o import ScoreOptO
 
@@ -17,9 +17,9 @@ __all__ = [
     "BASELINES",
     "DiffPure",
     "EreDescent",
-    "LikelihoodMaximisation",
+    "LikelihoodMaximization",
     "PublishedDiffPure",
     "ScoreOptN",
     "ScoreOptO",
-    "with_evaluations",
+    "with_passes",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import IterativePurifier, Run, in_pixel_range
+from pursamere.iterative import IterativePurifier, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import NOT_DIFFERENTIABLE
 
@@ -52,44 +52,44 @@ class AdamPurifier(IterativePurifier):
         self.learning_rate = check_positive("learning_rate", learning_rate)
 
     @abstractmethod
-    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
+    def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
         """Return the loss of every image of a micro-batch in step ``t``."""
 
-    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, run: Run) -> Tensor:
-        """Return ``x - change``, or that in a neighbourhood of the input."""
+    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:
+        """Return ``x - change``, or that in a neighborhood of the input."""
         return x - change
 
-    def _initial(self, x0: Tensor, run: Run) -> Tensor:
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
         x = x0.to(torch.promote_types(x0.dtype, torch.float32))
         return torch.stack((x, torch.zeros_like(x), torch.zeros_like(x)), dim=1)
 
-    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         x, first, second = state.unbind(1)
-        gradient = self._gradient(t, x.to(x0.dtype), x0, run).to(x.dtype)
+        gradient = self._gradient(t, x.to(x0.dtype), x0, mode).to(x.dtype)
         first = BETAS[0] * first + (1 - BETAS[0]) * gradient
         second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
         mean, variance = (moment / (1 - beta ** (t + 1)) for moment, beta in zip((first, second), BETAS, strict=True))
         change = self.learning_rate * mean / (_root(variance) + EPSILON)
-        return torch.stack((self._moved(x, x0.to(x.dtype), change, run), first, second), dim=1)
+        return torch.stack((self._moved(x, x0.to(x.dtype), change, mode), first, second), dim=1)
 
-    def _gradient(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Tensor:
-        point = x if run.create_graph else x.detach().requires_grad_()
+    def _gradient(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        point = x if mode.create_graph else x.detach().requires_grad_()
         with torch.enable_grad():
-            value, noisy = self._loss(t, point, x0, run)
+            value, noisy = self._loss(t, point, x0, mode)
             gradient, through_network = torch.autograd.grad(
-                value.sum(), (point, noisy), create_graph=run.create_graph, allow_unused=True
+                value.sum(), (point, noisy), create_graph=mode.create_graph, allow_unused=True
             )
         if through_network is None:
             raise ValueError(NOT_DIFFERENTIABLE)
         return gradient
 
-    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The gradient, rather than the step, beside whose identity it may be small.
         # The input is another tensor, and constant, as its derivative is one of the first order only.
-        return (self._gradient(t, images, torch.full_like(images, 0.5), run),)
+        return (self._gradient(t, images, torch.full_like(images, 0.5), mode),)
 
-    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
-        return in_pixel_range(state[:, 0].to(x0.dtype), run)
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        return in_pixel_range(state[:, 0].to(x0.dtype), mode)
 
 
 def _root(variance: Tensor) -> Tensor:

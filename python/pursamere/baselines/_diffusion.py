@@ -9,7 +9,7 @@ from pursamere import functional
 from pursamere._eager import eager_only
 from pursamere._validation import check_tensor
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import IterativePurifier, Run
+from pursamere.iterative import IterativePurifier, StepMode
 from pursamere.noise import GaussianNoise
 
 from ._randomness import derived, of_image, single_draw
@@ -77,11 +77,11 @@ class DiffusionPurifier(IterativePurifier):
         self._calls += 1
         return derived(self.noise, self._calls)
 
-    def _noisy(self, x: Tensor, sigma: float, run: Run, number: int) -> Tensor:
+    def _noisy(self, x: Tensor, sigma: float, mode: StepMode, number: int) -> Tensor:
         """Return ``x`` with the noise of that number, 0 before the first step and t + 1 in step t."""
-        if run.image_ids is None:
-            return functional.perturb(x, sigma, derived(run.noise, number))[0]
-        noises = [derived(of_image(run.noise, image_id), number) for image_id in run.image_ids.tolist()]
+        if mode.image_ids is None:
+            return functional.perturb(x, sigma, derived(mode.noise, number))[0]
+        noises = [derived(of_image(mode.noise, image_id), number) for image_id in mode.image_ids.tolist()]
         rows = zip(x.split(1), noises, strict=True)
         return torch.cat([functional.perturb(row, sigma, noise)[0] for row, noise in rows])
 

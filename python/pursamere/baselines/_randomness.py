@@ -30,5 +30,5 @@ def uniform(noise: GaussianNoise, *purpose: int, low: float, high: float) -> flo
 
 
 def _word(noise: GaussianNoise, purpose: tuple[int, ...]) -> int:
-    # NumPy promises that these words never change; a seed plus a counter would give neighbouring seeds the same noise.
+    # NumPy promises that these words never change; a seed plus a counter would give neighboring seeds the same noise.
     return int(np.random.SeedSequence(noise.seed, spawn_key=purpose).generate_state(1, np.uint64)[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
-from pursamere.iterative import Evaluations, Run, in_pixel_range
+from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
@@ -64,7 +64,7 @@ class DiffPure(DiffusionPurifier):
     ``sigma_min``, then 0. The result is clipped to [0, 1]. ``docs/evaluation.md`` has the errors of the solvers on a
     Gaussian prior; those of the defaults are within 3 % where its standard deviation is at least 10 ``sigma_min``.
 
-    The published defence draws its noise anew for every image and every call. Here all images of a call share it,
+    The published defense draws its noise anew for every image and every call. Here all images of a call share it,
     unless :meth:`forward` is given ``image_ids``, by which it differs, and all calls too unless ``fresh_noise`` is set:
     then every call takes the next of a sequence of noises, which :meth:`reset` starts again. A gradient is that for the
     noise of its call.
@@ -72,7 +72,7 @@ class DiffPure(DiffusionPurifier):
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
         sigma_max: standard deviation of the added noise, in pixel units. By default 0.17, what the time 0.1 of the
-            published defence on CIFAR-10 amounts to, clipped to the denoiser's ``sigma_range``.
+            published defense on CIFAR-10 amounts to, clipped to the denoiser's ``sigma_range``.
         sigma_min: the last one above 0, at most ``sigma_max``; by default 0.001, that of Karras et al. in pixel units,
             clipped likewise.
         rho: larger for more of the steps at low noise, positive.
@@ -126,9 +126,9 @@ class DiffPure(DiffusionPurifier):
             raise ValueError(f"stochasticity must be in [0, 1], got {stochasticity}")
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
-        return Evaluations(2 * self.steps - 1 if self.solver == "heun" else self.steps, 0)
+        return NetworkPasses(2 * self.steps - 1 if self.solver == "heun" else self.steps, 0)
 
     def sigmas(self) -> list[float]:
         """Return the noise levels, steps + 1 of them, the last 0."""
@@ -152,32 +152,32 @@ class DiffPure(DiffusionPurifier):
             up, down = math.sqrt(target**2 - self._lowest**2), self._lowest
         return _Step(sigma, down, up)
 
-    def _initial(self, x0: Tensor, run: Run) -> Tensor:
-        noisy = self._noisy(x0, self.sigma_max, run, 0)
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
+        noisy = self._noisy(x0, self.sigma_max, mode, 0)
         # Beside the image, the denoised one of the step before, of which the first step has none.
         return torch.stack((noisy, torch.zeros_like(noisy)), dim=1) if self.solver == "corrected" else noisy
 
-    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         sigma, down, up = self._plan(t)
         x, before = state.unbind(1) if self.solver == "corrected" else (state, None)
-        denoised = self._denoised(x, sigma, t, run)
+        denoised = self._denoised(x, sigma, t, mode)
         if before is not None and t > 0:  # the step before ended here, at its Euler point
             x = x + self._plan(t - 1).correction * (denoised - before)
         slope = (x - denoised) / sigma
         moved = x + (down - sigma) * slope
         if self.solver == "heun" and down > 0:
-            moved = x + (down - sigma) / 2 * (slope + (moved - self._denoised(moved, down, t, run)) / down)
+            moved = x + (down - sigma) / 2 * (slope + (moved - self._denoised(moved, down, t, mode)) / down)
         if up > 0:
-            moved = self._noisy(moved, up, run, t + 1)
+            moved = self._noisy(moved, up, mode, t + 1)
         return moved if before is None else torch.stack((moved, denoised), dim=1)
 
-    def _denoised(self, x: Tensor, sigma: float, t: int, run: Run) -> Tensor:
+    def _denoised(self, x: Tensor, sigma: float, t: int, mode: StepMode) -> Tensor:
         # One look at whether the denoiser has a derivative is enough: without one the gradient would be wrong.
-        return denoise(self.denoiser, x, sigma, differentiable=run.create_graph and t == 0)
+        return denoise(self.denoiser, x, sigma, differentiable=mode.create_graph and t == 0)
 
-    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The denoised image, rather than the step, beside whose identity it may be small.
-        return (denoise(self.denoiser, images, self.sigmas()[t], differentiable=run.create_graph),)
+        return (denoise(self.denoiser, images, self.sigmas()[t], differentiable=mode.create_graph),)
 
-    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
-        return in_pixel_range(state[:, 0] if self.solver == "corrected" else state, run)
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        return in_pixel_range(state[:, 0] if self.solver == "corrected" else state, mode)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pursamere._validation import check_integer, check_positive
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import Evaluations, Run, in_pixel_range
+from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
@@ -96,9 +96,9 @@ class PublishedDiffPure(DiffusionPurifier):
             raise ValueError(f"beta_max must be at least beta_min = {beta_min}, got {beta_max}")
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
-        return Evaluations(self.steps, 0)
+        return NetworkPasses(self.steps, 0)
 
     def times(self) -> list[float]:
         """Return the times, steps + 1 of them, from ``time`` to 1e-5."""
@@ -113,26 +113,26 @@ class PublishedDiffPure(DiffusionPurifier):
 
     # The state is (z + 1) / 2, in pixel units.
 
-    def _initial(self, x0: Tensor, run: Run) -> Tensor:
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
         level = self._level(self.time)
-        return self._noisy(0.5 + level.alpha * (x0 - 0.5), math.sqrt(level.variance) / 2, run, 0)
+        return self._noisy(0.5 + level.alpha * (x0 - 0.5), math.sqrt(level.variance) / 2, mode, 0)
 
-    def _step(self, t: int, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         time, until = self.times()[t : t + 2]
         level = self._level(time)
-        centred = state - 0.5
-        denoised = self._denoised(t, 0.5 + centred / level.alpha, differentiable=run.create_graph and t == 0)
-        score = (level.alpha * (denoised - 0.5) - centred) / level.variance
+        centered = state - 0.5
+        denoised = self._denoised(t, 0.5 + centered / level.alpha, differentiable=mode.create_graph and t == 0)
+        score = (level.alpha * (denoised - 0.5) - centered) / level.variance
         growth = level.beta * (time - until)
-        return self._noisy(state + growth * (centred / 2 + score), math.sqrt(growth) / 2, run, t + 1)
+        return self._noisy(state + growth * (centered / 2 + score), math.sqrt(growth) / 2, mode, t + 1)
 
     def _denoised(self, t: int, y: Tensor, *, differentiable: bool) -> Tensor:
         sigma = nearest_level(self._level(self.times()[t]).sigma, self.denoiser)
         return denoise(self.denoiser, y, sigma, differentiable=differentiable)
 
-    def _probe(self, t: int, images: Tensor, run: Run) -> tuple[Tensor, ...]:
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The denoised image, rather than the step, beside whose identity it may be small.
-        return (self._denoised(t, images, differentiable=run.create_graph),)
+        return (self._denoised(t, images, differentiable=mode.create_graph),)
 
-    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
-        return in_pixel_range(state, run)
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        return in_pixel_range(state, mode)

@@ -12,7 +12,7 @@ from pursamere.iterative import IterativePurifier
 
 from .diffpure import DiffPure
 from .ere_descent import EreDescent
-from .likelihood_maximisation import LikelihoodMaximisation
+from .likelihood_maximization import LikelihoodMaximization
 from .published_diffpure import PublishedDiffPure
 from .scoreopt_n import ScoreOptN
 from .scoreopt_o import ScoreOptO
@@ -23,34 +23,34 @@ BASELINES: dict[str, Callable[..., IterativePurifier]] = {
     "diffpure_published": partial(PublishedDiffPure, fresh_noise=True),
     "scoreopt_o": ScoreOptO,
     "scoreopt_n": ScoreOptN,
-    "likelihood_maximisation": LikelihoodMaximisation,
+    "likelihood_maximization": LikelihoodMaximization,
     "ere_descent": EreDescent,
 }
 
 
-def with_evaluations(
-    baseline: str | Callable[..., IterativePurifier], denoiser: Denoiser, evaluations: int, **options: Any
+def with_passes(
+    baseline: str | Callable[..., IterativePurifier], denoiser: Denoiser, passes: int, **options: Any
 ) -> IterativePurifier:
-    """Return a baseline that takes at most ``evaluations`` network passes for an image, and as many as it can.
+    """Return a baseline that takes at most ``passes`` network passes for an image, and as many as it can.
 
-    Forward and backward passes count alike, and every draw counts; see ``IterativePurifier.evaluations``. Only the
+    Forward and backward passes count alike, and every draw counts; see ``IterativePurifier.network_passes``. Only the
     number of steps is chosen: options that should depend on it, like a learning rate, are the caller's.
 
     Args:
         baseline: a name in :data:`BASELINES`, or a constructor that takes ``steps``, like :class:`pursamere.Purifier`.
         denoiser: for the baseline.
-        evaluations: at least what one step takes.
+        passes: at least what one step takes.
         **options: for the baseline, without ``steps``.
 
     Raises:
         TypeError: an argument of the wrong type, or ``steps`` among the options.
-        ValueError: ``evaluations`` is less than one step takes, or an argument is out of its range.
+        ValueError: ``passes`` is less than one step takes, or an argument is out of its range.
     """
-    check_integer("evaluations", evaluations, low=1)
+    check_integer("passes", passes, low=1)
     if "steps" in options:
-        raise TypeError("steps follows from evaluations, so it must not be given")
+        raise TypeError("steps follows from passes, so it must not be given")
     make = BASELINES[check_choice("baseline", baseline, BASELINES)] if isinstance(baseline, str) else baseline
-    one, two = (make(denoiser, steps=steps, **options).evaluations.total for steps in (1, 2))
-    if evaluations < one:
-        raise ValueError(f"evaluations must be at least {one}, what one step takes, got {evaluations}")
-    return make(denoiser, steps=1 + (evaluations - one) // (two - one), **options)
+    one, two = (make(denoiser, steps=steps, **options).network_passes.total for steps in (1, 2))
+    if passes < one:
+        raise ValueError(f"passes must be at least {one}, what one step takes, got {passes}")
+    return make(denoiser, steps=1 + (passes - one) // (two - one), **options)

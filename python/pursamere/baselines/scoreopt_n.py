@@ -1,4 +1,4 @@
-"""ScoreOpt-N: optimise the noisy image until the denoiser finds its noise (Zhang, Luo and Zhang, NeurIPS 2023)."""
+"""ScoreOpt-N: optimize the noisy image until the denoiser finds its noise (Zhang, Luo and Zhang, NeurIPS 2023)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import Evaluations, Run, in_pixel_range
+from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
@@ -64,20 +64,20 @@ class ScoreOptN(AdamPurifier):
         self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
-        return Evaluations(self.steps + 1, self.steps)
+        return NetworkPasses(self.steps + 1, self.steps)
 
-    def _initial(self, x0: Tensor, run: Run) -> Tensor:
-        return super()._initial(functional.perturb(x0, self.sigma, derived(run.noise, 0))[0], run)
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
+        return super()._initial(functional.perturb(x0, self.sigma, derived(mode.noise, 0))[0], mode)
 
-    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
-        noise = derived(run.noise, 0).sample(x.shape[1:], x.device, x.dtype)
+    def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
+        noise = derived(mode.noise, 0).sample(x.shape[1:], x.device, x.dtype)
         noisy = x.view_as(x)  # what the network sees, apart from what it is compared with
-        denoised = denoise(self.denoiser, noisy, self.sigma, twice=run.create_graph)
+        denoised = denoise(self.denoiser, noisy, self.sigma, twice=mode.create_graph)
         return Loss(mean_square((x - denoised) / self.sigma - noise), noisy)
 
-    def _result(self, state: Tensor, x0: Tensor, run: Run) -> Tensor:
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         y = state[:, 0].to(x0.dtype)
-        denoised = denoise(self.denoiser, y, self.sigma, differentiable=run.create_graph)
-        return in_pixel_range(denoised, run)
+        denoised = denoise(self.denoiser, y, self.sigma, differentiable=mode.create_graph)
+        return in_pixel_range(denoised, mode)

@@ -1,4 +1,4 @@
-"""ScoreOpt-O: optimise the image until the denoiser leaves it as it is (Zhang, Luo and Zhang, NeurIPS 2023)."""
+"""ScoreOpt-O: optimize the image until the denoiser leaves it as it is (Zhang, Luo and Zhang, NeurIPS 2023)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_nonnegative
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
-from pursamere.iterative import Evaluations, Run
+from pursamere.iterative import NetworkPasses, StepMode
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
@@ -23,10 +23,10 @@ class ScoreOptO(AdamPurifier):
     The loss, averaged over pixels, is
 
         (D(x + sigma_t xi, sigma_t) - x)^2
-            + regularisation * (D(x + sigma_t xi, sigma_t) - D(x0 + sigma_t xi', sigma_t))^2,
+            + regularization * (D(x + sigma_t xi, sigma_t) - D(x0 + sigma_t xi', sigma_t))^2,
 
     sigma_t uniform in ``sigma`` -+ ``spread``. The result is clipped to [0, 1]; nothing else keeps it near the input.
-    This is our reading of the authors' public code: its second term, there a comment, is their score regularisation.
+    This is our reading of the authors' public code: its second term, there a comment, is their score regularization.
     The defaults are values of that code for CIFAR-10, in pixel units.
 
     Args:
@@ -35,7 +35,7 @@ class ScoreOptO(AdamPurifier):
             ``sigma_range``.
         spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``; by default 0.05, or what that
             range leaves on either side of ``sigma``.
-        regularisation: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
+        regularization: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
         steps: number of steps, from 0 to 100,000.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
         noise: gives the seed; a step takes one draw.
@@ -47,7 +47,7 @@ class ScoreOptO(AdamPurifier):
         ValueError: an argument out of its range.
     """
 
-    _parameters_shown = ("sigma", "spread", "regularisation", "steps", "learning_rate")
+    _parameters_shown = ("sigma", "spread", "regularization", "steps", "learning_rate")
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ScoreOptO(AdamPurifier):
         *,
         sigma: float | None = None,
         spread: float | None = None,
-        regularisation: float = 0.0,
+        regularization: float = 0.0,
         steps: int = 5,
         learning_rate: float = 0.05,
         noise: GaussianNoise | None = None,
@@ -77,21 +77,21 @@ class ScoreOptO(AdamPurifier):
         self.spread = check_nonnegative("spread", spread)
         if self.spread >= self.sigma:
             raise ValueError(f"spread must be less than sigma = {self.sigma}, got {spread}")
-        self.regularisation = check_nonnegative("regularisation", regularisation)
+        self.regularization = check_nonnegative("regularization", regularization)
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
-        return Evaluations(self.steps * (2 if self.regularisation > 0 else 1), self.steps)
+        return NetworkPasses(self.steps * (2 if self.regularization > 0 else 1), self.steps)
 
-    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
-        sigma = uniform(run.noise, t, 0, low=self.sigma - self.spread, high=self.sigma + self.spread)
-        noisy = functional.perturb(x, sigma, derived(run.noise, t, 1))[0]
-        denoised = denoise(self.denoiser, noisy, sigma, twice=run.create_graph)
+    def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
+        sigma = uniform(mode.noise, t, 0, low=self.sigma - self.spread, high=self.sigma + self.spread)
+        noisy = functional.perturb(x, sigma, derived(mode.noise, t, 1))[0]
+        denoised = denoise(self.denoiser, noisy, sigma, twice=mode.create_graph)
         loss = mean_square(denoised - x)
-        if self.regularisation > 0:
-            with torch.set_grad_enabled(run.create_graph):
-                noisy_input = functional.perturb(x0, sigma, derived(run.noise, t, 2))[0]
+        if self.regularization > 0:
+            with torch.set_grad_enabled(mode.create_graph):
+                noisy_input = functional.perturb(x0, sigma, derived(mode.noise, t, 2))[0]
                 of_input = denoise(self.denoiser, noisy_input, sigma)
-            loss = loss + self.regularisation * mean_square(denoised - of_input)
+            loss = loss + self.regularization * mean_square(denoised - of_input)
         return Loss(loss, noisy)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pursamere._extras import MissingExtraError
+from pursamere._text import printable
 from pursamere.cli import demo, evaluate, info, purify, train
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 from pursamere.cli.one_line_warnings import one_line_warnings
 from pursamere.cli.progress import say
 from pursamere.cli.streams import discard, mend_streams, naming_stdout
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pursamere", description="Deterministic adversarial purification of images.", parents=[common]
     )
-    parser.add_argument("--version", action="version", version=f"pursamere {info.package_version('pursamere')}")
+    parser.add_argument("--version", action="version", version=f"pursamere {package_version('pursamere')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in (demo, purify, evaluate, train, info):
         module.add_parser(commands, common)

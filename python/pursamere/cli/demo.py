@@ -12,8 +12,9 @@ from typing import Any
 from pursamere._extras import require
 from pursamere._files import write_bytes
 from pursamere._output import claim, require_own
+from pursamere._text import printable
 from pursamere.cli import types
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 from pursamere.cli.progress import Advance, progress_bar, tell
 
 _DESCRIPTION = """\

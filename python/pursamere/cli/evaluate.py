@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pursamere._output import require_own
-from pursamere._text import listed
+from pursamere._text import listed, printable
 from pursamere.cli import types
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 from pursamere.cli.progress import Advance, progress_bar, say, tell
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _SAMPLES = (
 _EPS = "radii of the attacks, in pixel units, like 0.1 or 8/255 (0.1 and 0.15, for mnist 0.2 and 0.3)"
 _MODEL = (
     "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
-    "file is executed. In place of a defence, a denoiser and a classifier; it must be on the device asked for"
+    "file is executed. In place of a defense, a denoiser and a classifier; it must be on the device asked for"
 )
 _CLASSIFIER = (
     "mnist, for the one that comes with the library, or a checkpoint, see pursamere train; without it, mnist has the "
@@ -48,9 +48,9 @@ _CLASSIFIER = (
 _DENOISER = (
     "mnist, or a checkpoint; without it, mnist has its own, and digits the kernel density of their training images"
 )
-_DEFENCE = "none, pursamere (if not given), or one of pursamere.baselines"
+_DEFENSE = "none, pursamere (if not given), or one of pursamere.baselines"
 _OPTION = (
-    "an argument of the defence's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
+    "an argument of the defense's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
     "be repeated; with MNIST's denoiser pursamere has the settings of the demo, where none are given"
 )
 _OWN_NETWORKS = ("digits", "mnist")
@@ -82,9 +82,9 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--model", type=types.text, default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
     add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
     add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
-    add("--defence", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENCE)
+    add("--defense", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENSE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
-    add("--evaluations", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defence's steps so "
+    add("--passes", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defense's steps so "
         "that purifying an image takes at most N network passes")  # fmt: skip
     add("--seed", type=types.seed, default=0, help="of the attacks and of the digits' classifier")
     add("--chunk", type=types.count, default=128, help="samples attacked together")
@@ -186,31 +186,31 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     """The model that the options describe, on the device asked for."""
     options: dict[str, Any] = dict(arguments.option)
     if "model" in arguments:
-        if options or any(name in arguments for name in ("defence", "evaluations", "classifier", "denoiser")):
+        if options or any(name in arguments for name in ("defense", "passes", "classifier", "denoiser")):
             raise CommandError(
-                "--model makes its own defence, so --defence, --option, --evaluations, --classifier and --denoiser "
+                "--model makes its own defense, so --defense, --option, --passes, --classifier and --denoiser "
                 "cannot be given with it"
             )
         return _from_file(arguments.model)
-    name_of_defence = getattr(arguments, "defence", "pursamere")
-    defended = name_of_defence != "none"
+    name_of_defense = getattr(arguments, "defense", "pursamere")
+    defended = name_of_defense != "none"
     if "denoiser" in arguments and not defended:
-        raise CommandError("--denoiser: there is no use for one in the defence none")
+        raise CommandError("--denoiser: there is no use for one in the defense none")
     for name in ("classifier", *(["denoiser"] if defended else [])):
         if name not in arguments and arguments.data not in _OWN_NETWORKS:
             raise CommandError(
                 f"--{name}: only digits and mnist have their own; give mnist, a checkpoint, or a --model"
             )
     from pursamere import PurifiedClassifier
-    from pursamere.evaluation.defences import build_defence
+    from pursamere.evaluation.defenses import build_defense
 
     classifier = _network(arguments, "classifier", data)
     purifier = None
     if defended:
         _complete(options, arguments)
         denoiser = _network(arguments, "denoiser", data) or _digits_denoiser(arguments, options)
-        purifier = build_defence(name_of_defence, denoiser, options, getattr(arguments, "evaluations", None))
-        say(f"{name_of_defence}: {purifier.extra_repr()}")
+        purifier = build_defense(name_of_defense, denoiser, options, getattr(arguments, "passes", None))
+        say(f"{name_of_defense}: {purifier.extra_repr()}")
     if classifier is None:  # trained after everything else was found to be in order
         classifier = _digits_classifier(arguments)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
@@ -238,9 +238,9 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> None:
     denoiser = getattr(arguments, "denoiser", arguments.data)
     if "bandwidth" in options and denoiser != "digits":
         raise CommandError("--option bandwidth is of the kernel density of the digits, and there is another denoiser")
-    if denoiser == "mnist" and getattr(arguments, "defence", "pursamere") == "pursamere":
+    if denoiser == "mnist" and getattr(arguments, "defense", "pursamere") == "pursamere":
         for name in ("sigma", "steps", "step_size", "radius", "direction", "draws"):
-            if name != "steps" or "evaluations" not in arguments:  # which chooses the steps
+            if name != "steps" or "passes" not in arguments:  # which chooses the steps
                 options.setdefault(name, getattr(SETTINGS["mnist"], name))
 
 

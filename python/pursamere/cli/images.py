@@ -13,8 +13,8 @@ from torch import Tensor
 from pursamere._extras import require
 from pursamere._files import atomic_writer
 from pursamere._images import FORMATS, ImageError, decode, is_image_name, open_image, shown_size
-from pursamere._text import listed
-from pursamere.cli.errors import CommandError, printable
+from pursamere._text import listed, printable
+from pursamere.cli.errors import CommandError
 from pursamere.cli.progress import say
 
 Size = tuple[int, int, int]  # channels, height, width

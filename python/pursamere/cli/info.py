@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
 import sys
 from typing import Any
 
-from pursamere.cli.errors import printable
+from pursamere._environment import package_version, versions
+from pursamere._text import printable
 from pursamere.cli.progress import tell
 
 _OPTIONAL = ("pillow", "tqdm", "matplotlib", "scikit-learn")
@@ -51,27 +51,6 @@ def collect() -> dict[str, Any]:
         "cuda": _cuda_devices(),
         "extension": _extension(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result may depend on."""
-    import numpy
-    import torch
-
-    return {
-        "pursamere": package_version("pursamere"),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def package_version(distribution: str) -> str:
-    """The version of an installed distribution, or ``"not installed"``."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _cuda_devices() -> list[dict[str, Any]]:

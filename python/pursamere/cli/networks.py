@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from pursamere._text import printable
 from pursamere._validation import check_supported_device
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 
 
 def find_device(name: str) -> torch.device:
@@ -30,7 +31,7 @@ def find_device(name: str) -> torch.device:
 def load_network(option: str, source: str, device: torch.device) -> Any:
     """The network that ``--denoiser`` or ``--classifier`` names: one that ships, or that of a checkpoint."""
     from pursamere import ConvClassifier, load_checkpoint, pretrained
-    from pursamere.denoisers import EDMUNet
+    from pursamere.models import EDMUNet
 
     folder = pretrained.folder(source) / option if source in pretrained.NAMES else source
     try:

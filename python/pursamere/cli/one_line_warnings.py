@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pursamere._images import current_file
-from pursamere.cli.errors import printable
+from pursamere._text import printable
 from pursamere.cli.progress import say
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pursamere._images import FORMAT_NAMES, FORMATS, ImageError, is_image_name
 from pursamere._output import require_writable
-from pursamere._text import listed
+from pursamere._text import listed, printable
 from pursamere.cli import types
-from pursamere.cli.errors import CommandError, printable
+from pursamere.cli.errors import CommandError
 from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say, tell

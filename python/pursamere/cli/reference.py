@@ -11,7 +11,7 @@ from pursamere._images import FORMAT_NAMES, common_channels, read_images
 from pursamere.cli.errors import CommandError
 from pursamere.cli.images import check_apart, find_images
 from pursamere.datasets import load
-from pursamere.datasets.npz import read_unlabelled
+from pursamere.datasets.npz import read_unlabeled
 
 # As many as there are: nothing is evaluated on them.
 _SPLITS = {"digits": "all", "mnist": "train+validation", "cifar10": "train+validation"}
@@ -35,7 +35,7 @@ def load_reference(name: str, *, output: Path | None = None, targets: Sequence[P
                 check_apart(targets, output, path, "the folder of --reference")
             return _load_folder(path, output)
         if path.is_file() and path.suffix.lower() == ".npz":
-            return read_unlabelled(path)
+            return read_unlabeled(path)
     except ValueError as error:
         raise CommandError(f"--reference: {error}") from error
     words = ", ".join(map(repr, _SPLITS))

@@ -7,8 +7,8 @@ import os
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
+from pursamere._text import printable
 from pursamere.cli import types
-from pursamere.cli.errors import printable
 from pursamere.cli.progress import progress_bar, say, tell
 
 _DESCRIPTION = """\

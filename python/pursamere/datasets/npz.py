@@ -25,7 +25,7 @@ def open_npz(path: Path, *, name: str | None = None, classes: tuple[str, ...] | 
     """A file with arrays ``images`` and ``labels``, or ``train_images`` and ``train_labels`` and so on for each split.
 
     In place of ``images`` there may be ``jpeg`` (uint8, the bytes of JPEG files joined, all of one size and all gray or
-    all in colour) and ``offsets`` (integers [N + 1], where each file begins, and the end of the last).
+    all in color) and ``offsets`` (integers [N + 1], where each file begins, and the end of the last).
     An array ``class_names`` comes before the argument ``classes``; without either the labels are their own names.
     """
     found = _names(path)
@@ -44,7 +44,7 @@ def open_npz(path: Path, *, name: str | None = None, classes: tuple[str, ...] | 
     return Source(name or path.stem, _classes(path, found, prefixes, classes), readers, unused)
 
 
-def read_unlabelled(path: Path) -> Tensor:
+def read_unlabeled(path: Path) -> Tensor:
     """The array ``images``, or else ``train_images``, as float32 [N, C, H, W] in [0, 1].
 
     Other arrays are named in a warning, but for labels and class names.

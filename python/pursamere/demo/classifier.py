@@ -15,7 +15,7 @@ from pursamere.datasets import Dataset
 def build_classifier(generator: torch.Generator) -> nn.Sequential:
     """An untrained network, images [B, 1, 8, 8] -> logits [B, 10], with weights drawn from ``generator`` only.
 
-    The layers' own initialisation draws from PyTorch's global generator, so it is skipped.
+    The layers' own initialization draws from PyTorch's global generator, so it is skipped.
     """
     layers: list[nn.Module] = [
         skip_init(nn.Conv2d, 1, 32, 3, padding=1),

@@ -16,7 +16,7 @@ from pursamere.demo.run import Demo
 
 SHOWN = 8
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
-_COLOURS = ("#0969da", "#bf8700", "#cf222e", "#8250df")
+_COLORS = ("#0969da", "#bf8700", "#cf222e", "#8250df")
 
 
 def draw(demo: Demo) -> bytes:
@@ -66,9 +66,9 @@ def _draw_errors(demo: Demo, panel: Any) -> None:
     for number, (label, batch) in enumerate(inputs):
         error = demo.purifier.trace(batch).ere.detach()  # [steps + 1, B]
         low, middle, high = torch.quantile(error, error.new_tensor([0.25, 0.5, 0.75]), dim=1)
-        colour = _COLOURS[number % len(_COLOURS)]
-        axis.plot(range(len(error)), middle.numpy(), color=colour, label=label)
-        axis.fill_between(range(len(error)), low.numpy(), high.numpy(), color=colour, alpha=0.15, linewidth=0)
+        color = _COLORS[number % len(_COLORS)]
+        axis.plot(range(len(error)), middle.numpy(), color=color, label=label)
+        axis.fill_between(range(len(error)), low.numpy(), high.numpy(), color=color, alpha=0.15, linewidth=0)
     axis.set_xlabel("purification step")
     axis.set_ylabel("expected reconstruction error (squared pixel units)")
     axis.set_title("median and middle half of the images", fontsize=10)

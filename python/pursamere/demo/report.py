@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pursamere.cli.info import package_version, versions
+from pursamere._environment import package_version, versions
 from pursamere.demo import results as names
 from pursamere.demo.results import find, format_table
 from pursamere.demo.run import Demo

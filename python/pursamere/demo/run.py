@@ -108,8 +108,8 @@ def _measure_speed(demo: Demo) -> None:
 def _evaluate_clean(demo: Demo) -> None:
     images, labels = demo.attacked.images, demo.attacked.labels
     with demo.timed("evaluation"):
-        for model, defence in ((names.UNDEFENDED, demo.subject.classifier), (names.PURIFIED, _defended(demo))):
-            demo.results.append(outcome(model, names.CLEAN, 0.0, predict(defence, images), labels))
+        for model, defense in ((names.UNDEFENDED, demo.subject.classifier), (names.PURIFIED, _defended(demo))):
+            demo.results.append(outcome(model, names.CLEAN, 0.0, predict(defense, images), labels))
 
 
 def _attack(demo: Demo, eps: float, bar: Bar) -> None:

@@ -26,7 +26,7 @@ class Settings:
         steps: of the purifier.
         step_size: L2 length of a step of the purifier.
         ascent_radius: L2 length of the ascent (SAM) before each step.
-        radius: Linf radius of the purifier's neighbourhood. One purifier faces all eps, since a defender does not know
+        radius: Linf radius of the purifier's neighborhood. One purifier faces all eps, since a defender does not know
             them.
         direction: of the purifier, ``"ere"`` (the paper's) or ``"score"``.
         micro_batch: images that pass through the denoiser at a time; results may depend on it in the last bits.

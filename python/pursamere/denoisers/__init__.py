@@ -2,7 +2,6 @@
 
 from pursamere.denoisers.diffusers import from_diffusers
 from pursamere.denoisers.edm import from_edm
-from pursamere.denoisers.edm_unet import EDMUNet
 from pursamere.denoisers.gaussian_mixture import GaussianMixture
 from pursamere.denoisers.generic import from_noise_prediction, from_score
 from pursamere.denoisers.guided_diffusion import from_guided_diffusion
@@ -13,7 +12,6 @@ from pursamere.denoisers.score_sde import from_score_sde
 
 __all__ = [
     "Denoiser",
-    "EDMUNet",
     "GaussianMixture",
     "KernelDensity",
     "Prediction",

@@ -58,20 +58,20 @@ class NetworkDenoiser(nn.Module):
         network: what is called, registered if it is an ``nn.Module``.
         schedule: the network's noise levels.
         output: a key of ``OUTPUTS``.
-        centred: whether the network was trained on images in [-1, 1] and not in [0, 1].
+        centered: whether the network was trained on images in [-1, 1] and not in [0, 1].
     """
 
-    def __init__(self, network: Any, schedule: Schedule, output: str, *, centred: bool = True) -> None:
+    def __init__(self, network: Any, schedule: Schedule, output: str, *, centered: bool = True) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.output = output
-        self.centred = centred
+        self.centered = centered
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         """The smallest and largest ``sigma`` that the network was made for, in pixel units."""
-        scale = 2.0 if self.centred else 1.0
+        scale = 2.0 if self.centered else 1.0
         return self.schedule.sigma_min / scale, self.schedule.sigma_max / scale
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
@@ -89,7 +89,7 @@ class NetworkDenoiser(nn.Module):
                 f"sigma must be in the range of the network, [{low:.6g}, {high:.6g}] in pixel units, got {sigma:.6g}"
             )
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        z, s = (2.0 * wide - 1.0, 2.0 * sigma) if self.centred else (wide, sigma)
+        z, s = (2.0 * wide - 1.0, 2.0 * sigma) if self.centered else (wide, sigma)
         alpha, time = self.schedule(s)
         x = (alpha * z).to(self._network_dtype(z.dtype))
         # Half precision is too coarse for a time, and networks of every family take at least float32 for it.
@@ -101,7 +101,7 @@ class NetworkDenoiser(nn.Module):
                 f"the network's output must have the shape of y, {tuple(y.shape)}, got {tuple(output.shape)}"
             )
         denoised = OUTPUTS[self.output](z, output.to(z.dtype), alpha, s)
-        return (0.5 * denoised + 0.5 if self.centred else denoised).to(y.dtype)
+        return (0.5 * denoised + 0.5 if self.centered else denoised).to(y.dtype)
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
         """Return the output for inputs [N, C, H, W] at ``times`` [N], all of them equal."""
@@ -110,7 +110,7 @@ class NetworkDenoiser(nn.Module):
     def extra_repr(self) -> str:
         """Return the conventions for ``repr``."""
         low, high = self.sigma_range
-        return f"output={self.output!r}, centred={self.centred}, sigma_range=({low:.4g}, {high:.4g})"
+        return f"output={self.output!r}, centered={self.centered}, sigma_range=({low:.4g}, {high:.4g})"
 
     def _network_dtype(self, otherwise: torch.dtype) -> torch.dtype:
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), otherwise)

@@ -1,14 +1,14 @@
-"""The weighted mean of many centres as a differentiable function of the query, streamed over the centres.
+"""The weighted mean of many centers as a differentiable function of the query, streamed over the centers.
 
-For queries ``y`` and centres ``c_i`` in R^d, ``w = softmax(-||y - c_i||^2 / (2 s^2))`` and ``m = sum_i w_i c_i``. The
-derivatives have closed forms in the central moments of the centres under these weights:
+For queries ``y`` and centers ``c_i`` in R^d, ``w = softmax(-||y - c_i||^2 / (2 s^2))`` and ``m = sum_i w_i c_i``. The
+derivatives have closed forms in the central moments of the centers under these weights:
 
     J = dm/dy = Cov_w(c) / s^2, symmetric, so that  J v = sum_i w_i (c_i - m) <c_i - m, v> / s^2
     d<z, J v>/dy = sum_i w_i (c_i - m) <c_i - m, v> <c_i - m, z> / s^4
 
 ``J v`` is both the vector-Jacobian product of ``m`` and linear and symmetric in ``v``, so ``d<z, J v>/dv = J z``.
 
-No matrix [queries, centres] is ever formed beyond ``KEPT_ELEMENTS``: above it, the weights are computed again, block by
+No matrix [queries, centers] is ever formed beyond ``KEPT_ELEMENTS``: above it, the weights are computed again, block by
 block, by every pass.
 """
 
@@ -24,14 +24,14 @@ from torch import Tensor
 from pursamere._differentiable_once import differentiable_once
 
 TILE_ELEMENTS = 1 << 19
-"""Elements of the scratch matrix [rows, block] of centres: 2 MiB in float32, about what stays in a core's caches."""
+"""Elements of the scratch matrix [rows, block] of centers: 2 MiB in float32, about what stays in a core's caches."""
 
 KEPT_ELEMENTS = 1 << 22
 """Elements of a weight matrix that is kept for the derivatives, which makes them faster: 16 MiB in float32."""
 
 
-class Centres(NamedTuple):
-    """The centres [M, d], minus half their squared norms [M], and how many are visited at a time."""
+class Centers(NamedTuple):
+    """The centers [M, d], minus half their squared norms [M], and how many are visited at a time."""
 
     points: Tensor
     half_norms: Tensor
@@ -61,38 +61,38 @@ def _logits(y: Tensor, points: Tensor, half_norms: Tensor, precision: float) -> 
 class _Weights(NamedTuple):
     """The weights at the queries ``y``, kept as ``saved = (weights,)`` or to be computed from ``(peak, total)``."""
 
-    centres: Centres
+    centers: Centers
     precision: float
     y: Tensor
     saved: tuple[Tensor, ...]
 
     def blocks(self, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each block of centres with its weights [rows, block], not to be written to."""
+        """Yield each block of centers with its weights [rows, block], not to be written to."""
         if len(self.saved) == 1:
-            yield self.centres.points, self.saved[0][rows]
+            yield self.centers.points, self.saved[0][rows]
             return
         peak, total = (each[rows] for each in self.saved)
-        for points, half_norms in self.centres.blocks():
+        for points, half_norms in self.centers.blocks():
             weights = _logits(self.y[rows], points, half_norms, self.precision)
             yield points, weights.sub_(peak).exp_().div_(total)
 
 
-def _mean(y: Tensor, centres: Centres, precision: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _mean(y: Tensor, centers: Centers, precision: float) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return ``m`` [N, d] and what ``_Weights`` needs to give the weights again."""
     mean = torch.empty_like(y)
-    if centres.keeps_weights(len(y)):
-        weights = y.new_empty(len(y), len(centres.points))
-        for rows in centres.row_tiles(len(y)):
-            logits = _logits(y[rows], centres.points, centres.half_norms, precision)
+    if centers.keeps_weights(len(y)):
+        weights = y.new_empty(len(y), len(centers.points))
+        for rows in centers.row_tiles(len(y)):
+            logits = _logits(y[rows], centers.points, centers.half_norms, precision)
             torch.softmax(logits, 1, out=weights[rows])
-            torch.mm(weights[rows], centres.points, out=mean[rows])
+            torch.mm(weights[rows], centers.points, out=mean[rows])
         return mean, (weights,)
     peaks, totals = y.new_empty(len(y), 1), y.new_empty(len(y), 1)
-    for rows in centres.row_tiles(len(y)):
+    for rows in centers.row_tiles(len(y)):
         sums = torch.zeros_like(y[rows])
         total = torch.zeros_like(totals[rows])
         peak = torch.full_like(total, -torch.inf)
-        for points, half_norms in centres.blocks():
+        for points, half_norms in centers.blocks():
             logits = _logits(y[rows], points, half_norms, precision)
             new_peak = torch.maximum(peak, logits.amax(1, keepdim=True))
             weights = logits.sub_(new_peak).exp_()
@@ -113,7 +113,7 @@ def _central_moments(weights: _Weights, mean: Tensor, *directions: Tensor) -> li
     """
     moments = [torch.empty_like(mean) for _ in directions]
     offsets = [(mean * v).sum(1, keepdim=True).neg_() for v in directions]
-    for rows in weights.centres.row_tiles(len(mean)):
+    for rows in weights.centers.row_tiles(len(mean)):
         sums = [torch.zeros_like(mean[rows]) for _ in directions]
         masses = [torch.zeros_like(offset[rows]) for offset in offsets]
         for points, products in weights.blocks(rows):
@@ -143,27 +143,27 @@ def _in_own_dtype(method: Callable[..., Any]) -> Callable[..., Any]:
 class _PosteriorMean(torch.autograd.Function):
     @staticmethod
     @_in_own_dtype
-    def forward(ctx: Any, y: Tensor, centres: Centres, precision: float) -> Tensor:
-        mean, saved = _mean(y, centres, precision)
+    def forward(ctx: Any, y: Tensor, centers: Centers, precision: float) -> Tensor:
+        mean, saved = _mean(y, centers, precision)
         ctx.save_for_backward(y, mean, *saved)
-        ctx.centres, ctx.precision = centres, precision
+        ctx.centers, ctx.precision = centers, precision
         return mean.clone()
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
         y, mean, *saved = ctx.saved_tensors
-        return _JacobianProduct.apply(y, v, mean, ctx.centres, ctx.precision, *saved), None, None
+        return _JacobianProduct.apply(y, v, mean, ctx.centers, ctx.precision, *saved), None, None
 
 
 class _JacobianProduct(torch.autograd.Function):
     @staticmethod
     @_in_own_dtype
     def forward(
-        ctx: Any, y: Tensor, v: Tensor, mean: Tensor, centres: Centres, precision: float, *saved: Tensor
+        ctx: Any, y: Tensor, v: Tensor, mean: Tensor, centers: Centers, precision: float, *saved: Tensor
     ) -> Tensor:
         ctx.save_for_backward(y, v, mean, *saved)
-        ctx.centres, ctx.precision = centres, precision
-        (moment,) = _central_moments(_Weights(centres, precision, y, saved), mean, v)
+        ctx.centers, ctx.precision = centers, precision
+        (moment,) = _central_moments(_Weights(centers, precision, y, saved), mean, v)
         return moment.mul_(precision)
 
     @staticmethod
@@ -171,13 +171,13 @@ class _JacobianProduct(torch.autograd.Function):
     @differentiable_once("a closed-form denoiser can be differentiated twice, not three times")
     def backward(ctx: Any, z: Tensor) -> tuple[Tensor | None, ...]:
         y, v, mean, *saved = ctx.saved_tensors
-        weights = _Weights(ctx.centres, ctx.precision, y, tuple(saved))
+        weights = _Weights(ctx.centers, ctx.precision, y, tuple(saved))
         directions = (z, v) if ctx.needs_input_grad[0] else (z,)
         v_grad, *y_grads = (moment.mul_(ctx.precision) for moment in _central_moments(weights, mean, *directions))
         y_grad = y_grads[0].mul_(ctx.precision) if y_grads else None
         return y_grad, v_grad, *(None for _ in ctx.needs_input_grad[2:])
 
 
-def posterior_mean(y: Tensor, centres: Centres, precision: float) -> Tensor:
+def posterior_mean(y: Tensor, centers: Centers, precision: float) -> Tensor:
     """Return ``m`` [N, d] at the queries ``y`` [N, d] for ``precision = 1 / s^2``, differentiable twice in ``y``."""
-    return cast(Tensor, _PosteriorMean.apply(y, centres, precision))
+    return cast(Tensor, _PosteriorMean.apply(y, centers, precision))

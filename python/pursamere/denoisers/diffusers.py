@@ -11,7 +11,7 @@ from pursamere._validation import check_choice
 from pursamere.denoisers._network import NetworkDenoiser, check_label, check_network, require_attributes
 from pursamere.denoisers._timesteps import DiscreteSchedule, without_variance
 
-# A "learned" embedding knows integers alone; "fourier" and a centred input belong to variance-exploding networks.
+# A "learned" embedding knows integers alone; "fourier" and a centered input belong to variance-exploding networks.
 _SUPPORTED = {"time_embedding_type": "positional", "class_embed_type": None, "center_input_sample": False}
 
 

@@ -75,7 +75,7 @@ class GaussianMixture(nn.Module):
     def forward(self, y: Tensor, sigma: float) -> Tensor:
         """Return the posterior mean [N, C, H, W] at ``y`` [N, C, H, W], N at least 0, in the dtype of ``y``.
 
-        NaN or infinity in ``y`` is not looked for, which would cost a synchronisation a call; it shows in the result.
+        NaN or infinity in ``y`` is not looked for, which would cost a synchronization a call; it shows in the result.
 
         Raises:
             TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._validation import check_finite, check_integer, check_nonnegative, check_positive, check_tensor
-from pursamere.denoisers._posterior import Centres, posterior_mean
+from pursamere.denoisers._posterior import Centers, posterior_mean
 from pursamere.denoisers._query import check_query
 
 
@@ -24,7 +24,7 @@ class KernelDensity(nn.Module):
     which by Tweedie's formula is ``y + sigma^2 * score``, the score being that of the mixture of ``N(image_i, s^2 I)``.
 
     The images are visited in blocks, so working memory depends neither on their number nor on that of the queries; the
-    inputs, the outputs and one centred working copy of the images (as many bytes as the images in the dtype of ``y``)
+    inputs, the outputs and one centered working copy of the images (as many bytes as the images in the dtype of ``y``)
     come on top. Differentiable twice in ``y`` by closed forms, with the same memory; a call may keep up to 2^22 weights
     for them. Half precision is computed in float32, other dtypes in the dtype of ``y``; autocast has no effect.
 
@@ -54,12 +54,12 @@ class KernelDensity(nn.Module):
         self.block_size = check_integer("block_size", block_size, low=1)
         check_finite("images", torch.stack(torch.aminmax(images.detach())))  # no temporary of the size of the images
         self.register_buffer("images", images.detach(), persistent=False)
-        self._working_copy: tuple[Tensor, int, torch.dtype, Tensor, Centres] | None = None
+        self._working_copy: tuple[Tensor, int, torch.dtype, Tensor, Centers] | None = None
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
         """Return the posterior mean [N, C, H, W] at ``y`` [N, C, H, W], N at least 0, in the dtype of ``y``.
 
-        NaN or infinity in ``y`` is not looked for, which would cost a synchronisation a call; it shows in the result.
+        NaN or infinity in ``y`` is not looked for, which would cost a synchronization a call; it shows in the result.
 
         Raises:
             TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
@@ -68,12 +68,12 @@ class KernelDensity(nn.Module):
         check_query(y, "images", self.images.shape[1:], self.images.device)
         sigma = check_positive("sigma", sigma)
         dtype = torch.promote_types(y.dtype, torch.float32)
-        origin, centres = self._centred(dtype)
+        origin, centers = self._centered(dtype)
         scale = math.hypot(sigma, self.bandwidth)
         # Beyond this bound rounding decides between nearby images; below it, 1 / s^4 times rounding errors stays small.
         precision = min(1.0 / scale, torch.finfo(dtype).eps ** -0.625) ** 2
         query = y.to(dtype).flatten(1) - origin
-        result = posterior_mean(query, centres, precision)
+        result = posterior_mean(query, centers, precision)
         if self.bandwidth > 0.0:
             result = torch.lerp(result, query, (self.bandwidth / scale) ** 2)
         return (result + origin).view(y.shape).to(y.dtype)
@@ -82,7 +82,7 @@ class KernelDensity(nn.Module):
         """Return the arguments for ``repr``."""
         return f"images={tuple(self.images.shape)}, bandwidth={self.bandwidth:g}, block_size={self.block_size}"
 
-    def _centred(self, dtype: torch.dtype) -> tuple[Tensor, Centres]:
+    def _centered(self, dtype: torch.dtype) -> tuple[Tensor, Centers]:
         """Return the mean [d] of the images and the images about it, made once per dtype, device and state of images.
 
         Centring keeps the logits, and with them their rounding errors, small.
@@ -94,7 +94,7 @@ class KernelDensity(nn.Module):
             origin = flat.mean(0, dtype=dtype)
             points = flat.to(dtype, copy=True).sub_(origin)
             half_norms = torch.linalg.vector_norm(points, dim=1).square_().mul_(-0.5)
-            cached = images, version, dtype, origin, Centres(points, half_norms, self.block_size)
+            cached = images, version, dtype, origin, Centers(points, half_norms, self.block_size)
             self._working_copy = cached
         return cached[3:]
 

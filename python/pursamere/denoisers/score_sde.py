@@ -55,8 +55,10 @@ def _times(values: list[float]) -> Tensor:
 
 
 class _FromScoreSDE(NetworkDenoiser):
-    def __init__(self, score_fn: ScoreFunction, schedule: _SDESchedule, centred: bool, inner: nn.Module | None) -> None:
-        super().__init__(score_fn, schedule, "score", centred=centred)
+    def __init__(
+        self, score_fn: ScoreFunction, schedule: _SDESchedule, centered: bool, inner: nn.Module | None
+    ) -> None:
+        super().__init__(score_fn, schedule, "score", centered=centered)
         self.inner = inner
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
@@ -64,12 +66,12 @@ class _FromScoreSDE(NetworkDenoiser):
 
 
 def from_score_sde(
-    score_fn: ScoreFunction, sde: Any, *, centred: bool, network: nn.Module | None = None
+    score_fn: ScoreFunction, sde: Any, *, centered: bool, network: nn.Module | None = None
 ) -> NetworkDenoiser:
     """Return the denoiser of a score model that was trained with the noise of a stochastic differential equation.
 
-    With ``z = 2 y - 1`` and ``s = 2 sigma`` if ``centred``, else ``z = y`` and ``s = sigma``, the score is asked for at
-    ``alpha z`` and the time t at which the equation multiplies the image by ``alpha`` and the noise by
+    With ``z = 2 y - 1`` and ``s = 2 sigma`` if ``centered``, else ``z = y`` and ``s = sigma``, the score is asked for
+    at ``alpha z`` and the time t at which the equation multiplies the image by ``alpha`` and the noise by
     ``sigma_t = alpha s``; by Tweedie's formula the denoised image is ``(alpha z + sigma_t^2 score) / alpha``.
 
     Args:
@@ -78,7 +80,7 @@ def from_score_sde(
         sde: a ``VPSDE``, ``subVPSDE`` or ``VESDE``: ``marginal_prob(x [M, 1, 1, 1], t [M])``, in float64, returns the
             mean and the standard deviation [M] at the times t, and ``T`` is the last time. Times before 1e-5, where
             the public code's training starts, are not used.
-        centred: the range of the data, ``config.data.centered`` of the public code: True for images in [-1, 1], usual
+        centered: the range of the data, ``config.data.centered`` of the public code: True for images in [-1, 1], usual
             for variance-preserving models, False for [0, 1], usual for variance-exploding ones.
         network: the module inside ``score_fn``, if ``score_fn`` is none itself, so that its parameters are those of the
             denoiser, and its mode, device and dtype are seen. Put it in evaluation mode. A copy of the denoiser calls
@@ -88,7 +90,7 @@ def from_score_sde(
         An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
 
     Raises:
-        TypeError: ``score_fn`` is a path or not callable, ``sde`` has no ``marginal_prob`` or no ``T``, ``centred`` is
+        TypeError: ``score_fn`` is a path or not callable, ``sde`` has no ``marginal_prob`` or no ``T``, ``centered`` is
             no bool, or ``network`` is no ``nn.Module``.
         ValueError: the equation's noise does not grow; in a call, ``sigma`` is outside its range, or ``y`` or the
             output has a wrong shape.
@@ -97,8 +99,8 @@ def from_score_sde(
     if not callable(score_fn):
         raise TypeError(f"score_fn must be callable as score_fn(x, t), got {type(score_fn).__name__}")
     require_attributes("sde", sde, "marginal_prob", "T")
-    if not isinstance(centred, bool):
-        raise TypeError(f"centred must be a bool, got {type(centred).__name__}")
+    if not isinstance(centered, bool):
+        raise TypeError(f"centered must be a bool, got {type(centered).__name__}")
     schedule = _SDESchedule(sde)
     check_schedule("sde", schedule)
-    return _FromScoreSDE(score_fn, schedule, centred, None if network is None else check_network("network", network))
+    return _FromScoreSDE(score_fn, schedule, centered, None if network is None else check_network("network", network))

@@ -1,8 +1,18 @@
 """How robust a model is, measured by a protocol of attacks and believed only in the worst case."""
 
-from .checks import Check
+from .checks import MaskingCheck
 from .evaluate import IncompleteRunError, evaluate
 from .protocol import PRESETS, Attack, Protocol
-from .summary import Line, Result, Share
+from .summary import AttackResult, Proportion, Result
 
-__all__ = ["PRESETS", "Attack", "Check", "IncompleteRunError", "Line", "Protocol", "Result", "Share", "evaluate"]
+__all__ = [
+    "PRESETS",
+    "Attack",
+    "AttackResult",
+    "IncompleteRunError",
+    "MaskingCheck",
+    "Proportion",
+    "Protocol",
+    "Result",
+    "evaluate",
+]

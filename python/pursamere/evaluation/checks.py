@@ -17,7 +17,7 @@ from pursamere.derivative_check import Agreement
 from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
 
 if TYPE_CHECKING:
-    from pursamere.evaluation.summary import Line
+    from pursamere.evaluation.summary import AttackResult
 
 # A share of the samples, at least one of them, that a comparison may be off by.
 TOLERANCE = 0.02
@@ -32,7 +32,7 @@ EXPLODING = 1e6
 
 
 @dataclass(frozen=True)
-class Check:
+class MaskingCheck:
     """Whether a sign of masking was absent, and the figures."""
 
     name: str
@@ -41,20 +41,20 @@ class Check:
 
 
 def masking_checks(
-    lines: Sequence[Line], eps: Sequence[float], is_random: bool, derivative: Agreement | None
-) -> list[Check]:
+    lines: Sequence[AttackResult], eps: Sequence[float], is_random: bool, derivative: Agreement | None
+) -> list[MaskingCheck]:
     """All checks that the attacks run allow; those that lack an attack, or compared derivatives, are left out."""
-    checks: list[Check | None] = []
+    checks: list[MaskingCheck | None] = []
     for radius in eps:
         here = [line for line in lines if line.eps == radius and not line.attack.sweep]
         checks += [_black_box(here, radius), _more_steps(here, radius), _identity(here, radius), _flat(here, radius)]
     checks += [*_sweeps(lines), _gradients(lines), _warnings(lines)]
     if derivative is not None:  # a wrong one has been refused
         detail = f"autograd and finite differences of a purification step: {derivative}"
-        checks.append(Check("derivative", derivative.is_known, detail))
+        checks.append(MaskingCheck("derivative", derivative.is_known, detail))
     if is_random:
-        detail = "the defence draws fresh noise in every call: what misled it once may not do so again"
-        checks.append(Check("deterministic", False, detail))
+        detail = "the defense draws fresh noise in every call: what misled it once may not do so again"
+        checks.append(MaskingCheck("deterministic", False, detail))
     return [check for check in checks if check is not None]
 
 
@@ -67,7 +67,7 @@ class _OnSamples:
         fell: those that then fell to it.
     """
 
-    def __init__(self, lines: Iterable[Line], samples: int) -> None:
+    def __init__(self, lines: Iterable[AttackResult], samples: int) -> None:
         self.meant, self.tried, self.fell = (torch.zeros(samples, dtype=torch.bool, device="cpu") for _ in range(3))
         for line in lines:
             rows = torch.tensor(line.rows, device="cpu")
@@ -77,7 +77,7 @@ class _OnSamples:
             self.fell[rows] |= line.tried & ~line.correct
 
 
-def _both(one: Line, other: Line) -> tuple[Tensor, Tensor]:
+def _both(one: AttackResult, other: AttackResult) -> tuple[Tensor, Tensor]:
     """Which samples withstood each of two attacks, bool [n] over the n samples that both tried."""
     samples = 1 + max(*one.rows, *other.rows)
     first, second = _OnSamples([one], samples), _OnSamples([other], samples)
@@ -85,7 +85,7 @@ def _both(one: Line, other: Line) -> tuple[Tensor, Tensor]:
     return ~first.fell[common], ~second.fell[common]
 
 
-def _black_box(lines: list[Line], eps: float) -> Check | None:
+def _black_box(lines: list[AttackResult], eps: float) -> MaskingCheck | None:
     """Black-box attacks must not find what white-box attacks miss."""
     samples = 1 + max((row for line in lines for row in line.rows), default=-1)
     black, white = (
@@ -96,7 +96,7 @@ def _black_box(lines: list[Line], eps: float) -> Check | None:
         return None
     missed = int((black.fell & white.tried & ~white.fell).sum())
     allowed = _allowed(count)
-    return Check(
+    return MaskingCheck(
         f"black-box, eps {eps:.4g}",
         missed <= allowed,
         f"{missed} of {count} samples fell to black-box attacks only (at most {allowed} allowed)",
@@ -107,11 +107,11 @@ def _allowed(samples: int) -> int:
     return max(1, int(TOLERANCE * samples))
 
 
-def _named(lines: Iterable[Line], name: str) -> Line | None:
+def _named(lines: Iterable[AttackResult], name: str) -> AttackResult | None:
     return next((line for line in lines if line.attack.name == name), None)
 
 
-def _more_steps(lines: list[Line], eps: float) -> Check | None:
+def _more_steps(lines: list[AttackResult], eps: float) -> MaskingCheck | None:
     """More steps of the same attack must not find less."""
     short, long = _named(lines, SHORT), _named(lines, LONG)
     if short is None or long is None:
@@ -120,7 +120,7 @@ def _more_steps(lines: list[Line], eps: float) -> Check | None:
     if not len(after_short):
         return None
     few, many = float(after_short.double().mean()), float(after_long.double().mean())
-    return Check(
+    return MaskingCheck(
         f"more steps, eps {eps:.4g}",
         many - few <= TOLERANCE,
         f"accuracy {few:.3f} after {short.attack.steps} steps of PGD, {many:.3f} after "
@@ -128,7 +128,7 @@ def _more_steps(lines: list[Line], eps: float) -> Check | None:
     )
 
 
-def _identity(lines: list[Line], eps: float) -> Check | None:
+def _identity(lines: list[AttackResult], eps: float) -> MaskingCheck | None:
     """BPDA must not do better than the exact gradient by more than a margin."""
     comparable = [line for line in lines if not line.attack.survivors_only and not line.attack.is_black_box]
     pairs: list[tuple[float, float, str]] = []
@@ -142,7 +142,7 @@ def _identity(lines: list[Line], eps: float) -> Check | None:
     if not pairs:
         return None
     through_exact, through_identity, name = max(pairs, key=lambda pair: pair[0] - pair[1])
-    return Check(
+    return MaskingCheck(
         f"identity against exact, eps {eps:.4g}",
         through_exact - through_identity <= IDENTITY_MARGIN,
         f"{name}: accuracy {through_exact:.3f} with the exact gradient, {through_identity:.3f} "
@@ -150,7 +150,7 @@ def _identity(lines: list[Line], eps: float) -> Check | None:
     )
 
 
-def _flat(lines: list[Line], eps: float) -> Check | None:
+def _flat(lines: list[AttackResult], eps: float) -> MaskingCheck | None:
     """The loss of the long attack must have come to rest: many more steps must not find more, where they were run."""
     line, longest = _named(lines, LONG), _named(lines, LONGEST)
     if line is None:
@@ -160,7 +160,7 @@ def _flat(lines: list[Line], eps: float) -> Check | None:
         if not len(after_long):
             return None
         more, allowed = int((after_long & ~after_longest).sum()), _allowed(len(after_long))
-        return Check(
+        return MaskingCheck(
             f"loss at rest, eps {eps:.4g}",
             more <= allowed,
             f"{more} of {len(after_long)} samples fell to {longest.attack.steps:,} steps of PGD that withstood "
@@ -174,7 +174,7 @@ def _flat(lines: list[Line], eps: float) -> Check | None:
     fall = curve[0] - curve[-1]
     late = curve[-1 - len(curve) // 10] - curve[-1]
     share = late / fall if fall > 0 else 0.0
-    return Check(
+    return MaskingCheck(
         f"loss at rest, eps {eps:.4g}",
         share <= LAST_TENTH,
         f"{share:.1%} of the fall of the mean margin of {LONG} lies in the last tenth of its steps (at most "
@@ -182,9 +182,9 @@ def _flat(lines: list[Line], eps: float) -> Check | None:
     )
 
 
-def _sweeps(lines: Iterable[Line]) -> list[Check]:
+def _sweeps(lines: Iterable[AttackResult]) -> list[MaskingCheck]:
     """Robust accuracy must fall to zero as eps grows, under each attack that was run at many radii."""
-    sweeps: dict[str, list[Line]] = {}
+    sweeps: dict[str, list[AttackResult]] = {}
     for line in lines:
         if line.attack.sweep:
             sweeps.setdefault(line.attack.name, []).append(line)
@@ -194,7 +194,7 @@ def _sweeps(lines: Iterable[Line]) -> list[Check]:
         values = ", ".join(f"{line.share.value:.3f} at {line.eps:.4g}" for line in ordered)
         rises = any(b.share.value > a.share.value + END_OF_SWEEP for a, b in pairwise(ordered))
         checks.append(
-            Check(
+            MaskingCheck(
                 "accuracy falls with eps" + (f", {name}" if len(sweeps) > 1 else ""),
                 ordered[-1].share.value <= END_OF_SWEEP and not rises,
                 f"{values} (at most {END_OF_SWEEP:g} may be left at the end, or be gained on the way)",
@@ -203,7 +203,7 @@ def _sweeps(lines: Iterable[Line]) -> list[Check]:
     return checks
 
 
-def _gradients(lines: Sequence[Line]) -> Check | None:
+def _gradients(lines: Sequence[AttackResult]) -> MaskingCheck | None:
     """Gradients that are zero, or of wildly different size, steer an attack nowhere."""
     seen = [line for line in lines if line.gradients and line.attack.gradient == "exact"]
     if not seen:
@@ -211,7 +211,7 @@ def _gradients(lines: Sequence[Line]) -> Check | None:
     count = sum(line.gradients["count"] for line in seen)
     zero = sum(line.gradients["zero"] for line in seen) / count
     ratio = max(line.gradients["largest"] / max(line.gradients["median"], 1e-300) for line in seen)
-    return Check(
+    return MaskingCheck(
         "gradients",
         zero <= ZERO_GRADIENTS and ratio <= EXPLODING,
         f"{zero:.2%} of {count:,.0f} exact gradients are zero (at most {ZERO_GRADIENTS:.0%} allowed); the largest is "
@@ -219,7 +219,7 @@ def _gradients(lines: Sequence[Line]) -> Check | None:
     )
 
 
-def _warnings(lines: Sequence[Line]) -> Check | None:
+def _warnings(lines: Sequence[AttackResult]) -> MaskingCheck | None:
     """No attack may have been blind, or have complained."""
     said = [
         f"{line.attack.name}, eps {line.eps:.4g}: {text}"
@@ -227,6 +227,6 @@ def _warnings(lines: Sequence[Line]) -> Check | None:
         for text in (line.blind_reason, *line.flags)
         if text
     ]
-    return Check(
+    return MaskingCheck(
         "attacks could see", not said, "; ".join(said) or "no NaN or infinite logits or gradients, no warnings"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from pursamere._environment import package_version, versions
 from pursamere._validation import check_integer
-from pursamere.cli.info import package_version, versions
 
 _PACKAGES = ("matplotlib", "pyautoattack", "safetensors", "scikit-learn")
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pursamere._environment import package_version, versions
 from pursamere._output import claim, require_own
 from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_integer, check_positive
 from pursamere.attacks._balls import check_labels, check_problem
 from pursamere.attacks._pyautoattack import check_size
-from pursamere.cli.info import package_version, versions
 from pursamere.evaluation.classes import find_class_names
 from pursamere.evaluation.determinism import CHECKED, check_deterministic
 from pursamere.evaluation.environment import describe_environment
@@ -140,7 +140,7 @@ def evaluate(
     target.check_attackable(images[:CHECKED], gradients, seed)
     derivative = target.check_derivative(protocol.attacks, images)
     with cpu_threads(1):  # the last bits may depend on it
-        behaviour = target.behaviour_sha256(images[:CHECKED], seed)
+        behavior = target.behavior_sha256(images[:CHECKED], seed)
     config = {
         "format": _FORMAT,
         "data": {
@@ -155,7 +155,7 @@ def evaluate(
             "random": target.is_random,
             "names_classes": getattr(model, "class_names", None) is not None,
             "sha256": target.sha256(),
-            "logits_sha256": behaviour,
+            "logits_sha256": behavior,
         },
         "versions": {**versions(), "pyautoattack": package_version("pyautoattack")},
         "device": images.device.type,
@@ -247,7 +247,7 @@ def _run_chunk(
 
             outcome, adversarial = run_unit(target, unit, part, answers, alive, norm=norm, seed=seed, progress=progress)
             run.save(unit, outcome, adversarial if keep_adversarial and unit.attack.name != CLEAN else None)
-        # Those that were not attacked were judged all the same, a random defence with other noise: nothing follows.
+        # Those that were not attacked were judged all the same, a random defense with other noise: nothing follows.
         correct = torch.tensor(outcome.correct, device=images.device)
         correct |= ~torch.tensor(outcome.attacked, device=images.device)
         if unit.attack.name == CLEAN:

@@ -89,7 +89,7 @@ def _rows(target: Target, images: Tensor, adversarial: Tensor) -> list[Row]:
     for title, batch in pairs:
         target.reset(0)
         purified = nan_where_not_finite(target.purifier, batch, tuple(batch.shape[1:]))
-        target.reset(0)  # a random defence draws the same for the decision as for the picture
+        target.reset(0)  # a random defense draws the same for the decision as for the picture
         rows.append((f"purified\n{title}", purified, target.logits(batch)))
     return rows
 
@@ -103,8 +103,8 @@ def _draw(rows: list[Row], labels: list[int], below: list[str]) -> bytes:
         predictions = torch.where(finite, logits.argmax(1), -1).tolist()
         for axis, image, predicted, label in zip(line, pixels, predictions, labels, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            said, colour = "NaN" if predicted < 0 else str(predicted), _RIGHT if predicted == label else _WRONG
-            axis.set_title(said, fontsize=10, color=colour, pad=3)
+            said, color = "NaN" if predicted < 0 else str(predicted), _RIGHT if predicted == label else _WRONG
+            axis.set_title(said, fontsize=10, color=color, pad=3)
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(title, fontsize=9)

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pursamere._extras import require
-from pursamere.cli.errors import printable
-from pursamere.demo.statistics import wilson_interval
+from pursamere._text import printable
 from pursamere.evaluation.protocol import CLEAN, Attack
+from pursamere.evaluation.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    from pursamere.evaluation.summary import Line, Result, Share
+    from pursamere.evaluation.summary import AttackResult, Proportion, Result
 
 WORST = "#cf222e"
 _CLEAN = "#1a7f37"
 # By how an attack sees the model; the legend of the bars.
 _SIGHT = {"exact gradient": "#0969da", "surrogate gradient": "#8250df", "no gradient of the model": "#8c959f"}
-_COLOURS = (
+_COLORS = (
     "#0969da",
     "#bf8700",
     "#8250df",
@@ -62,21 +62,21 @@ def accuracy_plot(result: Result) -> bytes:
     figure = new_figure(_WIDTH, 4.2)
     axis = figure.subplots()
     clean = next(line for line in result.lines if line.attack.name == CLEAN)
-    sweeps: dict[str, list[Line]] = {}
+    sweeps: dict[str, list[AttackResult]] = {}
     for line in result.lines:
         if line.attack.sweep:
             sweeps.setdefault(line.attack.name, []).append(line)
-    for colour, (name, lines) in zip(_COLOURS * len(sweeps), sweeps.items(), strict=False):
+    for color, (name, lines) in zip(_COLORS * len(sweeps), sweeps.items(), strict=False):
         rows = lines[0].rows[: lines[0].attack.samples]
         points = [(0.0, int(clean.correct[torch.tensor(rows, device="cpu")].sum()), len(rows))]
         points += sorted((line.eps, line.share.count, line.share.samples) for line in lines)
         low, high = zip(*(wilson_interval(count, samples) for _, count, samples in points), strict=True)
         eps = [point[0] for point in points]
         label = f"{plain(name)}: {_method(lines[0].attack)}, {len(rows)} samples"
-        axis.plot(eps, [count / samples for _, count, samples in points], marker="o", color=colour, label=label)
-        axis.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(eps, [count / samples for _, count, samples in points], marker="o", color=color, label=label)
+        axis.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
     shares = [(0.0, result.clean), *result.worst_case.items()]
-    for label, colour, marker, part in (
+    for label, color, marker, part in (
         (f"no attack, {result.clean.samples} samples", _CLEAN, "s", shares[:1]),
         (f"worst case over all attacks, {result.clean.samples} samples", WORST, "D", shares[1:]),
     ):
@@ -85,7 +85,7 @@ def accuracy_plot(result: Result) -> bytes:
             [share.value for _, share in part],
             yerr=_errors([share for _, share in part]),
             fmt=marker,
-            color=colour,
+            color=color,
             capsize=4,
             label=label,
             zorder=3,
@@ -109,7 +109,7 @@ def loss_plot(result: Result) -> bytes | None:
     curves = [line for line in result.lines if line.curve and not line.attack.sweep]
     if not curves:
         return None
-    # The same colour for an attack under every gradient, which the dashes tell apart.
+    # The same color for an attack under every gradient, which the dashes tell apart.
     families = list(dict.fromkeys(_family(line.attack) for line in curves))
     figure, axes = _panels(result.eps, 3.6)
     handles: dict[str, Any] = {}
@@ -122,7 +122,7 @@ def loss_plot(result: Result) -> bytes | None:
             (handles[name],) = axis.plot(
                 range(1, len(line.curve) + 1),
                 line.curve,
-                color=_COLOURS[families.index(_family(line.attack)) % len(_COLOURS)],
+                color=_COLORS[families.index(_family(line.attack)) % len(_COLORS)],
                 linestyle=_DASHES[line.attack.gradient],
                 linewidth=1.5,
                 marker="." if len(line.curve) == 1 else None,
@@ -162,16 +162,16 @@ def bar_plot(result: Result) -> bytes:
         axis.set_ylim(end + 0.6, -0.6)
     patch = require("matplotlib.patches", extra="evaluation").Patch
     seen = {_sight(line.attack) for line in lines}
-    handles = [patch(color=colour, label=label) for label, colour in _SIGHT.items() if label in seen]
+    handles = [patch(color=color, label=label) for label, color in _SIGHT.items() if label in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(_SIGHT), frameon=False, fontsize=9)
     return to_png(figure)
 
 
-def _label(line: Line) -> str:
+def _label(line: AttackResult) -> str:
     return plain(line.attack.name) + (f" ({line.attack.samples} samples)" if line.attack.samples is not None else "")
 
 
-def told(line: Line) -> str:
+def told(line: AttackResult) -> str:
     """What an attack on survivors did, whose accuracy would say nothing."""
     attacked = int(line.attacked.sum())
     return f"broke {attacked - int((line.correct & line.attacked).sum())} of {attacked} survivors"
@@ -191,12 +191,12 @@ def _panels(eps: Sequence[float], height: float) -> tuple[Any, list[Any]]:
     return figure, axes[: len(eps)]
 
 
-def _bar(axis: Any, position: int, share: Share, colour: str) -> None:
-    axis.barh(position, share.value, xerr=_errors([share]), color=colour, height=0.68, ecolor="#1f2328", capsize=2)
+def _bar(axis: Any, position: int, share: Proportion, color: str) -> None:
+    axis.barh(position, share.value, xerr=_errors([share]), color=color, height=0.68, ecolor="#1f2328", capsize=2)
     axis.text(1.02, position, f"{share.value:.3f}", va="center", fontsize=8)
 
 
-def _errors(shares: Sequence[Share]) -> list[list[float]]:
+def _errors(shares: Sequence[Proportion]) -> list[list[float]]:
     """The intervals as matplotlib wants them: distances below and above, never negative by rounding."""
     below = [max(0.0, share.value - share.interval[0]) for share in shares]
     return [below, [max(0.0, share.interval[1] - share.value) for share in shares]]

@@ -191,7 +191,7 @@ PRESETS = {
 
 def sweep_radii(norm: str, eps: tuple[float, ...]) -> tuple[float, ...]:
     """The radii at which "sweep" attacks are run: from half the smallest to one at which nothing can be robust."""
-    if norm == "linf":  # at 0.5 any image can be made grey
+    if norm == "linf":  # at 0.5 any image can be made gray
         end = max(0.5, 2 * max(eps))
         beyond = [radius for radius in (1.5 * max(eps), 2.0 * max(eps)) if radius < end] + [end]
     else:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pursamere.cli.errors import printable
+from pursamere._text import printable
 from pursamere.evaluation.classes import classes_told
 from pursamere.evaluation.determinism import CHECKED
 from pursamere.evaluation.plots import NORMS, told
@@ -15,7 +15,7 @@ from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack
 from pursamere.evaluation.target import EOT_SAMPLES
 
 if TYPE_CHECKING:
-    from pursamere.evaluation.summary import Line, Result
+    from pursamere.evaluation.summary import AttackResult, Result
 
 ACCURACY, BARS, LOSS, GRID = "accuracy.png", "attacks.png", "loss.png", "pictures.png"
 # Fewer samples make no headline (evaluation protocol, point 6).
@@ -95,7 +95,7 @@ def _made(result: Result) -> list[str]:
         points.append(f"Not run: {escape(skipped)}.")
     if result.config["model"]["random"]:
         points.append(
-            f"The defence is random. Gradients are of logits averaged over {EOT_SAMPLES} draws of its noise, and what "
+            f"The defense is random. Gradients are of logits averaged over {EOT_SAMPLES} draws of its noise, and what "
             "an attack found is judged with one further draw: another draw gives other figures, and an attacker who "
             "may try again does better."
         )
@@ -143,7 +143,7 @@ def _attacks(result: Result, eps: float) -> str:
     return _table(header, rows, right=(3, 4, 5))
 
 
-def _attack(line: Line) -> tuple[str, str, str, str, str, str]:
+def _attack(line: AttackResult) -> tuple[str, str, str, str, str, str]:
     attack = line.attack
     return (
         escape(attack.name),
@@ -218,7 +218,7 @@ def _losses(pictures: Collection[str]) -> list[str]:
 
 def _grid(result: Result, pictures: Collection[str]) -> list[str]:
     if GRID not in pictures:
-        return ["None: the adversarial images were not kept, or are neither grey nor RGB."]
+        return ["None: the adversarial images were not kept, or are neither gray nor RGB."]
     again = " The purifier drew fresh noise for this picture." if result.config["model"]["random"] else ""
     return [
         f"The first samples that some attack broke at eps {max(result.eps):.4g}, then others if these are too few; no "

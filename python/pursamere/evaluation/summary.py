@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pursamere._extras import require
-from pursamere.demo.statistics import wilson_interval
 from pursamere.derivative_check import Agreement
-from pursamere.evaluation.checks import Check, masking_checks
+from pursamere.evaluation.checks import MaskingCheck, masking_checks
 from pursamere.evaluation.course import joined
 from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.html_page import html_page
@@ -26,6 +25,7 @@ from pursamere.evaluation.pictures import picture_grid
 from pursamere.evaluation.plots import accuracy_plot, bar_plot, loss_plot
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.evaluation.report import ACCURACY, BARS, GRID, LOSS, markdown_report, title
+from pursamere.evaluation.statistics import wilson_interval
 from pursamere.evaluation.target import Target
 from pursamere.evaluation.units import Outcome, Unit
 
@@ -35,7 +35,7 @@ _COLUMNS = ("sample", "label", "eps", "attack", "attacked", "blind", "prediction
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """A number of samples out of all, with its 95 % Wilson interval."""
 
     count: int
@@ -61,7 +61,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Line:
+class AttackResult:
     """What one attack did at one radius, over all chunks.
 
     Attributes:
@@ -101,9 +101,9 @@ class Line:
         return int((~self.saw).sum())
 
     @property
-    def share(self) -> Share:
+    def share(self) -> Proportion:
         """The accuracy on the samples that were attacked: for attacks on survivors, how many of these are left."""
-        return Share(int((self.correct & self.attacked).sum()), max(1, int(self.attacked.sum())))
+        return Proportion(int((self.correct & self.attacked).sum()), max(1, int(self.attacked.sum())))
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ class Result:
     environment: dict[str, Any]
     norm: str
     eps: tuple[float, ...]
-    lines: list[Line]
-    clean: Share
-    worst_case: dict[float, Share]
+    lines: list[AttackResult]
+    clean: Proportion
+    worst_case: dict[float, Proportion]
     withstood: dict[float, Tensor]
-    checks: list[Check]
+    checks: list[MaskingCheck]
     skipped: dict[str, str]
     cost: dict[str, Any] = field(default_factory=dict)
 
@@ -176,7 +176,7 @@ def summarize(
         eps=eps,
         lines=lines,
         clean=clean.share,
-        worst_case={radius: Share(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
+        worst_case={radius: Proportion(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
         withstood=withstood,
         checks=masking_checks(lines, eps, target.is_random, derivative),
         skipped=skipped,
@@ -267,14 +267,14 @@ def _table(found: Sequence[tuple[Unit, Outcome]], labels: list[int]) -> str:
     return text.getvalue()
 
 
-def _merge(found: Sequence[tuple[Unit, Outcome]]) -> list[Line]:
+def _merge(found: Sequence[tuple[Unit, Outcome]]) -> list[AttackResult]:
     groups: dict[tuple[str, float], list[tuple[Unit, Outcome]]] = {}
     for unit, outcome in found:
         groups.setdefault((unit.attack.name, unit.eps), []).append((unit, outcome))
     return [_line(group) for group in groups.values()]
 
 
-def _line(group: list[tuple[Unit, Outcome]]) -> Line:
+def _line(group: list[tuple[Unit, Outcome]]) -> AttackResult:
     outcomes = [outcome for _, outcome in group]
     rows = [row for unit, _ in group for row in unit.rows]
     attacked, correct, finite, blind = (
@@ -287,7 +287,7 @@ def _line(group: list[tuple[Unit, Outcome]]) -> Line:
     if bool(unnoticed.any()):
         flags.append(f"NaN or infinite logits, which count as wrong, on {_named(rows, unnoticed)}")
     reason = next((outcome.blind_reason for outcome in outcomes if outcome.blind_reason), None)
-    return Line(
+    return AttackResult(
         attack=group[0][0].attack,
         eps=group[0][0].eps,
         rows=rows,
@@ -322,7 +322,7 @@ def _cost(target: Target, images: Tensor) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     rate = len(part) / (time.perf_counter() - start)
     cost: dict[str, Any] = {"images_per_second": round(rate, 1), "peak_memory_mib": round(peak, 1)}
-    evaluations = getattr(target.purifier, "evaluations", None)
-    if evaluations is not None:
-        cost |= {"forward_passes": evaluations.forward, "backward_passes": evaluations.backward}
+    passes = getattr(target.purifier, "network_passes", None)
+    if passes is not None:
+        cost |= {"forward_passes": passes.forward, "backward_passes": passes.backward}
     return cost

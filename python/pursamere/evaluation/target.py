@@ -24,7 +24,7 @@ from pursamere.purifier import Purifier
 
 Model = Callable[[Tensor], Tensor]
 
-# Logits are averaged over so many draws of a random defence's noise when it is attacked.
+# Logits are averaged over so many draws of a random defense's noise when it is attacked.
 EOT_SAMPLES = 4
 
 
@@ -105,11 +105,11 @@ class Target:
 
     @property
     def is_random(self) -> bool:
-        """Whether the defence says that it draws fresh noise in every call."""
+        """Whether the defense says that it draws fresh noise in every call."""
         return self.purifier is not None and self.purifier.random
 
     def reset(self, seed: int) -> None:
-        """Make what a random defence draws from now on a function of ``seed``; nothing for others."""
+        """Make what a random defense draws from now on a function of ``seed``; nothing for others."""
         if self.is_random:
             self.purifier.reset(seed)  # type: ignore[union-attr, operator]
 
@@ -208,12 +208,12 @@ class Target:
         if attack.kind == "transfer" and not self.sources(attack.sources):
             return "there is no such model to transfer from"
         if attack.ere_weight and not isinstance(self.purifier, Purifier):
-            return "the defence has no expected reconstruction error of its own"
+            return "the defense has no expected reconstruction error of its own"
         if attack.kind == "autoattack" and self.is_random:
-            return "its standard version is for deterministic defences"
+            return "its standard version is for deterministic defenses"
         return None
 
-    def behaviour_sha256(self, images: Tensor, seed: int) -> str:
+    def behavior_sha256(self, images: Tensor, seed: int) -> str:
         """A fingerprint of some logits: functions and plain attributes are no parameters, but show in these."""
         self.reset(seed)
         return hashlib.sha256(self.logits(images).float().cpu().numpy().tobytes()).hexdigest()

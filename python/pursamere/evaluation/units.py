@@ -194,7 +194,7 @@ def _attack(
     common["steps"] = attack.steps
     if attack.kind == "transfer":
         return attacks.transfer(model, images, labels, sources=target.sources(attack.sources), **common)
-    # What misleads a random defence once may not do so again, so the attack goes on.
+    # What misleads a random defense once may not do so again, so the attack goes on.
     common |= {
         "loss": attack.loss,
         "restarts": attack.restarts,
@@ -225,7 +225,7 @@ def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, 
 
 
 def _check_legal(name: str, images: Tensor, adversarial: Tensor, norm: str, eps: float) -> None:
-    """A backstop: an attack that cheats would make a defence look worse than it is."""
+    """A backstop: an attack that cheats would make a defense look worse than it is."""
     offset = (adversarial - images).flatten(1)
     length = offset.abs().amax() if norm == "linf" else torch.linalg.vector_norm(offset, dim=1).amax()
     if float(length) > eps * (1 + 1e-5) + 1e-6 or float(adversarial.min()) < 0 or float(adversarial.max()) > 1:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pursamere._validation import check_choice
-from pursamere.checkpoints import load_checkpoint
 from pursamere.datasets import Dataset, load
+from pursamere.models.checkpoints import load_checkpoint
 
 NAMES = ("mnist",)
 _FOLDER = Path(__file__).parent
@@ -21,7 +21,7 @@ class Pretrained:
     """A denoiser and a classifier for one kind of images, and some images to try them on.
 
     Attributes:
-        denoiser: in evaluation mode with frozen parameters, see :class:`pursamere.denoisers.EDMUNet`.
+        denoiser: in evaluation mode with frozen parameters, see :class:`pursamere.models.EDMUNet`.
         classifier: images [N, C, H, W] in [0, 1] to logits, in evaluation mode with frozen parameters.
         test: the first 512 images of the test set, which neither has been trained on, on the CPU.
     """

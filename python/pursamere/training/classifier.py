@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pursamere.datasets import Dataset
-from pursamere.image_classifier import ConvClassifier
+from pursamere.models.conv_classifier import ConvClassifier
 
 from .configuration import ClassifierConfiguration
 from .initial import seeded

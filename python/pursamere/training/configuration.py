@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_nonnegative, check_positive
-from pursamere.denoisers.edm_unet import LARGEST_PATCH, MOST_LAYERS
+from pursamere.models.edm_unet import LARGEST_PATCH, MOST_LAYERS
 from pursamere.noise import MAX_SEED
 
 _STEPS = (1, 2**31 - 1)
@@ -33,7 +33,7 @@ class TrainingConfiguration:
     """
 
     dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
-    steps: int = _setting(1000, "optimiser steps", _STEPS)
+    steps: int = _setting(1000, "optimizer steps", _STEPS)
     batch_size: int = _setting(128, "images per step, over all processes together", (1, 2**16))
     learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up")
     warmup_steps: int = _setting(
@@ -74,13 +74,13 @@ class TrainingConfiguration:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfiguration(TrainingConfiguration):
-    """Settings of ``pursamere train denoiser``; the network's are those of :class:`pursamere.denoisers.EDMUNet`."""
+    """Settings of ``pursamere train denoiser``; the network's are those of :class:`pursamere.models.EDMUNet`."""
 
     channels: tuple[int, ...] = _setting((32, 64), "of the U-Net's levels, from the largest resolution down", _SIZES)
     layers: int = _setting(1, "residual blocks per level", (1, MOST_LAYERS))
     patch: int = _setting(1, "side of the patches in which images enter the network, in pixels", (1, LARGEST_PATCH))
     attention: bool = _setting(False, "attention at the lowest level")
-    groups: int = _setting(8, "of the group normalisation", _SIZES)
+    groups: int = _setting(8, "of the group normalization", _SIZES)
     sigma_data: float = _setting(0.6, "standard deviation of the data in the network's range [-1, 1]")
     sigma_distribution: str = _setting("log-uniform", "log-uniform or log-normal, of the noise levels in training")
     sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units")
@@ -105,7 +105,7 @@ class ClassifierConfiguration(TrainingConfiguration):
         (32, 64), "channels of the stages; every stage but the first halves the resolution", _SIZES
     )
     residual: bool = _setting(False, "a residual block in every other stage (with four stages ResNet-9)")
-    groups: int = _setting(8, "of the group normalisation", _SIZES)
+    groups: int = _setting(8, "of the group normalization", _SIZES)
     shift: int = _setting(1, "training images are moved by up to so many pixels in both directions", (0, 64))
     label_smoothing: float = _setting(0.0, "of the cross-entropy")
 

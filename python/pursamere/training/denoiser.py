@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pursamere.datasets import Dataset
 from pursamere.datasets.loading import representatives
 from pursamere.denoisers import KernelDensity
-from pursamere.denoisers.edm_unet import EDMUNet
+from pursamere.models.edm_unet import EDMUNet
 
 from .configuration import DenoiserConfiguration
 from .initial import seeded
@@ -79,7 +79,7 @@ class DenoiserTask:
     def table(self, network: nn.Module) -> list[dict[str, float]]:
         """The errors of the network, of doing nothing, and of the best kernel density, per noise level.
 
-        The bandwidth of the kernel density is chosen per noise level on the same images, which favours it.
+        The bandwidth of the kernel density is chosen per noise level on the same images, which favors it.
         """
         rows = []
         for sigma in VALIDATION_SIGMAS:

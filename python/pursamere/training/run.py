@@ -15,9 +15,9 @@ from pursamere._extras import require
 from pursamere._files import write_bytes
 from pursamere._output import claim, require_own
 from pursamere._validation import check_supported_device
-from pursamere.checkpoints import save_checkpoint, storage_name
-from pursamere.denoisers.edm_unet import EDMUNet
-from pursamere.image_classifier import ConvClassifier
+from pursamere.models.checkpoints import save_checkpoint, storage_name
+from pursamere.models.conv_classifier import ConvClassifier
+from pursamere.models.edm_unet import EDMUNet
 
 from .classifier import ClassifierTask, build_classifier
 from .configuration import ClassifierConfiguration, DenoiserConfiguration

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pursamere._extras import require
 from pursamere._files import reading, require_form, write_bytes
 from pursamere._validation import check_integer, check_real
-from pursamere.checkpoints import CONFIGURATION, read_configuration
+from pursamere.models.checkpoints import CONFIGURATION, read_configuration
 
 FILE = "training.safetensors"
 _ADVICE = "remove it to train from the beginning"

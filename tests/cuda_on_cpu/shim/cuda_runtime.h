@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "fibres.h"
+#include "fibers.h"
 
 #define __global__
 #define __device__

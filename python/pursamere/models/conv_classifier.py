@@ -10,7 +10,7 @@ from pursamere._validation import LARGEST_SIZE, check_integer, check_names, chec
 
 
 class ConvClassifier(nn.Module):
-    """Stages of convolution, group normalisation and ReLU, each but the first at half the resolution; then a maximum.
+    """Stages of convolution, group normalization and ReLU, each but the first at half the resolution; then a maximum.
 
     With ``residual`` and four stages it is the network known as ResNet-9. Rows do not influence one another.
 
@@ -19,7 +19,7 @@ class ConvClassifier(nn.Module):
         classes: number of classes.
         widths: channels of the stages, multiples of ``groups``. Without ``residual`` a stage has two convolutions.
         residual: give every other stage after the first a residual block of two convolutions.
-        groups: of the group normalisation.
+        groups: of the group normalization.
         class_names: what each logit stands for, different strings; ``None`` if unknown. A data set whose classes have
             other numbers can then be given the network's, see :meth:`pursamere.datasets.Dataset.relabel`.
 

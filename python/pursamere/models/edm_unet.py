@@ -35,7 +35,7 @@ class EDMUNet(nn.Module):
         patch: the images enter as patches of ``patch`` x ``patch`` pixels, each a pixel of ``C * patch^2`` channels,
             which makes a network cheaper by about ``patch^2``.
         attention: whether the lowest level attends.
-        groups: of the group normalisation.
+        groups: of the group normalization.
         sigma_data: standard deviation of the data in the network's range [-1, 1].
         sigma_range: the noise levels that the network is trained for, (lowest, highest) in pixel units. A call with
             another ``sigma`` gives a warning, once.

@@ -15,7 +15,7 @@ def wilson_interval(correct: int, count: int, z: float = _Z95) -> tuple[float, f
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"expected 0 <= correct <= count and count >= 1, got {correct} of {count}")
     share, weight = correct / count, z * z / count
-    centre = (share + weight / 2) / (1 + weight)
+    center = (share + weight / 2) / (1 + weight)
     half = z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
     # Exact at the ends, where rounding would leave a few ulp.
-    return (0.0 if correct == 0 else centre - half), (1.0 if correct == count else centre + half)
+    return (0.0 if correct == 0 else center - half), (1.0 if correct == count else center + half)

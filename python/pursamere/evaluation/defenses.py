@@ -1,4 +1,4 @@
-"""Defences by name, made from values as a command line has them."""
+"""Defenses by name, made from values as a command line has them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import partial
 from typing import Any
 
 from pursamere._validation import check_choice
-from pursamere.baselines import BASELINES, with_evaluations
+from pursamere.baselines import BASELINES, with_passes
 from pursamere.denoisers import Denoiser
 from pursamere.iterative import IterativePurifier
 from pursamere.noise import GaussianNoise
 from pursamere.purifier import Purifier
 
-DEFENCES: dict[str, Callable[..., IterativePurifier]] = {"pursamere": Purifier, **BASELINES}
+DEFENSES: dict[str, Callable[..., IterativePurifier]] = {"pursamere": Purifier, **BASELINES}
 _NOISE = {"noise_seed": "seed", "draws": "draws", "antithetic": "antithetic"}
 
 
-def build_defence(
-    name: str, denoiser: Denoiser, options: Mapping[str, Any], evaluations: int | None = None
+def build_defense(
+    name: str, denoiser: Denoiser, options: Mapping[str, Any], passes: int | None = None
 ) -> IterativePurifier:
     """Return the purifier of that name.
 
@@ -28,13 +28,13 @@ def build_defence(
         denoiser: what it works with.
         options: keyword arguments of its class, but for the noise, which is given by ``noise_seed``, ``draws`` and
             ``antithetic``.
-        evaluations: choose ``steps`` so that purifying an image takes at most so many network passes.
+        passes: choose ``steps`` so that purifying an image takes at most so many network passes.
 
     Raises:
         TypeError: an option's value has the wrong type.
         ValueError: the name or an option is unknown, or a value out of its range.
     """
-    make = DEFENCES[check_choice("defence", name, DEFENCES)]
+    make = DEFENSES[check_choice("defense", name, DEFENSES)]
     known = [option for option in inspect.signature(make).parameters if option not in ("denoiser", "noise")]
     for option in options:
         check_choice(f"an option of {name}", option, (*known, *_NOISE))
@@ -42,6 +42,6 @@ def build_defence(
     chosen = {option: value for option, value in options.items() if option not in _NOISE}
     if noise:
         chosen["noise"] = GaussianNoise(**noise)
-    if evaluations is None:
+    if passes is None:
         return make(denoiser, **chosen)
-    return with_evaluations(partial(make), denoiser, evaluations, **chosen)
+    return with_passes(partial(make), denoiser, passes, **chosen)

@@ -1,4 +1,4 @@
-// Runs the threads of a CUDA block as fibres of one host thread.
+// Runs the threads of a CUDA block as fibers of one host thread.
 //
 // Blocks run one after the other. In a block, a warp runs until each of its lanes has exited or waits at __syncthreads
 // before the next warp gets its turn, and a lane until its next barrier or shuffle. So where a barrier is missing, some
@@ -52,13 +52,13 @@ enum class State { fresh, ready, at_syncthreads, at_syncwarp, at_shuffle, exited
 struct Fibre {
   ucontext_t context;
   void* stack = nullptr;
-  void* fake_stack = nullptr;  // AddressSanitizer's, while the fibre is suspended
+  void* fake_stack = nullptr;  // AddressSanitizer's, while the fiber is suspended
   State state = State::fresh;
   uint64_t sent = 0, received = 0;  // at a shuffle
   int lane_mask = 0;
 };
 
-struct Unwind {};  // thrown in the suspended fibres after an error, so that their stacks are empty again
+struct Unwind {};  // thrown in the suspended fibers after an error, so that their stacks are empty again
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackSize = 256 << 10;
@@ -84,7 +84,7 @@ class Machine {
     gridDim = grid;
     blockDim = block;
     try {
-      while (int(fibres_.size()) < threads_) add_fibre();
+      while (int(fibers_.size()) < threads_) add_fibre();
       const int64_t blocks = int64_t(grid.x) * grid.y * grid.z;
       for (int64_t i = 0; i < blocks; ++i) run_block(reverse_ ? blocks - 1 - i : i);
     } catch (...) {
@@ -116,17 +116,17 @@ class Machine {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     void* stack = static_cast<char*>(memory) + page;
     if (mprotect(stack, kStackSize, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
-    Fibre& fibre = fibres_.emplace_back();
-    fibre.stack = stack;
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = stack;
-    fibre.context.uc_stack.ss_size = kStackSize;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, &Machine::fibre_main, 0);
-    fibre.context.uc_stack = stack_t{};  // or AddressSanitizer would forget this stack's red zones at every switch
+    Fibre& fiber = fibers_.emplace_back();
+    fiber.stack = stack;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stack;
+    fiber.context.uc_stack.ss_size = kStackSize;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Machine::fiber_main, 0);
+    fiber.context.uc_stack = stack_t{};  // or AddressSanitizer would forget this stack's red zones at every switch
   }
 
-  static void fibre_main();
+  static void fiber_main();
 
   void run_thread() {
     try {
@@ -140,14 +140,14 @@ class Machine {
   }
 
   void resume(int thread) {
-    Fibre& fibre = fibres_[thread];
+    Fibre& fiber = fibers_[thread];
     const unsigned t = unsigned(thread);
     threadIdx = uint3{t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
-    fibre.state = State::ready;
-    current_ = &fibre;
+    fiber.state = State::ready;
+    current_ = &fiber;
     void* fake_stack = nullptr;
-    start_switch(&fake_stack, fibre.stack, kStackSize);
-    swapcontext(&host_, &fibre.context);
+    start_switch(&fake_stack, fiber.stack, kStackSize);
+    swapcontext(&host_, &fiber.context);
     finish_switch(fake_stack, nullptr, nullptr);
     current_ = nullptr;
   }
@@ -180,7 +180,7 @@ class Machine {
   void run_lanes(int first, int lanes) {
     for (int i = 0; i < lanes; ++i) {
       const int thread = first + (reverse_ ? lanes - 1 - i : i);
-      const State state = fibres_[thread].state;
+      const State state = fibers_[thread].state;
       if (state != State::fresh && state != State::ready) continue;
       resume(thread);
       if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
@@ -191,7 +191,7 @@ class Machine {
     const bool shuffle = count(first, lanes, State::at_shuffle) == warpSize;
     if (!shuffle && count(first, lanes, State::at_syncwarp) < warpSize) return false;
     Fibre* lane[warpSize];
-    for (int i = 0; i < warpSize; ++i) lane[i] = &fibres_[first + i];
+    for (int i = 0; i < warpSize; ++i) lane[i] = &fibers_[first + i];
     if (shuffle)
       for (int i = 0; i < warpSize; ++i) lane[i]->received = lane[i ^ lane[i]->lane_mask]->sent;
     set_state(first, lanes, State::ready);
@@ -200,8 +200,8 @@ class Machine {
 
   void unwind_suspended() {
     unwinding_ = true;
-    for (int i = 0; i < int(fibres_.size()); ++i) {
-      const State state = fibres_[i].state;
+    for (int i = 0; i < int(fibers_.size()); ++i) {
+      const State state = fibers_[i].state;
       if (state != State::fresh && state != State::exited) resume(i);
     }
     unwinding_ = false;
@@ -209,12 +209,12 @@ class Machine {
   }
 
   int count(int first, int n, State state) const {
-    const auto begin = fibres_.begin() + first;
-    return int(std::count_if(begin, begin + n, [=](const Fibre& fibre) { return fibre.state == state; }));
+    const auto begin = fibers_.begin() + first;
+    return int(std::count_if(begin, begin + n, [=](const Fibre& fiber) { return fiber.state == state; }));
   }
 
   void set_state(int first, int n, State state) {
-    for (int i = first; i < first + n; ++i) fibres_[i].state = state;
+    for (int i = first; i < first + n; ++i) fibers_[i].state = state;
   }
 
   std::string deadlock() const {
@@ -230,7 +230,7 @@ class Machine {
   const std::function<void()>* kernel_ = nullptr;
   bool reverse_ = false;
   int threads_ = 0;
-  std::deque<Fibre> fibres_;  // thread i of the block runs on fibre i; contexts must not move, hence a deque
+  std::deque<Fibre> fibers_;  // thread i of the block runs on fiber i; contexts must not move, hence a deque
   Fibre* current_ = nullptr;
   std::exception_ptr error_;
   bool unwinding_ = false;
@@ -241,7 +241,7 @@ class Machine {
 
 inline Machine machine;
 
-inline void Machine::fibre_main() {
+inline void Machine::fiber_main() {
   finish_switch(nullptr, &machine.host_stack_, &machine.host_stack_size_);
   for (;;) machine.run_thread();
 }

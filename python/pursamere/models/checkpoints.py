@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pursamere._extras import require
 from pursamere._files import write_bytes
 from pursamere._validation import check_choice, check_supported_device
-from pursamere.denoisers.edm_unet import EDMUNet
-from pursamere.image_classifier import ConvClassifier
+from pursamere.models.conv_classifier import ConvClassifier
+from pursamere.models.edm_unet import EDMUNet
 
 WEIGHTS, CONFIGURATION = "model.safetensors", "config.json"
 FORMAT = 1

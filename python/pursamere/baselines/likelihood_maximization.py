@@ -1,4 +1,4 @@
-"""Likelihood maximisation: Adam on the reconstruction error with random noise (Chen et al., 2023)."""
+"""Likelihood maximization: Adam on the reconstruction error with random noise (Chen et al., 2023)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_choice, check_nonnegative
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import Evaluations, Run
+from pursamere.iterative import NetworkPasses, StepMode
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 
@@ -16,15 +16,15 @@ from ._levels import noise_level
 from ._randomness import derived, uniform
 
 
-class LikelihoodMaximisation(AdamPurifier):
-    """Adam on the image x, in a neighbourhood of the input, with another noise and noise level every step.
+class LikelihoodMaximization(AdamPurifier):
+    """Adam on the image x, in a neighborhood of the input, with another noise and noise level every step.
 
     The loss, averaged over pixels, is
 
         (D(x + sigma_t xi, sigma_t) - x)^2,   sigma_t uniform in [sigma_min, sigma_max],
 
     one draw of the expected reconstruction error, which bounds the likelihood that the diffusion model gives to x. It
-    is the purification by likelihood maximisation of "Robust classification via a single diffusion model" (Chen et
+    is the purification by likelihood maximization of "Robust classification via a single diffusion model" (Chen et
     al., arXiv 2305.15241), as we read the authors' public code, whose values the defaults are, in pixel units. The
     image is put back into the ball and [0, 1] after every step; Adam's moments know nothing of that.
 
@@ -35,8 +35,8 @@ class LikelihoodMaximisation(AdamPurifier):
         sigma_max: the largest, at least ``sigma_min``; by default 0.3, clipped alike.
         steps: number of steps, from 0 to 100,000.
         learning_rate: of Adam, about the change of a pixel in a step; positive.
-        radius: of the neighbourhood, in pixel units; infinity for none but the pixel range.
-        norm: shape of the neighbourhood, "linf" or "l2".
+        radius: of the neighborhood, in pixel units; infinity for none but the pixel range.
+        norm: shape of the neighborhood, "linf" or "l2".
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
@@ -78,19 +78,19 @@ class LikelihoodMaximisation(AdamPurifier):
         self.norm = check_choice("norm", norm, functional.NORMS)
 
     @property
-    def evaluations(self) -> Evaluations:
+    def network_passes(self) -> NetworkPasses:
         """The network passes that purifying one image takes, without those for its gradient."""
-        return Evaluations(self.steps, self.steps)
+        return NetworkPasses(self.steps, self.steps)
 
-    def _loss(self, t: int, x: Tensor, x0: Tensor, run: Run) -> Loss:
-        sigma = uniform(run.noise, t, 0, low=self.sigma_min, high=self.sigma_max)
-        noisy = functional.perturb(x, sigma, derived(run.noise, t, 1))[0]
-        denoised = denoise(self.denoiser, noisy, sigma, twice=run.create_graph)
+    def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
+        sigma = uniform(mode.noise, t, 0, low=self.sigma_min, high=self.sigma_max)
+        noisy = functional.perturb(x, sigma, derived(mode.noise, t, 1))[0]
+        denoised = denoise(self.denoiser, noisy, sigma, twice=mode.create_graph)
         return Loss(mean_square(denoised - x), noisy)
 
-    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, run: Run) -> Tensor:
-        if not run.projected:
+    def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:
+        if not mode.projected:
             return x - change
         return functional.accumulate_descend(
-            x, x0, change.unsqueeze(0), None, step="gradient", step_size=1.0, norm=self.norm, radius=self.radius
+            x, x0, change.unsqueeze(0), None, step_rule="gradient", step_size=1.0, norm=self.norm, radius=self.radius
         )

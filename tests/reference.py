@@ -79,32 +79,34 @@ def residual(
     return (2 / draws * slope * r).to(prediction.dtype), (2 / draws * r.sum(dim=0)).to(x.dtype), _per_sample(ere, x)
 
 
-def accumulate_ascend(x: Tensor, per_draw: Tensor, direct: Tensor | None, radius: float) -> tuple[Tensor, Tensor]:
-    """Return x + radius * g / ||g|| and ||g||, with g = direct + sum_k per_draw_k."""
+def accumulate_ascend(
+    x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float
+) -> tuple[Tensor, Tensor]:
+    """Return x + ascent_radius * g / ||g|| and ||g||, with g = direct + sum_k per_draw_k."""
     gradient = _sum(per_draw, direct)
     norm = _norm(gradient)
-    return (_wide(x) + radius * _unit(gradient, norm)).to(x.dtype), _per_sample(norm.flatten(), x)
+    return (_wide(x) + ascent_radius * _unit(gradient, norm)).to(x.dtype), _per_sample(norm.flatten(), x)
 
 
 def accumulate_descend(
     x: Tensor,
-    input: Tensor,
+    start: Tensor,
     per_draw: Tensor,
     direct: Tensor | None,
-    step: str,
+    step_rule: str,
     step_size: float,
-    ball: str,
+    norm: str,
     radius: float,
 ) -> Tensor:
-    """Clip_[0,1](P(x - step_size * u(g))), with g as above and P the projection onto the ball around ``input``."""
+    """Clip_[0,1](P(x - step_size * u(g))), with g as above and P the projection onto the ball around ``start``."""
     gradient = _sum(per_draw, direct)
-    direction = {"gradient": gradient, "unit": _unit(gradient, _norm(gradient)), "sign": gradient.sign()}[step]
-    offset = _wide(x) - step_size * direction - _wide(input)
-    if ball == "linf":
+    direction = {"gradient": gradient, "unit": _unit(gradient, _norm(gradient)), "sign": gradient.sign()}[step_rule]
+    offset = _wide(x) - step_size * direction - _wide(start)
+    if norm == "linf":
         offset = offset.clamp(-radius, radius)
     else:
         offset = offset * (radius / _norm(offset)).clamp(max=1).nan_to_num(nan=1.0)
-    return (_wide(input) + offset).clamp(0, 1).to(x.dtype)
+    return (_wide(start) + offset).clamp(0, 1).to(x.dtype)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,0 +1,7 @@
+"""Networks of the library's own architectures, and their checkpoints."""
+
+from .checkpoints import load_checkpoint, save_checkpoint
+from .conv_classifier import ConvClassifier
+from .edm_unet import EDMUNet
+
+__all__ = ["ConvClassifier", "EDMUNet", "load_checkpoint", "save_checkpoint"]
