@@ -222,7 +222,7 @@ def test_checks_in_compiled_code_are_the_backstop():
         OPS.perturb(x, 0.1, 3, 0, True)
     with pytest.raises(RuntimeError, match=r"prediction must have shape \[draws, \*x.shape\]"):
         OPS.residual(x, torch.rand(2, 2, 4), "denoised", 0.1, 0, False)
-    with pytest.raises(RuntimeError, match="step must be 'gradient', 'unit' or 'sign'"):
+    with pytest.raises(RuntimeError, match="step_rule must be 'gradient', 'unit' or 'sign'"):
         OPS.accumulate_descend(x, x, torch.rand(2, 2, 3), None, "up", 0.1, "linf", 0.1)
     with pytest.raises(RuntimeError, match="direct must have the shape of x"):
         OPS.accumulate_ascend(x, torch.rand(2, 2, 3), torch.rand(2, 4), 0.1)

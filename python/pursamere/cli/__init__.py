@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pursamere._environment import package_version
 from pursamere._extras import MissingExtraError
 from pursamere._text import printable
 from pursamere.cli import demo, evaluate, info, purify, train
