@@ -38,7 +38,7 @@ def uniform(*shape, low=0.0, seed=0):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_linear_loss_is_maximized_in_the_ball_and_the_box(steps):
-    """The maximum of <w, x> is the corner that the signs of w point to; steps of 2 eps in all reach it from anywhere."""
+    """The maximum of <w, x> is the corner given by the signs of w; steps of 2 eps in all reach it from any start."""
     x, weight = uniform(4, 1, 3, 3), uniform(4, 1, 3, 3, low=-1, seed=1)
     start = uniform(*x.shape, low=-1, seed=2)
     found = adversarial_images(lambda images: (weight * images).flatten(1).sum(1), x, start, 0.1, steps)
