@@ -6,7 +6,7 @@ from runs import Target
 
 import pursamere as ps
 from pursamere._threads import cpu_threads
-from pursamere.demo.classifier import train_classifier
+from pursamere.pretrained.digits import train_classifier
 
 EPS = (0.10, 0.15)
 

@@ -33,11 +33,11 @@ def load_network(option: str, source: str, device: torch.device) -> Any:
     from pursamere import ConvClassifier, load_checkpoint, pretrained
     from pursamere.models import EDMUNet
 
-    folder = pretrained.folder(source) / option if source in pretrained.NAMES else source
+    folder = pretrained.folder(source) / option if source in pretrained.SHIPPED else source
     try:
         network = load_checkpoint(folder, device)
     except FileNotFoundError as error:
-        names = " or ".join(pretrained.NAMES)
+        names = " or ".join(pretrained.SHIPPED)
         raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
     kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
     if not isinstance(network, kind):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pursamere._extras import require
 from pursamere.demo import results as names
-from pursamere.demo.classifier import predict
-from pursamere.demo.results import find
+from pursamere.demo.results import find, predict
 from pursamere.demo.run import Demo
 
 SHOWN = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,12 @@ class Result:
             "correct": self.correct.int().tolist(),
             "predictions": None if self.predictions is None else self.predictions.tolist(),
         }
+
+
+@torch.no_grad()
+def predict(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The predicted classes [B] of images [B, C, H, W]."""
+    return model(images).argmax(dim=1)
 
 
 def outcome(model: str, attack: str, eps: float, predictions: Tensor, labels: Tensor) -> Result:

@@ -16,8 +16,7 @@ from pursamere._validation import check_choice, check_integer
 from pursamere.attacks.pgd import Model, pgd
 from pursamere.datasets import Dataset
 from pursamere.demo import results as names
-from pursamere.demo.classifier import predict
-from pursamere.demo.results import Result, outcome, worst_case
+from pursamere.demo.results import Result, outcome, predict, worst_case
 from pursamere.demo.settings import MOST_SAMPLES, SETTINGS, Settings
 from pursamere.demo.subject import Subject, digits, mnist
 

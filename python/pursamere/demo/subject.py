@@ -10,10 +10,10 @@ from torch import nn
 
 from pursamere.datasets import Dataset, load
 from pursamere.datasets.digits import SPLIT_SEED
-from pursamere.demo.classifier import train_classifier
 from pursamere.demo.settings import Settings
 from pursamere.denoisers import KernelDensity
 from pursamere.pretrained import load_pretrained
+from pursamere.pretrained.digits import train_classifier
 
 
 @dataclass(frozen=True)
