@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 import pursamere as ps
+from pursamere._evaluate import evaluate
 from pursamere._files import write_bytes
 from pursamere.cli.progress import progress_bar
 from pursamere.datasets import Dataset
-from pursamere.evaluation import Attack, Protocol, Result, evaluate
+from pursamere.evaluation import Attack, Protocol, Result
 
 MICRO_BATCH = 32
 SWEEP = Protocol(

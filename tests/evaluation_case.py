@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 
 import pursamere as ps
-from pursamere.evaluation import Attack, IncompleteRunError, Protocol, evaluate
+from pursamere._evaluate import evaluate
+from pursamere.evaluation import Attack, IncompleteRunError, Protocol
 from pursamere.evaluation.protocol import LONG, SHORT
 
 EPS = (0.05, 0.1)

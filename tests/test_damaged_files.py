@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load, save
 from training_case import settings_of, write_data
 
+from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
-from pursamere.evaluation import evaluate
 from pursamere.evaluation.course import Course
 from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.models.checkpoints import load_checkpoint

@@ -16,7 +16,7 @@ from scipy import stats
 from pursamere.datasets import load
 from pursamere.demo import plot, report, results, run
 from pursamere.demo.settings import SETTINGS, Settings
-from pursamere.evaluation.statistics import wilson_interval
+from pursamere.evaluation.result import wilson_interval
 from pursamere.pretrained.digits import train_classifier
 
 TINY = Settings(samples=24, attack_steps=2, bare_attack_steps=4, epochs=2, steps=2, draws=2, micro_batch=8)

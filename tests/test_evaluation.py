@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol, evaluate
+from pursamere._evaluate import evaluate
+from pursamere.evaluation import Attack, Protocol
 from pursamere.evaluation.protocol import LONG, PRESETS, SHORT, sweep_radii
 
 CASE = Path(evaluation_case.__file__)
@@ -148,7 +149,7 @@ def test_a_process_that_waits_says_what_for(whole, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     clock = types.SimpleNamespace(sleep=sleep, monotonic=lambda: now)
-    monkeypatch.setattr(sys.modules["pursamere.evaluation.evaluate"], "time", clock)
+    monkeypatch.setattr(sys.modules["pursamere._evaluate"], "time", clock)
     with pytest.warns(UserWarning, match=r"RANK is 0 and WORLD_SIZE 2, .* pass shard=\(0, 1\)"):
         result = evaluation_case.run(folder)
     assert result.verdict == whole[0].verdict
@@ -355,7 +356,7 @@ def test_radii_that_look_alike_are_two(tmp_path):
 
 
 def test_another_version_is_refused(whole, monkeypatch):
-    module = sys.modules["pursamere.evaluation.evaluate"]
+    module = sys.modules["pursamere._evaluate"]
     real = module.versions()
     monkeypatch.setattr(module, "versions", lambda: {**real, "torch": "1.0"})
     with pytest.raises(ValueError, match=r'versions\.torch is "2.* there, and "1.0" was asked for'):

@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
+from pursamere._evaluate import evaluate
 from pursamere.attacks import apgd, margin, pgd
-from pursamere.evaluation import Attack, AttackResult, Protocol, evaluate
+from pursamere.evaluation import Attack, AttackResult, Protocol
 from pursamere.evaluation.checks import masking_checks
 from pursamere.evaluation.course import Course, joined
 from pursamere.evaluation.plan import cost_of
 from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
-from pursamere.evaluation.terminal import text_table
 from pursamere.evaluation.units import Unit
+from pursamere.report.terminal import text_table
 
 
 def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):

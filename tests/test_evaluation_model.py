@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol, evaluate
+from pursamere._evaluate import evaluate
+from pursamere.evaluation import Attack, Protocol
 from pursamere.evaluation.protocol import LONG
 
 # Every form in which attacks see a model.

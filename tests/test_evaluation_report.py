@@ -20,13 +20,14 @@ from scipy import stats
 from torch import nn
 
 import pursamere as ps
+from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
-from pursamere.evaluation import PRESETS, Attack, Protocol, evaluate
+from pursamere.evaluation import PRESETS, Attack, Protocol
 from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.html_page import html_page
-from pursamere.evaluation.pictures import _choose
-from pursamere.evaluation.report import escape, markdown_report
 from pursamere.evaluation.units import Unit
+from pursamere.report.html import html_page
+from pursamere.report.markdown import escape, markdown_report
+from pursamere.report.pictures import _choose
 
 SAMPLES, CHUNK, EPS = 11, 4, (0.03, 0.08)
 TINY = Protocol(

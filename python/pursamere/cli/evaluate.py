@@ -95,15 +95,15 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the evaluation, print the report's table and the verdict."""
     from pursamere import datasets
+    from pursamere._evaluate import evaluate, require_packages
     from pursamere.cli.model import build_model
     from pursamere.cli.networks import find_device
     from pursamere.datasets.loading import representatives
+    from pursamere.evaluation import IncompleteRunError
     from pursamere.evaluation.classes import classes_told
-    from pursamere.evaluation.evaluate import IncompleteRunError, evaluate
     from pursamere.evaluation.protocol import PRESETS
-    from pursamere.evaluation.summary import require_packages
-    from pursamere.evaluation.terminal import text_table
     from pursamere.pretrained import EPS
+    from pursamere.report.terminal import text_table
 
     require_own(arguments.output, "evaluate")
     mnist = arguments.data == "mnist"

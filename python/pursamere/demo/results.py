@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pursamere._text import aligned
-from pursamere.evaluation.statistics import wilson_interval
+from pursamere.evaluation.result import wilson_interval
 
 UNDEFENDED, PURIFIED = "undefended", "purified"
 CLEAN, PGD, TRANSFER, BPDA, EXACT, WORST = "none", "pgd", "transfer", "bpda", "exact", "worst case"

@@ -1,9 +1,8 @@
 """How robust a model is, measured by a protocol of attacks and believed only in the worst case."""
 
-from .checks import MaskingCheck
-from .evaluate import IncompleteRunError, evaluate
+from .folder import IncompleteRunError
 from .protocol import PRESETS, Attack, Protocol
-from .summary import AttackResult, Proportion, Result
+from .result import AttackResult, MaskingCheck, Proportion, Result
 
 __all__ = [
     "PRESETS",
@@ -14,5 +13,4 @@ __all__ = [
     "Proportion",
     "Protocol",
     "Result",
-    "evaluate",
 ]

@@ -6,18 +6,15 @@ Each check states its bound. None of them proves anything: that all pass does no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pursamere.derivative_check import Agreement
 from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
-
-if TYPE_CHECKING:
-    from pursamere.evaluation.summary import AttackResult
+from pursamere.evaluation.result import AttackResult, MaskingCheck
 
 # A share of the samples, at least one of them, that a comparison may be off by.
 TOLERANCE = 0.02
@@ -29,15 +26,6 @@ END_OF_SWEEP = 0.05
 LAST_TENTH = 0.1
 ZERO_GRADIENTS = 0.01
 EXPLODING = 1e6
-
-
-@dataclass(frozen=True)
-class MaskingCheck:
-    """Whether a sign of masking was absent, and the figures."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def masking_checks(

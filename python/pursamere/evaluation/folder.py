@@ -23,6 +23,10 @@ from pursamere.evaluation.units import Outcome, Unit
 _RUN_AGAIN = "remove it, and the same command runs that part again"
 
 
+class IncompleteRunError(RuntimeError):
+    """One shard of a run is done, and there is no result until the others are."""
+
+
 class RunFolder:
     """The files of one run.
 

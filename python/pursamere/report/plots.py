@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pursamere._extras import require
 from pursamere._text import printable
 from pursamere.evaluation.protocol import CLEAN, Attack
-from pursamere.evaluation.statistics import wilson_interval
-
-if TYPE_CHECKING:
-    from pursamere.evaluation.summary import AttackResult, Proportion, Result
+from pursamere.evaluation.result import AttackResult, Proportion, Result, wilson_interval
 
 WORST = "#cf222e"
 _CLEAN = "#1a7f37"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pursamere._text import printable
 from pursamere.evaluation.classes import classes_told
 from pursamere.evaluation.determinism import CHECKED
-from pursamere.evaluation.plots import NORMS, told
 from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack
+from pursamere.evaluation.result import AttackResult, Result
 from pursamere.evaluation.target import EOT_SAMPLES
-
-if TYPE_CHECKING:
-    from pursamere.evaluation.summary import AttackResult, Result
+from pursamere.report.plots import NORMS, told
 
 ACCURACY, BARS, LOSS, GRID = "accuracy.png", "attacks.png", "loss.png", "pictures.png"
 # Fewer samples make no headline (evaluation protocol, point 6).

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.halving import nan_where_not_finite
-from pursamere.evaluation.plots import new_figure, plain, to_png
 from pursamere.evaluation.protocol import CLEAN
+from pursamere.evaluation.result import Result
 from pursamere.evaluation.target import Target
 from pursamere.evaluation.units import Outcome, Unit
-
-if TYPE_CHECKING:
-    from pursamere.evaluation.summary import Result
+from pursamere.report.plots import new_figure, plain, to_png
 
 SHOWN = 8
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"

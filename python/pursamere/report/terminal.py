@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pursamere._text import aligned
-from pursamere.evaluation.plots import told
-from pursamere.evaluation.report import gradient_of
-from pursamere.evaluation.summary import Result
+from pursamere.evaluation.result import Result
+from pursamere.report.markdown import gradient_of
+from pursamere.report.plots import told
 
 
 def text_table(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import warnings
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pursamere._environment import package_version, versions
+from pursamere._extras import require
 from pursamere._output import claim, require_own
 from pursamere._threads import cpu_threads
 from pursamere._validation import check_choice, check_integer, check_positive
@@ -25,10 +27,11 @@ from pursamere.attacks._pyautoattack import check_size
 from pursamere.evaluation.classes import find_class_names
 from pursamere.evaluation.determinism import CHECKED, check_deterministic
 from pursamere.evaluation.environment import describe_environment
-from pursamere.evaluation.folder import RunFolder
+from pursamere.evaluation.folder import IncompleteRunError, RunFolder
 from pursamere.evaluation.plan import cost_of, make_plan, steps_of
 from pursamere.evaluation.protocol import CLEAN, PRESETS, Protocol
-from pursamere.evaluation.summary import Result, require_packages, summarize, write_summary
+from pursamere.evaluation.result import Result
+from pursamere.evaluation.summary import summarize, summary_json
 from pursamere.evaluation.target import Model, Target
 from pursamere.evaluation.units import Unit, run_unit
 
@@ -36,10 +39,6 @@ _FORMAT = 2
 
 
 _PATIENCE = 60.0  # seconds without news from other processes before a warning
-
-
-class IncompleteRunError(RuntimeError):
-    """One shard of a run is done, and there is no result until the others are."""
 
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
@@ -190,6 +189,47 @@ def evaluate(
         if shard is not None or number == 0:
             write_summary(run, result, units, target, images, labels)
         return result
+
+
+def require_packages(protocol: Protocol) -> None:
+    """Raise a ``MissingExtraError`` before hours of work rather than after them."""
+    from_package = any(attack.kind in ("apgd", "autoattack", "square") for attack in protocol.attacks)
+    for module in ("safetensors", "matplotlib.figure", "markdown", *(["pyautoattack"] if from_package else [])):
+        require(module, extra="evaluation")
+
+
+def write_summary(
+    run: RunFolder, result: Result, units: Sequence[Unit], target: Target, images: Tensor, labels: Tensor
+) -> None:
+    """Write the summary, and the report in Markdown and HTML with its pictures.
+
+    Args:
+        run: the folder.
+        result: what to tell.
+        units: all of the run's, done.
+        target: what was attacked, for the picture grid.
+        images: [B, C, H, W] in [0, 1], all that were evaluated.
+        labels: [B], int64.
+    """
+    from pursamere.report.html import html_page
+    from pursamere.report.markdown import ACCURACY, BARS, GRID, LOSS, markdown_report, title
+    from pursamere.report.pictures import picture_grid
+    from pursamere.report.plots import accuracy_plot, bar_plot, loss_plot
+
+    run.write("summary.json", (json.dumps(summary_json(result), indent=1) + "\n").encode())
+    drawn = {
+        ACCURACY: accuracy_plot(result),
+        BARS: bar_plot(result),
+        LOSS: loss_plot(result),
+        GRID: picture_grid(result, run, units, target, images, labels),
+    }
+    pictures = {name: content for name, content in drawn.items() if content is not None}
+    for name, content in pictures.items():
+        run.write(name, content)
+    kept = next((unit.name for unit in units if run.has_adversarial(unit)), None)
+    text = markdown_report(result, pictures, kept)
+    run.write("report.md", text.encode())
+    run.write("report.html", html_page(title(result), text, pictures).encode())
 
 
 def _wait_for(missing: list[Unit], run: RunFolder, bar: Bar) -> None:
