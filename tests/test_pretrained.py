@@ -155,7 +155,7 @@ def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
 
 
 def test_half_precision_decides_like_the_float32_weights(mnist):
-    """Their logits on the images that ship were written by experiments/mnist_half.py, from the training itself."""
+    """`experiments/run.py mnist-half` wrote the float32 weights' logits, from the state of the training itself."""
     original = {name: torch.from_numpy(logits) for name, logits in np.load(FLOAT32).items()}
     assert json.loads((FOLDER / "denoiser" / "config.json").read_text())["weights"]["dtype"] == "float16"
     model = ps.PurifiedClassifier(pretrained.make_purifier("mnist", mnist.denoiser, micro_batch=8), mnist.classifier)
