@@ -8,7 +8,6 @@ import io
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tables import Results, markdown_tables, outcome_rows, worst_case_rows
 import pursamere as ps
 from pursamere._files import write_bytes
 from pursamere.cli.defenses import build_defense
-from pursamere.cli.progress import progress_bar
+from pursamere.cli.progress import evaluation_bars
 from pursamere.evaluation import PRESETS, Attack, Protocol
 from pursamere.pretrained import EPS, Pretrained
 from pursamere.pretrained.digits import make_denoiser
@@ -99,7 +98,7 @@ class Experiment:
                 chunk=arguments.samples,
                 threads=arguments.threads,
                 data=f"{images.name}, {self.split} split",
-                bar=partial(_bar, row.name),
+                bar=evaluation_bars(f"{row.name}: ", quiet=False),
                 keep_adversarial=False,
             )
             print(f"{row.name:40} {result.verdict}", flush=True)
@@ -129,10 +128,6 @@ class Experiment:
 
 def told(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
-
-
-def _bar(row: str, total: int, description: str) -> Any:
-    return progress_bar(total, f"{row}: {description}", unit="", quiet=False)
 
 
 def _csv(rows: list[list[Any]]) -> str:

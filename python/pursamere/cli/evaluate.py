@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pursamere._output import require_own
 from pursamere._text import listed, printable
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError
-from pursamere.cli.progress import Advance, progress_bar, say, tell
+from pursamere.cli.progress import evaluation_bars, is_first_process, say, tell
 
 if TYPE_CHECKING:
     from pursamere.datasets import Dataset
@@ -118,11 +117,6 @@ def run(arguments: argparse.Namespace) -> int:
     data, class_names = _match_classes(data, model)
     whole, data = len(data), representatives(data, arguments.data, samples)
 
-    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process shows its bar and the result
-
-    def bar(total: int, description: str) -> AbstractContextManager[Advance]:
-        return progress_bar(total, description, unit="", quiet=arguments.quiet or not first)
-
     try:
         result = evaluate(
             model,
@@ -140,12 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
             data=f"{data.name}, {arguments.split} split, {_choice(arguments.data, samples, whole)}",
             class_names=class_names,
             keep_adversarial=not arguments.no_adversarial,
-            bar=bar,
+            bar=evaluation_bars(quiet=arguments.quiet),
         )
     except IncompleteRunError as error:
         tell(f"{error} in {printable(arguments.output)}")
         return 0
-    if not first:
+    if not is_first_process():
         return 0
     tell(f"{text_table(result)}\n")
     tell(printable(classes_told(result.config)))
