@@ -16,19 +16,20 @@ import torch
 import pursamere as ps
 from pursamere._evaluate import evaluate
 from pursamere._files import write_bytes
+from pursamere.attacks import APGD, PGD, Clean, Transfer
 from pursamere.cli.progress import progress_bar
 from pursamere.datasets import Dataset
-from pursamere.evaluation import Attack, Protocol, Result
+from pursamere.evaluation import Protocol, Result
 
 MICRO_BATCH = 32
 SWEEP = Protocol(
     "sweep",
     (
-        Attack("clean", "none"),
-        Attack("transfer-bare", "transfer", steps=50, sources=("bare",)),
-        Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=20),
-        Attack("apgd-ce", "apgd", loss="cross_entropy", steps=20, survivors_only=True),
-        Attack("apgd-t", "apgd", loss="targeted_dlr", steps=20, survivors_only=True),
+        Clean(),
+        Transfer("transfer-bare", steps=50, sources=("bare",)),
+        PGD("pgd-margin-bpda", gradient="identity", steps=20),
+        APGD("apgd-ce", steps=20, survivors_only=True),
+        APGD("apgd-t", loss="targeted_dlr", steps=20, survivors_only=True),
     ),
     "nearly everything: to compare settings with one another, not to claim robustness",
 )

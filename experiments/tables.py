@@ -10,8 +10,7 @@ from pathlib import Path
 from runs import Setting, Target, parser, run_all
 
 from pursamere._files import write_bytes
-from pursamere.evaluation import Result
-from pursamere.evaluation.protocol import PRESETS
+from pursamere.evaluation import PRESETS, Result
 
 _SHOWN = [
     ("transfer-bare", "transfer"), ("pgd-margin-bpda", "PGD, BPDA"), ("apgd-ce-bpda", "APGD, BPDA"),

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import pursamere as ps
 from pursamere._validation import check_choice, check_integer
-from pursamere.attacks.pgd import Model, pgd
+from pursamere.attacks import pgd
+from pursamere.attacks.attack import Model
 from pursamere.datasets import Dataset
 from pursamere.demo import results as names
 from pursamere.demo.classifier import predict
