@@ -341,12 +341,3 @@ def test_a_classifier_whose_rows_mix_is_noticed():
     model = ps.PurifiedClassifier(invariant, lambda images: images.flatten(1) - images.mean())
     with pytest.raises(RuntimeError, match="the classifier's results for one image depend on the other images"):
         model(tensor(0, 3, 1, 4, 4, dtype=torch.float32))
-
-
-def test_a_replaced_denoiser_is_checked_again():
-    model = purifier(lambda y, sigma: y * 0.5, micro_batch=4, invariance="strict")
-    x = tensor(0, 3, 1, 4, 4, dtype=torch.float32)
-    model(x)
-    model.denoiser = mixing
-    with pytest.raises(RuntimeError, match="the denoiser's results for one image depend"):
-        model(x)

@@ -10,7 +10,7 @@ from nets import AttentionDenoiser, conv_denoiser, fixed_weights
 import pursamere as ps
 from pursamere._attention import DifferentiableAttention
 from pursamere._threads import cpu_threads
-from pursamere.networks import NoRandomNumbers, repeatable_algorithms
+from pursamere.determinism import NoRandomNumbers, repeatable_algorithms
 from pursamere.training.initial import seeded
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)

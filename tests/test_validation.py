@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pursamere as ps
 from pursamere import functional
-from pursamere.networks import check_evaluation_mode, repeatable_algorithms
+from pursamere.determinism import check_evaluation_mode, repeatable_algorithms
 
 X = torch.full((2, 1, 4, 4), 0.5)
 NOISE = ps.GaussianNoise(draws=4)
