@@ -354,8 +354,8 @@ def test_likelihood_maximization_is_adam(radius, norm):
 
 def test_ere_descent_is_the_purifier_without_ascent():
     x = tensor(0, 2, 1, 4, 4)
-    want = ps.Purifier(mixture(), ascent_radius=0, steps=4, radius=0.2, norm="l2")(x)
-    assert torch.equal(B.EreDescent(mixture(), steps=4, radius=0.2, norm="l2")(x), want)
+    want = ps.Purifier(mixture(), sigma=0.2, ascent_radius=0, steps=4, radius=0.2, norm="l2")(x)
+    assert torch.equal(B.EreDescent(mixture(), sigma=0.2, steps=4, radius=0.2, norm="l2")(x), want)
 
 
 # Network evaluations.
@@ -376,7 +376,7 @@ class CountedPass(torch.autograd.Function):
 
 PURIFIERS = {
     f"{direction} {rho}": lambda d, direction=direction, rho=rho, **o: ps.Purifier(
-        d, steps=3, direction=direction, ascent_radius=rho, **o
+        d, sigma=0.2, radius=0.2, steps=3, direction=direction, ascent_radius=rho, **o
     )
     for direction in ("ere", "score")
     for rho in (0.0, 0.1)
@@ -398,8 +398,9 @@ def test_evaluations_are_those_that_happen(name):
 @pytest.mark.parametrize("name", B.BASELINES)
 @pytest.mark.parametrize("passes", [31, 32, 100])
 def test_as_many_steps_as_the_passes_allow(name, passes):
-    model = B.with_passes(name, mixture(), passes, noise=ps.GaussianNoise(seed=2, draws=4))
-    one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise)
+    needed = {"sigma": 0.2, "radius": 0.2} if name == "ere_descent" else {}
+    model = B.with_passes(name, mixture(), passes, noise=ps.GaussianNoise(seed=2, draws=4), **needed)
+    one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise, **needed)
     assert model.network_passes.total <= passes < one_more.network_passes.total
     assert model.noise.seed == 2
     assert model.random == (name in ("diffpure", "diffpure_published"))
@@ -408,7 +409,8 @@ def test_as_many_steps_as_the_passes_allow(name, passes):
 def test_options_of_a_baseline_of_equal_evaluations():
     assert B.with_passes("diffpure", mixture(), 20, solver="heun").steps == 10
     assert B.with_passes("scoreopt_o", mixture(), 30, regularization=0.1).steps == 10
-    assert B.with_passes(ps.Purifier, mixture(), 160).steps == 5  # forward and backward, twice, on 8 draws
+    purifier = B.with_passes(ps.Purifier, mixture(), 160, sigma=0.2, radius=0.2)
+    assert purifier.steps == 5  # forward and backward, twice, on 8 draws
     with pytest.raises(ValueError, match="passes must be at least 3, what one step takes, got 2"):
         B.with_passes(B.ScoreOptN, mixture(), 2)
     with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
@@ -446,8 +448,8 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("LikelihoodMaximization", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
         ("LikelihoodMaximization", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
         ("LikelihoodMaximization", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
-        ("EreDescent", {"ascent_radius": 0.1}, TypeError, "ascent_radius"),
-        ("EreDescent", {"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
+        ("EreDescent", {"sigma": 0.2, "radius": 0.2, "steps": -1}, ValueError, r"steps must be in \[0, 100000\], got"),
+        ("EreDescent", {"radius": 0.2}, TypeError, "missing 1 required keyword-only argument: 'sigma'"),
     ],
 )
 def test_arguments(baseline, keywords, error, message):

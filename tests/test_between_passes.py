@@ -14,7 +14,7 @@ NOISE = ps.GaussianNoise(seed=2, draws=4)
 
 
 def make_purifier(denoiser, **options):
-    return ps.Purifier(denoiser, sigma=0.3, step_size=0.3, noise=NOISE, **options)
+    return ps.Purifier(denoiser, sigma=0.3, radius=0.2, step_size=0.3, noise=NOISE, **options)
 
 
 def gradient_of(model, x, mode):

@@ -326,7 +326,7 @@ def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
 
 def test_a_model_that_is_nan_everywhere_or_only_sometimes_is_refused(tmp_path):
     _, classifier, images, labels = parts()
-    always = ps.Purifier(lambda y, sigma: y * torch.nan, noise=ps.GaussianNoise(draws=2))
+    always = ps.Purifier(lambda y, sigma: y * torch.nan, sigma=0.2, radius=0.2, noise=ps.GaussianNoise(draws=2))
     with pytest.raises(RuntimeError, match="model has no logits for any of the 5 images: the denoiser returned NaN"):
         run(ps.PurifiedClassifier(always, classifier), images, labels, tmp_path / "run", SHORT)
     calls = []

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 
 import pytest
@@ -52,6 +53,13 @@ def test_no_attribute_can_be_set_or_deleted(kind):
         with pytest.raises(AttributeError, match=f"{name} is read-only"):
             delattr(model, name)
         assert getattr(model, name) is before
+
+
+@pytest.mark.parametrize("make", [ps.Purifier, baselines.EreDescent, ps.PurifiedClassifier, baselines.DiffPure])
+def test_signatures_are_those_of_the_constructors(make):
+    parameters = inspect.signature(make).parameters
+    assert next(iter(parameters)) in ("denoiser", "purifier")
+    assert not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
 
 
 def test_noise_is_frozen():

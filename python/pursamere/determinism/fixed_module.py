@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABCMeta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,12 @@ class _Constructor(ABCMeta):
         module = super().__call__(*args, **kwargs)
         module._fixed = frozenset(name for name in (*vars(module), *module._modules) if name != "training")
         return module
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of ``__init__``, which ``inspect.signature`` would otherwise replace with that of ``__call__``."""
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class FixedModule(nn.Module, metaclass=_Constructor):
