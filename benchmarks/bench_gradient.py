@@ -66,7 +66,13 @@ def measure(gradient: str, steps: int, device: torch.device) -> dict[str, float]
 
     def call(steps: int) -> None:
         purifier = ps.Purifier(
-            network.to(device), steps=steps, noise=ps.GaussianNoise(draws=DRAWS), micro_batch=BATCH, invariance="off"
+            network.to(device),
+            sigma=0.2,
+            radius=0.2,
+            steps=steps,
+            noise=ps.GaussianNoise(draws=DRAWS),
+            micro_batch=BATCH,
+            invariance="off",
         )
         if gradient == "none":
             purifier(x)
@@ -78,7 +84,9 @@ def measure(gradient: str, steps: int, device: torch.device) -> dict[str, float]
 
     # What a forward pass of one step needs is there before the measurement: libraries, their workspaces, threads.
     with torch.no_grad():
-        ps.Purifier(network.to(device), steps=1, noise=ps.GaussianNoise(draws=DRAWS), micro_batch=1)(x[:1])
+        ps.Purifier(
+            network.to(device), sigma=0.2, radius=0.2, steps=1, noise=ps.GaussianNoise(draws=DRAWS), micro_batch=1
+        )(x[:1])
     before = peak_bytes(device)
     seconds = []
     for _ in range(REPEATS):

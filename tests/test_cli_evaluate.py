@@ -171,8 +171,8 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     assert main(["evaluate", "-q", "-o", "run", *arguments, *networks]) == 0, capsys.readouterr().err
     # What the model says of the images as they are is what the two networks say, put together by hand.
     purifier = ps.Purifier(
-        ps.load_checkpoint("denoiser"), direction="score", steps=1, ascent_radius=0.0, micro_batch=4,
-        noise=ps.GaussianNoise(draws=2),
+        ps.load_checkpoint("denoiser"), sigma=0.2, radius=0.2, direction="score", steps=1, ascent_radius=0.0,
+        micro_batch=4, noise=ps.GaussianNoise(draws=2),
     )  # fmt: skip
     model = ps.PurifiedClassifier(purifier, ps.load_checkpoint("classifier"))
     with torch.no_grad():
@@ -244,9 +244,12 @@ def test_defenses_are_built_from_plain_values():
     def denoiser(y, sigma):
         return y / (1 + sigma**2)
 
-    purifier = build_defense("pursamere", denoiser, {"direction": "score", "draws": 4, "noise_seed": 7, "steps": 3})
+    ball = {"sigma": 0.2, "radius": 0.2}
+    purifier = build_defense(
+        "pursamere", denoiser, {**ball, "direction": "score", "draws": 4, "noise_seed": 7, "steps": 3}
+    )
     assert (purifier.direction, purifier.noise.draws, purifier.noise.seed, purifier.steps) == ("score", 4, 7, 3)
-    purifier = build_defense("pursamere", denoiser, {"draws": 4, "ascent_radius": 0.0}, passes=50)
+    purifier = build_defense("pursamere", denoiser, {**ball, "draws": 4, "ascent_radius": 0.0}, passes=50)
     assert purifier.network_passes.total == 48
     assert build_defense("diffpure", denoiser, {}, passes=20).network_passes.total <= 20
     assert build_defense("diffpure", denoiser, {}).random

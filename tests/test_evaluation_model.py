@@ -304,14 +304,14 @@ def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
     labels = classifier(images).argmax(1)
 
     class Random(ps.Purifier):
-        random, calls = True, 0
+        random, _seed, _calls = True, 0, 0
 
         def reset(self, seed):
-            self.noise, self.calls = ps.GaussianNoise(seed=seed, draws=2), 0
+            self._seed, self._calls = seed, 0
 
         def _noise_of_call(self):
-            self.calls += 1
-            return ps.GaussianNoise(seed=self.noise.seed + self.calls, draws=2)
+            self._calls += 1
+            return ps.GaussianNoise(seed=self._seed + self._calls, draws=2)
 
     purifier = Random(
         broken_on_bright(lambda y, sigma: y, 4),
@@ -327,7 +327,7 @@ def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
 
 def test_a_model_that_is_nan_everywhere_or_only_sometimes_is_refused(tmp_path):
     _, classifier, images, labels = parts()
-    always = ps.Purifier(lambda y, sigma: y * torch.nan, noise=ps.GaussianNoise(draws=2))
+    always = ps.Purifier(lambda y, sigma: y * torch.nan, sigma=0.2, radius=0.2, noise=ps.GaussianNoise(draws=2))
     with pytest.raises(RuntimeError, match="model has no logits for any of the 5 images: the denoiser returned NaN"):
         run(ps.PurifiedClassifier(always, classifier), images, labels, tmp_path / "run", SHORT)
     calls = []

@@ -51,7 +51,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def tiny_model(channels=1):
     noise = ps.GaussianNoise(draws=2)
     purifier = ps.Purifier(
-        conv_denoiser(channels), steps=1, step_size=0.2, radius=0.2, direction="score", noise=noise, micro_batch=4
+        conv_denoiser(channels),
+        sigma=0.2,
+        steps=1,
+        step_size=0.2,
+        radius=0.2,
+        direction="score",
+        noise=noise,
+        micro_batch=4,
     )
     return ps.PurifiedClassifier(purifier, conv_classifier(channels))
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
-from pursamere.iterative import IterativePurifier
+from pursamere.stepping import IterativePurifier
 
 from .losses import FEWEST_CLASSES
 

@@ -241,6 +241,9 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> None:
         for name in ("sigma", "steps", "step_size", "radius", "direction", "draws"):
             if name != "steps" or "passes" not in arguments:  # which chooses the steps
                 options.setdefault(name, getattr(SETTINGS["mnist"], name))
+    if getattr(arguments, "defense", "pursamere") in ("pursamere", "ere_descent"):
+        options.setdefault("sigma", 0.2)
+        options.setdefault("radius", 0.2)
 
 
 def _digits_denoiser(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:

@@ -13,11 +13,10 @@ from pursamere._validation import NotFiniteError, check_logits
 from pursamere.attacks.attack import Attack, Model
 from pursamere.classifier import PurifiedClassifier
 from pursamere.derivative_check import Agreement, worst
-from pursamere.iterative import IterativePurifier
-from pursamere.micro_batch import map_micro_batches
-from pursamere.networks import check_evaluation_mode
+from pursamere.determinism import check_evaluation_mode, copy_with, map_micro_batches
+from pursamere.stepping import IterativePurifier
 
-from .copies import check_copyable, record_gradients, shallow_copy
+from .copies import check_copyable, record_gradients
 from .determinism import first_difference
 from .halving import nan_where_not_finite
 
@@ -94,7 +93,7 @@ class Target:
         if self.is_random:
             if not callable(getattr(self.purifier, "reset", None)):
                 raise TypeError("model.purifier says that it is random, so it must have a method reset(seed)")
-            self.purifier = shallow_copy(self.purifier)
+            self.purifier = copy_with(self.purifier)
             self.model = self._purified(self.purifier, model.gradient)
 
     @property
@@ -146,7 +145,7 @@ class Target:
         self.reset(seed)
         expected = self.logits(images)
         for gradient in gradients:
-            purifier = shallow_copy(self.purifier)
+            purifier = copy_with(self.purifier)
             if self.is_random:
                 purifier.reset(seed)  # type: ignore[operator]
             seen = record_gradients(purifier)
@@ -219,22 +218,16 @@ class Target:
     def _purified(self, purifier: IterativePurifier, gradient: str) -> PurifiedClassifier:
         """The given model, its class and hooks and all, but for its purifier and gradient."""
         assert isinstance(self.original, PurifiedClassifier)
-        model = shallow_copy(self.original)
-        model.purifier, model.gradient = purifier, gradient
-        return model
+        return copy_with(self.original, purifier=purifier, gradient=gradient)
 
     def _variant(self, name: str) -> IterativePurifier | None:
         """The purifier with another noise seed, or with half as many steps."""
         if self.purifier is None:
             return None
-        variant = shallow_copy(self.purifier)
+        noise, steps = self.purifier.noise, self.purifier.steps
         if name == "other_noise":
-            variant.noise = replace(variant.noise, seed=variant.noise.seed + 1)
-        elif variant.steps < 2:
-            return None
-        else:
-            variant.steps //= 2
-        return variant
+            return copy_with(self.purifier, noise=replace(noise, seed=noise.seed + 1))
+        return copy_with(self.purifier, steps=steps // 2) if steps > 1 else None
 
 
 def _check_inner_gradients(model: Model) -> None:
