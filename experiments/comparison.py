@@ -15,9 +15,10 @@ from tables import Results, markdown_tables, outcome_rows, worst_case_rows
 
 import pursamere as ps
 from pursamere._files import write_bytes
+from pursamere.attacks import APGD, PGD, Clean, Transfer
 from pursamere.cli.defenses import build_defense
 from pursamere.cli.progress import evaluation_bars
-from pursamere.evaluation import PRESETS, Attack, Protocol
+from pursamere.evaluation import PRESETS, Protocol
 from pursamere.pretrained import EPS, Pretrained
 from pursamere.pretrained.digits import make_denoiser
 
@@ -25,11 +26,11 @@ MICRO_BATCH = 32
 SWEEP = Protocol(
     "sweep",
     (
-        Attack("clean", "none"),
-        Attack("transfer-bare", "transfer", steps=50, sources=("bare",)),
-        Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=20),
-        Attack("apgd-ce", "apgd", loss="cross_entropy", steps=20, survivors_only=True),
-        Attack("apgd-t", "apgd", loss="targeted_dlr", steps=20, survivors_only=True),
+        Clean(),
+        Transfer("transfer-bare", steps=50, sources=("bare",)),
+        PGD("pgd-margin-bpda", gradient="identity", steps=20),
+        APGD("apgd-ce", steps=20, survivors_only=True),
+        APGD("apgd-t", loss="targeted_dlr", steps=20, survivors_only=True),
     ),
     "nearly everything: to compare settings with one another, not to claim robustness",
 )

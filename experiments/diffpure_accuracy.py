@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pursamere.baselines import DiffPure, PublishedDiffPure
-from pursamere.iterative import IterativePurifier, StepMode
+from pursamere.stepping import IterativePurifier, StepMode
 
 TAUS = (0.02, 0.05, 0.1, 0.25, 0.5)
 MEAN, SIDE = 0.5, 512
@@ -42,7 +42,7 @@ def deviations(make: Make, tau: float) -> tuple[float, float]:
     k = tau**2 / (tau**2 + sigma**2)
     mode = StepMode(model.noise, projected=False)  # not clipped
     low, high = (
-        model._last(torch.full((1, 1, SIDE, SIDE), gray, dtype=torch.float64), mode)[0]
+        model._last(mode, torch.full((1, 1, SIDE, SIDE), gray, dtype=torch.float64))[0]
         for gray in (MEAN - 0.1, MEAN + 0.1)
     )
     slope, spread = float((high - low).mean()) / 0.2, float(low.std())

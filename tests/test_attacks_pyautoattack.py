@@ -362,6 +362,7 @@ def test_autoattack_on_a_purified_classifier_of_16_digits():
     classifier = train_classifier(train, seed=0, epochs=4)
     purifier = ps.Purifier(
         ps.denoisers.KernelDensity(train.images[:200], 0.25),
+        sigma=0.2,
         steps=1,
         radius=0.1,
         direction="score",

@@ -241,9 +241,12 @@ def test_defenses_are_built_from_plain_values():
     def denoiser(y, sigma):
         return y / (1 + sigma**2)
 
-    purifier = build_defense("pursamere", denoiser, {"direction": "score", "draws": 4, "noise_seed": 7, "steps": 3})
+    ball = {"sigma": 0.2, "radius": 0.2}
+    purifier = build_defense(
+        "pursamere", denoiser, {**ball, "direction": "score", "draws": 4, "noise_seed": 7, "steps": 3}
+    )
     assert (purifier.direction, purifier.noise.draws, purifier.noise.seed, purifier.steps) == ("score", 4, 7, 3)
-    purifier = build_defense("pursamere", denoiser, {"draws": 4, "ascent_radius": 0.0}, passes=50)
+    purifier = build_defense("pursamere", denoiser, {**ball, "draws": 4, "ascent_radius": 0.0}, passes=50)
     assert purifier.network_passes.total == 48
     assert build_defense("diffpure", denoiser, {}, passes=20).network_passes.total <= 20
     assert build_defense("diffpure", denoiser, {}).random

@@ -10,9 +10,9 @@ from typing import Any
 from pursamere._validation import check_choice
 from pursamere.baselines import BASELINES, with_passes
 from pursamere.denoisers import Denoiser
-from pursamere.iterative import IterativePurifier
 from pursamere.noise import GaussianNoise
 from pursamere.purifier import Purifier
+from pursamere.stepping import IterativePurifier
 
 DEFENSES: dict[str, Callable[..., IterativePurifier]] = {"pursamere": Purifier, **BASELINES}
 _NOISE = {"noise_seed": "seed", "draws": "draws", "antithetic": "antithetic"}

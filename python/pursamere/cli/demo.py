@@ -121,15 +121,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _protocol(steps: int) -> Protocol:
     """The demo's attacks, under the names that the masking checks know."""
-    from pursamere.evaluation import Attack, Protocol
+    from pursamere.attacks import PGD, Clean, Transfer
+    from pursamere.evaluation import Protocol
 
     return Protocol(
         "demo",
         (
-            Attack("clean", "none"),
-            Attack("transfer-bare", "transfer", steps=_BARE_STEPS, sources=("bare",)),
-            Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=steps),
-            Attack("pgd-margin", "pgd", steps=steps),
+            Clean(),
+            Transfer("transfer-bare", steps=_BARE_STEPS, sources=("bare",)),
+            PGD("pgd-margin-bpda", gradient="identity", steps=steps),
+            PGD("pgd-margin", steps=steps),
         ),
         "nearly everything: a demonstration, not a claim of robustness",
     )

@@ -98,9 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.cli.model import build_model
     from pursamere.cli.networks import find_device
     from pursamere.datasets.loading import representatives
-    from pursamere.evaluation import IncompleteRunError
+    from pursamere.evaluation import PRESETS, IncompleteRunError
     from pursamere.evaluation.classes import classes_told
-    from pursamere.evaluation.protocol import PRESETS
     from pursamere.pretrained import EPS
     from pursamere.report.terminal import text_table
 

@@ -51,7 +51,7 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
     classifier = _network(arguments, "classifier", data)
     purifier = None
     if defended:
-        _complete(options, arguments)
+        options = _complete(options, arguments)
         denoiser = _network(arguments, "denoiser", data)
         if denoiser is None:
             denoiser = make_denoiser(options.pop("bandwidth", BANDWIDTH), arguments.device)
@@ -75,16 +75,19 @@ def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     return network
 
 
-def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Add the options that were not given: the micro-batch, and PurSAMERE's tuned settings."""
-    options.setdefault("micro_batch", arguments.micro_batch)
-    denoiser = getattr(arguments, "denoiser", arguments.data)
+def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Add the options that were not given: the micro-batch, and the tuned settings of PurSAMERE and ERE descent."""
+    denoiser, defense = getattr(arguments, "denoiser", arguments.data), getattr(arguments, "defense", "pursamere")
     if "bandwidth" in options and denoiser != "digits":
         raise CommandError("--option bandwidth is for the kernel density of the digits, and there is another denoiser")
-    if getattr(arguments, "defense", "pursamere") == "pursamere":
-        for name, value in TUNED.get(denoiser, TUNED["digits"]).items():
-            if name != "steps" or "passes" not in arguments:  # which chooses the steps
-                options.setdefault(name, value)
+    defaults: dict[str, Any] = {"micro_batch": arguments.micro_batch}
+    if defense in ("pursamere", "ere_descent"):
+        defaults |= TUNED.get(denoiser, TUNED["digits"])
+        if "passes" in arguments:  # they determine the steps
+            del defaults["steps"]
+        if defense == "ere_descent":
+            del defaults["ascent_radius"]
+    return {**defaults, **options}
 
 
 def _from_file(source: str) -> Any:

@@ -1,7 +1,10 @@
-"""How robust a model is, measured by a protocol of attacks and believed only in the worst case."""
+"""Robustness evaluation: a protocol of attacks, the worst case per sample, and checks for gradient masking."""
+
+from pursamere.attacks import Attack
 
 from .folder import IncompleteRunError
-from .protocol import PRESETS, Attack, Protocol
+from .presets import PRESETS
+from .protocol import Protocol
 from .result import AttackResult, MaskingCheck, Proportion, Result
 
 __all__ = [

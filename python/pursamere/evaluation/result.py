@@ -1,22 +1,25 @@
-"""What an evaluation found: proportions with their intervals, the result of each attack, masking checks."""
+"""What an evaluation found: results of attacks, worst case and masking checks, with confidence intervals."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from pursamere.evaluation.protocol import Attack
+from pursamere.attacks import Attack
+
+__all__ = ["AttackResult", "MaskingCheck", "Proportion", "Result", "wilson_interval"]
 
 _Z95 = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
 
 
 def wilson_interval(correct: int, count: int, z: float = _Z95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion ``correct / count``, 95 % by default.
+    """The Wilson score interval of the proportion ``correct / count``, 95 % by default.
 
-    Unlike the normal approximation it is never empty and never leaves [0, 1], also at 0 or ``count`` correct.
+    Unlike the normal approximation, it has positive length and stays in [0, 1] even at 0 and ``count``.
     """
     if not 0 <= correct <= count or count < 1:
         raise ValueError(f"expected 0 <= correct <= count and count >= 1, got {correct} of {count}")
@@ -55,20 +58,20 @@ class Proportion:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attack did at one radius, over all chunks.
+    """The result of one attack at one radius, over all chunks.
 
     Attributes:
-        attack: of the protocol.
-        eps: radius in pixel units; 0 for the images as they are.
-        rows: positions of the samples that the attack was meant for (all, or the first ones).
+        attack: the attack.
+        eps: radius in pixel units; 0 for clean images.
+        rows: positions of the samples that the attack applies to (all, or the first ones).
         attacked: bool [n], which of them were attacked.
-        correct: bool [n], which of them the model still gets right.
-        curve: mean smallest margin after 1, 2, ... evaluations, over the attacked samples that the attack could see on.
-        gradients: how many were seen, how many were zero, the median norm and the largest.
-        flags: warnings of the attack itself, and of logits that are NaN or infinite.
-        saw: bool [n], on which of them the attack could see, or was not run; the others are not correct.
-        blind_reason: what the attack said of the others, or ``None``.
-        seconds: of computation.
+        correct: bool [n], which of them the model still classifies correctly.
+        curve: mean smallest margin after 1, 2, ... forward passes, over the attacked samples that are not blind.
+        gradients: count of gradients seen, count of zero ones, median and largest L2 norm.
+        flags: warnings of the attack itself, and of NaN or infinite logits.
+        saw: bool [n], False for blind samples, on which the attack met NaN; these are not correct.
+        blind_reason: the attack's error message for a blind sample, or ``None``.
+        seconds: wall time.
     """
 
     attack: Attack
@@ -85,23 +88,34 @@ class AttackResult:
 
     @property
     def tried(self) -> Tensor:
-        """Bool [n], on which samples the attack was run and could see."""
+        """Bool [n], the samples that were attacked and are not blind."""
         return self.attacked & self.saw
 
     @property
+    def withstood(self) -> Tensor:
+        """Bool [n], the samples that still count as robust. A sample that wasn't attacked does."""
+        return self.correct | ~self.attacked
+
+    @property
     def blind(self) -> int:
-        """On how many samples the attack could not see."""
+        """The number of blind samples."""
         return int((~self.saw).sum())
 
     @property
     def share(self) -> Proportion:
-        """The accuracy on the samples that were attacked: for attacks on survivors, how many of these are left."""
+        """Accuracy on the attacked samples; for attacks on survivors, the share of these that survived again."""
         return Proportion(int((self.correct & self.attacked).sum()), max(1, int(self.attacked.sum())))
 
 
 @dataclass(frozen=True)
 class MaskingCheck:
-    """Whether a sign of masking was absent, and the figures."""
+    """A check for masked gradients.
+
+    Attributes:
+        name: what was checked.
+        passed: False for a warning.
+        detail: the figures and their bounds.
+    """
 
     name: str
     passed: bool
@@ -110,20 +124,20 @@ class MaskingCheck:
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         config: what defines the run.
         environment: versions and machine.
-        norm: of the radii.
+        norm: norm of the radii.
         eps: the radii in pixel units.
-        lines: what each attack did at each radius.
-        clean: the accuracy on the images as they are.
-        worst_case: by radius, the samples that withstood every attack and were right as they are.
-        withstood: by radius, bool [B], which samples these are.
-        checks: for masked gradients.
+        lines: the results of all attacks at all radii.
+        clean: clean accuracy.
+        worst_case: by radius, the share of samples that are classified correctly and withstood every attack.
+        withstood: by radius, bool [B], these samples.
+        checks: the checks for masked gradients.
         skipped: attacks that were not run, and why.
-        cost: network evaluations of a purification, images per second, peak memory in MiB.
+        cost: network passes of a purification, images per second, peak memory in MiB.
     """
 
     config: dict[str, Any]
@@ -139,9 +153,32 @@ class Result:
     cost: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def clean_line(self) -> AttackResult:
+        """The result on clean images."""
+        return next(line for line in self.lines if not line.attack.perturbs)
+
+    def attacks_at(self, eps: float) -> list[AttackResult]:
+        """The results that count for the worst case at a radius, without the clean images."""
+        return [line for line in self.lines if line.eps == eps and not line.attack.sweep]
+
+    @property
+    def sweeps(self) -> dict[str, list[AttackResult]]:
+        """The results of attacks that were run at many radii, by name, in the order of the radii."""
+        return sweeps_of(self.lines)
+
+    @property
     def verdict(self) -> str:
-        """One line that names the worst case."""
+        """The worst case in one line."""
         worst = ", ".join(f"{share} at eps {eps:.4g}" for eps, share in self.worst_case.items())
         warned = [check.name for check in self.checks if not check.passed]
         doubt = f"; {len(warned)} masking check(s) warn: {', '.join(warned)}" if warned else "; masking checks pass"
         return f"worst case per sample over all attacks ({self.norm}): {worst}; clean {self.clean}{doubt}"
+
+
+def sweeps_of(lines: Sequence[AttackResult]) -> dict[str, list[AttackResult]]:
+    """The results of attacks with ``sweep=True``, by name, in the order of the radii."""
+    found: dict[str, list[AttackResult]] = {}
+    for line in sorted(lines, key=lambda line: line.eps):
+        if line.attack.sweep:
+            found.setdefault(line.attack.name, []).append(line)
+    return found

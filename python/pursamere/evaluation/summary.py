@@ -1,4 +1,4 @@
-"""From the outcomes of all units to accuracies, the worst case and the table of per-sample outcomes."""
+"""From the outcomes of all units to accuracies, the worst case and ``outcomes.csv``."""
 
 from __future__ import annotations
 
@@ -14,60 +14,53 @@ import torch
 from torch import Tensor
 
 from pursamere.derivative_check import Agreement
-from pursamere.evaluation.checks import masking_checks
-from pursamere.evaluation.course import joined
-from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.protocol import CLEAN
-from pursamere.evaluation.result import AttackResult, Proportion, Result
-from pursamere.evaluation.target import Target
-from pursamere.evaluation.units import Outcome, Unit
 
-OUTCOMES = "outcomes.csv"
-_NAMED = 10  # so many samples are named one by one
+from .case import Case
+from .checks import masking_checks
+from .course import joined
+from .folder import RunFolder
+from .plan import Plan
+from .result import AttackResult, Proportion, Result
+from .target import Target
+from .units import Outcome, Unit
+
+__all__ = ["summarize", "summary_json"]
+
+_OUTCOMES = "outcomes.csv"
+_NAMED = 10  # list at most this many samples
 _COLUMNS = ("sample", "label", "eps", "attack", "attacked", "blind", "prediction", "correct", "margin", "linf", "l2")
 
 
-def summarize(
-    run: RunFolder,
-    units: list[Unit],
-    labels: Tensor,
-    eps: tuple[float, ...],
-    norm: str,
-    skipped: dict[str, str],
-    target: Target,
-    images: Tensor,
-    derivative: Agreement | None,
-) -> Result:
-    """Merge the outcomes of all units, write the table of per-sample outcomes, and draw the conclusions."""
-    found = [(unit, run.load(unit)) for unit in units]
-    run.write(OUTCOMES, _table(found, labels.tolist()).encode())
+def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | None) -> Result:
+    """Merge the outcomes of all units, write ``outcomes.csv``, and compute the worst case and the masking checks."""
+    found = [(unit, run.load(unit)) for unit in plan.units]
+    run.write(_OUTCOMES, _table(found, case.labels.tolist()).encode())
     lines = _merge(found)
-    clean = next(line for line in lines if line.attack.name == CLEAN)
+    clean = next(line for line in lines if not line.attack.perturbs)
     withstood = {}
-    for radius in eps:
+    for radius in case.eps:
         alive = clean.correct.clone()
         for line in lines:
             if line.eps == radius and not line.attack.sweep:
-                rows = torch.tensor(line.rows, device="cpu")
-                alive[rows] &= line.correct | ~line.attacked
+                alive[torch.tensor(line.rows, device="cpu")] &= line.withstood
         withstood[radius] = alive
     return Result(
         config=run.config,
         environment=run.environment,
-        norm=norm,
-        eps=eps,
+        norm=case.norm,
+        eps=case.eps,
         lines=lines,
         clean=clean.share,
         worst_case={radius: Proportion(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
         withstood=withstood,
-        checks=masking_checks(lines, eps, target.is_random, derivative),
-        skipped=skipped,
-        cost=_cost(target, images),
+        checks=masking_checks(lines, case.eps, case.target.is_random, derivative, case.protocol.ladder),
+        skipped=plan.skipped,
+        cost=_cost(case.target, case.images),
     )
 
 
 def summary_json(result: Result) -> dict[str, Any]:
-    """Everything but the per-sample outcomes, as values for JSON."""
+    """The result without per-sample outcomes, as values for JSON."""
     return {
         "verdict": result.verdict,
         "norm": result.norm,
@@ -96,7 +89,7 @@ def summary_json(result: Result) -> dict[str, Any]:
 
 
 def _table(found: Sequence[tuple[Unit, Outcome]], labels: list[int]) -> str:
-    """The per-sample outcomes as CSV; the same bytes whoever ran the units, and in whatever order."""
+    """The per-sample outcomes as CSV; the bytes don't depend on who ran the units, or in what order."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -149,7 +142,7 @@ def _line(group: list[tuple[Unit, Outcome]]) -> AttackResult:
 
 
 def _named(rows: list[int], chosen: Tensor) -> str:
-    """The positions of some samples, in words."""
+    """The positions of the chosen samples, in words."""
     positions = [rows[i] for i in chosen.nonzero().flatten().tolist()]
     names = ", ".join(map(str, positions[:_NAMED]))
     more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""

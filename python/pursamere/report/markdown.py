@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pursamere._text import printable
+from pursamere.evaluation import PRESETS
 from pursamere.evaluation.classes import classes_told
 from pursamere.evaluation.determinism import CHECKED
-from pursamere.evaluation.protocol import CLEAN, PRESETS, Attack
 from pursamere.evaluation.result import AttackResult, Result
 from pursamere.evaluation.target import EOT_SAMPLES
-from pursamere.report.plots import NORMS, told
+
+from .words import NORMS, accuracy_of, gradient_of
+
+__all__ = ["ACCURACY", "BARS", "GRID", "LOSS", "escape", "markdown_report", "title"]
 
 ACCURACY, BARS, LOSS, GRID = "accuracy.png", "attacks.png", "loss.png", "pictures.png"
-# Fewer samples make no headline (evaluation protocol, point 6).
-HEADLINE = 1024
+_HEADLINE = 1024  # samples needed for a headline figure
 _DESCRIBED_LINES = 40
 _SPECIAL = {ord(character): f"&#{ord(character)};" for character in "&<>|\\`*_[]{}~$"}
-_GRADIENTS = {"exact": "exact", "identity": "identity (BPDA)", "straight_through": "straight-through"}
-_LOSSES = {"cross_entropy": "cross-entropy", "margin": "margin", "dlr": "DLR", "targeted_dlr": "targeted DLR"}
 
 
 def escape(text: object) -> str:
@@ -76,9 +75,9 @@ def _made(result: Result) -> list[str]:
         "A sample counts as robust if nothing tried here broke it: a stronger attack can only lower the worst case. "
         "The intervals cover the choice of the samples, not the weakness of the attacks."
     ]
-    few = samples < HEADLINE
+    few = samples < _HEADLINE
     points.append(
-        f"{samples} samples" + (f": fewer than the {HEADLINE:,} that a headline figure needs." if few else ".")
+        f"{samples} samples" + (f": fewer than the {_HEADLINE:,} that a headline figure needs." if few else ".")
     )
     points.append(escape(classes_told(result.config)))
     name, lacks = escape(protocol["name"]), escape(protocol["left_out"])
@@ -106,7 +105,7 @@ def _made(result: Result) -> list[str]:
 
 
 def _is_full(attacks: Sequence[dict[str, Any]]) -> bool:
-    return list(attacks) == json.loads(json.dumps([asdict(attack) for attack in PRESETS["full"].attacks]))
+    return list(attacks) == json.loads(json.dumps(PRESETS["full"].settings()["attacks"]))
 
 
 def _threat(result: Result) -> str:
@@ -131,59 +130,27 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
 
 
 def _attacks(result: Result, eps: float) -> str:
-    rows = [("no attack", "", "", "", f"{result.clean.samples}", str(result.clean))]
-    for line in result.lines:
-        if line.eps == eps and line.attack.name != CLEAN and not line.attack.sweep:
-            rows.append(_attack(line))
+    rows = [("no attack", "", "", f"{result.clean.samples}", str(result.clean))]
+    rows += [_attack(line) for line in result.attacks_at(eps)]
     worst = result.worst_case[eps]
-    rows.append(("**worst case**", "", "", "", f"**{worst.samples}**", f"**{worst}**"))
-    header = ("attack", "gradient", "loss", "steps × restarts", "attacked", "accuracy")
-    return _table(header, rows, right=(3, 4, 5))
+    rows.append(("**worst case**", "", "", f"**{worst.samples}**", f"**{worst}**"))
+    return _table(("attack", "method", "gradient", "attacked", "accuracy"), rows, right=(3, 4))
 
 
-def _attack(line: AttackResult) -> tuple[str, str, str, str, str, str]:
+def _attack(line: AttackResult) -> tuple[str, str, str, str, str]:
     attack = line.attack
-    return (
-        escape(attack.name),
-        escape(gradient_of(attack)),
-        _loss(attack),
-        _steps(attack),
-        str(int(line.attacked.sum())),
-        told(line) if attack.survivors_only else str(line.share),
-    )
-
-
-def gradient_of(attack: Attack) -> str:
-    """Whose gradient an attack follows, in words."""
-    if attack.kind == "transfer":
-        return "of others: " + ", ".join(source.replace("_", " ") for source in attack.sources)
-    return "none" if attack.is_black_box else _GRADIENTS[attack.gradient]
-
-
-def _loss(attack: Attack) -> str:
-    if attack.kind == "autoattack":
-        return "its own"
-    loss = _LOSSES["margin" if attack.is_black_box else attack.loss]
-    return f"{loss} − {attack.ere_weight:g} ERE" if attack.ere_weight else loss
-
-
-def _steps(attack: Attack) -> str:
-    if attack.kind in ("square", "random_search"):
-        return f"{attack.steps:,} queries"
-    if attack.kind == "autoattack":
-        return f"standard, {attack.steps:,} queries"
-    if attack.loss == "targeted_dlr":
-        return f"{attack.steps} × {attack.restarts} target{'s' if attack.restarts > 1 else ''}"
-    return f"{attack.steps} × {attack.restarts}"
+    cells = (attack.name, attack.describe(), gradient_of(attack), str(int(line.attacked.sum())), accuracy_of(line))
+    name, method, gradient, attacked, accuracy = map(escape, cells)
+    return name, method, gradient, attacked, accuracy
 
 
 def _sweep(result: Result) -> list[str]:
-    lines = [line for line in result.lines if line.attack.sweep]
-    if not lines:
+    if not result.sweeps:
         return ["No attack was run at other radii."]
     rows = [
-        (escape(line.attack.name), f"{line.eps:.4g}", f"{line.share.samples}", str(line.share))
-        for line in sorted(lines, key=lambda line: (line.attack.name, line.eps))
+        (escape(name), f"{line.eps:.4g}", f"{line.share.samples}", str(line.share))
+        for name, lines in result.sweeps.items()
+        for line in lines
     ]
     return [
         "Weaker than the worst case, and only to see whether accuracy falls to zero as it must.",
@@ -271,7 +238,7 @@ def _reproduction(result: Result, first_tensors: str | None) -> list[str]:
 
 
 def _recompute(result: Result) -> list[str]:
-    sweeps = sorted({line.attack.name for line in result.lines if line.attack.sweep})
+    sweeps = sorted(result.sweeps)
     return [
         "import pandas",
         'outcomes = pandas.read_csv("outcomes.csv")',

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_nonnegative, check_positive
 from pursamere.models.edm_unet import LARGEST_PATCH, MOST_LAYERS
 from pursamere.noise import MAX_SEED
+from pursamere.purifier import DIRECTIONS
 
 _STEPS = (1, 2**31 - 1)
 _SIZES = (1, LARGEST_SIZE)
@@ -22,6 +23,12 @@ _T = TypeVar("_T", bound="TrainingConfiguration")
 def _check_fraction(name: str, value: Any) -> float:
     if not check_nonnegative(name, value) < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return float(value)
+
+
+def _check_share(name: str, value: Any) -> float:
+    if check_nonnegative(name, value) > 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
     return float(value)
 
 
@@ -129,6 +136,28 @@ class ClassifierConfiguration(TrainingConfiguration):
     groups: int = _setting(8, "of the group normalization", _SIZES)
     shift: int = _setting(1, "training images are moved by up to so many pixels in both directions", (0, 64))
     label_smoothing: float = _setting(0.0, "of the cross-entropy", check=_check_fraction)
+    initial: str = _setting("", "checkpoint of a classifier whose weights the training starts from")
+    adversarial_eps: float = _setting(
+        0.0, "Linf radius of the adversarial images to train on, in pixel units; 0: none", check=check_nonnegative
+    )
+    adversarial_steps: int = _setting(1, "gradient steps for an adversarial image; 1 is the fast variant", (1, 1000))
+    adversarial_fraction: float = _setting(1.0, "share of the training images that are adversarial", check=_check_share)
+    purifier: str = _setting("", "checkpoint of a denoiser: train on images purified with it")
+    purifier_sigma: float = _setting(0.2, "noise level of the purifier, in pixel units", check=check_positive)
+    purifier_radius: float = _setting(
+        0.06, "Linf radius of the purifier's neighborhood, in pixel units", check=check_positive
+    )
+    purifier_steps: int = _setting(4, "steps of the purifier", (1, 100_000))
+    purifier_step_size: float = _setting(0.6, "L2 length of a step of the purifier", check=check_positive)
+    purifier_draws: int = _setting(2, "noise draws of the purifier", (1, 2**16))
+    purifier_ascent_radius: float = _setting(
+        0.05, "of the purifier's ascent, an L2 length in pixel units", check=check_nonnegative
+    )
+    purifier_direction: str = _setting("score", "direction of the purifier: ere or score")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
 
 
 # Chosen on validation splits, but for CIFAR-10, whose networks have not been trained yet; these have the size that both
