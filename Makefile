@@ -74,13 +74,18 @@ gpu-check:
 
 wheel: $(VENV)/.wheel
 
-# Of that torch only the headers are needed, so none of the CUDA libraries that it depends on.
+# Only the headers of that torch are needed, so none of the CUDA libraries that it depends on. The flags stand for a tool
+# chain that links the C++ library statically; the module must depend on the shared one all the same.
 oldest-torch:
 	rm -rf build/oldest-torch
 	$(PYTHON) -m venv build/oldest-torch
 	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet --no-deps $(OLDEST_TORCH)
 	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet scikit-build-core 'pybind11>=3.0' cmake ninja
-	PIP_CONSTRAINT= build/oldest-torch/bin/pip wheel --no-build-isolation --no-deps --wheel-dir build/oldest-torch/dist .
+	PIP_CONSTRAINT= LDFLAGS="-static-libstdc++ -static-libgcc" \
+		build/oldest-torch/bin/pip wheel --no-build-isolation --no-deps --wheel-dir build/oldest-torch/dist .
+	$(PYTHON) -m zipfile -e build/oldest-torch/dist/*.whl build/oldest-torch/wheel
+	grep -aq libstdc++.so.6 build/oldest-torch/wheel/pursamere_ext/_C*.so
+	grep -aq libgcc_s.so.1 build/oldest-torch/wheel/pursamere_ext/_C*.so
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -245,7 +245,7 @@ def test_random_search_is_legal_and_weaker_than_the_gradient(problem, norm):
 
 def test_the_ere_penalty_keeps_the_error_small():
     denoiser = ps.denoisers.GaussianMixture(torch.full((1, 1, 4, 4), 0.5), 0.3)
-    purifier = ps.Purifier(denoiser, sigma=0.3, noise=ps.GaussianNoise(draws=4))
+    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, noise=ps.GaussianNoise(draws=4))
     images = torch.rand(6, 1, 4, 4, generator=generator(6), dtype=torch.float64) * 0.6 + 0.2
     slope = torch.randn(1, 4, 4, generator=generator(7), dtype=torch.float64)
     model = Linear(slope, 100.0)  # always right: every sample is attacked to the end

@@ -356,12 +356,13 @@ def test_attacks_in_other_threads_make_no_difference(problem):
 @pytest.mark.slow
 def test_autoattack_on_a_purified_classifier_of_16_digits():
     """End to end on real images, with the exact gradient of a small purifier."""
-    from pursamere.demo.classifier import train_classifier
+    from pursamere.pretrained.digits import train_classifier
 
     train, test = (ps.datasets.load("digits", split) for split in ("train", "test"))
     classifier = train_classifier(train, seed=0, epochs=4)
     purifier = ps.Purifier(
         ps.denoisers.KernelDensity(train.images[:200], 0.25),
+        sigma=0.2,
         steps=1,
         radius=0.1,
         direction="score",

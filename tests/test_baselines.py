@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -12,27 +13,26 @@ from nets import AttentionDenoiser, conv_classifier, conv_denoiser, fixed_weight
 
 import pursamere as ps
 from pursamere.baselines._randomness import derived, uniform
+from pursamere.determinism import copy_with
 
 B = ps.baselines
 NOISE = ps.GaussianNoise(seed=3)
 MODELS = {
-    "diffpure": lambda d, **o: B.DiffPure(d, steps=4, noise=NOISE, **o),
-    "diffpure half, corrected": lambda d, **o: B.DiffPure(
-        d, steps=3, stochasticity=0.5, sigma_max=0.3, noise=NOISE, **o
-    ),
-    "diffpure euler": lambda d, **o: B.DiffPure(d, steps=3, solver="euler", noise=NOISE, **o),
-    "diffpure heun": lambda d, **o: B.DiffPure(d, steps=3, solver="heun", sigma_max=0.3, noise=NOISE, **o),
-    "diffpure ode": lambda d, **o: B.DiffPure(d, steps=2, solver="heun", stochasticity=0, noise=NOISE, **o),
-    "diffpure half": lambda d, **o: B.DiffPure(d, steps=2, solver="euler", stochasticity=0.5, noise=NOISE, **o),
-    "published diffpure": lambda d, **o: B.PublishedDiffPure(d, steps=4, noise=NOISE, **o),
-    "scoreopt_o": lambda d, **o: B.ScoreOptO(d, steps=3, noise=NOISE, **o),
-    "scoreopt_o regularized": lambda d, **o: B.ScoreOptO(d, steps=3, regularization=0.7, noise=NOISE, **o),
-    "scoreopt_n": lambda d, **o: B.ScoreOptN(d, steps=3, noise=NOISE, **o),
-    "scoreopt_n, no step": lambda d, **o: B.ScoreOptN(d, steps=0, noise=NOISE, **o),
-    "likelihood": lambda d, **o: B.LikelihoodMaximization(d, steps=3, noise=NOISE, **o),
-    "likelihood linf": lambda d, **o: B.LikelihoodMaximization(d, steps=3, radius=0.07, noise=NOISE, **o),
-    "likelihood l2": lambda d, **o: B.LikelihoodMaximization(d, steps=3, radius=0.1, norm="l2", noise=NOISE, **o),
-    "ere_descent": lambda d, **o: B.EreDescent(d, steps=3, noise=NOISE, **o),
+    "diffpure": partial(B.DiffPure, steps=4, noise=NOISE),
+    "diffpure half, corrected": partial(B.DiffPure, steps=3, stochasticity=0.5, sigma_max=0.3, noise=NOISE),
+    "diffpure euler": partial(B.DiffPure, steps=3, solver="euler", noise=NOISE),
+    "diffpure heun": partial(B.DiffPure, steps=3, solver="heun", sigma_max=0.3, noise=NOISE),
+    "diffpure ode": partial(B.DiffPure, steps=2, solver="heun", stochasticity=0, noise=NOISE),
+    "diffpure half": partial(B.DiffPure, steps=2, solver="euler", stochasticity=0.5, noise=NOISE),
+    "published diffpure": partial(B.PublishedDiffPure, steps=4, noise=NOISE),
+    "scoreopt_o": partial(B.ScoreOptO, steps=3, noise=NOISE),
+    "scoreopt_o regularized": partial(B.ScoreOptO, steps=3, regularization=0.7, noise=NOISE),
+    "scoreopt_n": partial(B.ScoreOptN, steps=3, noise=NOISE),
+    "scoreopt_n, no step": partial(B.ScoreOptN, steps=0, noise=NOISE),
+    "likelihood": partial(B.LikelihoodMaximization, steps=3, noise=NOISE),
+    "likelihood linf": partial(B.LikelihoodMaximization, steps=3, radius=0.07, noise=NOISE),
+    "likelihood l2": partial(B.LikelihoodMaximization, steps=3, radius=0.1, norm="l2", noise=NOISE),
+    "ere_descent": partial(B.EreDescent, sigma=0.2, radius=0.2, steps=3, noise=NOISE),
 }
 EVERY = pytest.mark.parametrize("name", MODELS)
 ADAM = pytest.mark.parametrize("name", [name for name in MODELS if "score" in name or "likelihood" in name])
@@ -88,12 +88,12 @@ def test_modes_do_not_change_the_value_and_identity_is_the_identity(name):
 @EVERY
 def test_straight_through_is_exact_where_nothing_is_projected(name):
     x = tensor(0, 2, 1, 4, 4, low=0.45, high=0.55)
-    model = MODELS[name](mixture())
+    free = {}
     if "likelihood" in name:
-        model.radius = math.inf
-        model.learning_rate = 0.02
-    if isinstance(model, ps.Purifier):
-        model.radius, model.step_size = math.inf, 0.01
+        free = {"radius": math.inf, "learning_rate": 0.02}
+    if name == "ere_descent":
+        free = {"radius": math.inf, "step_size": 0.01}
+    model = MODELS[name](mixture(), **free)
     purified = model(x)
     assert 0 < float(purified.min()) <= float(purified.max()) < 1
     torch.testing.assert_close(gradient_of(model, x, "straight_through"), gradient_of(model, x, "exact"))
@@ -236,10 +236,9 @@ def test_purposes_have_noise_of_their_own():
 
 @EVERY
 def test_the_seed_matters(name):
-    x, model = tensor(0, 1, 1, 6, 6, dtype=torch.float32), MODELS[name](conv_denoiser())
-    first = model(x)
-    model.noise = ps.GaussianNoise(seed=99, draws=model.noise.draws, antithetic=model.noise.antithetic)
-    assert not torch.equal(model(x), first)
+    x = tensor(0, 1, 1, 6, 6, dtype=torch.float32)
+    first, other = (MODELS[name](conv_denoiser(), noise=ps.GaussianNoise(seed, draws=4)) for seed in (1, 99))
+    assert not torch.equal(first(x), other(x))
 
 
 def test_fresh_noise_differs_from_call_to_call_and_can_be_repeated():
@@ -266,8 +265,7 @@ def test_with_fresh_noise_a_gradient_is_that_of_its_own_call(mode):
     first = model(leaf, gradient=mode)
     model(x)
     (got,) = torch.autograd.grad((first * weight).sum(), leaf)
-    fixed = B.DiffPure(mixture(), steps=3)
-    fixed.noise = derived(NOISE, 1)  # that of the first call
+    fixed = copy_with(B.DiffPure(mixture(), steps=3), noise=derived(NOISE, 1))  # that of the first call
     assert torch.equal(fixed(x), first.detach())
     assert torch.equal(gradient_of(fixed, x, mode), got)
 
@@ -356,8 +354,8 @@ def test_likelihood_maximization_is_adam(radius, norm):
 
 def test_ere_descent_is_the_purifier_without_ascent():
     x = tensor(0, 2, 1, 4, 4)
-    want = ps.Purifier(mixture(), ascent_radius=0, steps=4, radius=0.2, norm="l2")(x)
-    assert torch.equal(B.EreDescent(mixture(), steps=4, radius=0.2, norm="l2")(x), want)
+    want = ps.Purifier(mixture(), sigma=0.2, ascent_radius=0, steps=4, radius=0.2, norm="l2")(x)
+    assert torch.equal(B.EreDescent(mixture(), sigma=0.2, steps=4, radius=0.2, norm="l2")(x), want)
 
 
 # Network evaluations.
@@ -378,7 +376,7 @@ class CountedPass(torch.autograd.Function):
 
 PURIFIERS = {
     f"{direction} {rho}": lambda d, direction=direction, rho=rho, **o: ps.Purifier(
-        d, steps=3, direction=direction, ascent_radius=rho, **o
+        d, sigma=0.2, radius=0.2, steps=3, direction=direction, ascent_radius=rho, **o
     )
     for direction in ("ere", "score")
     for rho in (0.0, 0.1)
@@ -400,8 +398,9 @@ def test_evaluations_are_those_that_happen(name):
 @pytest.mark.parametrize("name", B.BASELINES)
 @pytest.mark.parametrize("passes", [31, 32, 100])
 def test_as_many_steps_as_the_passes_allow(name, passes):
-    model = B.with_passes(name, mixture(), passes, noise=ps.GaussianNoise(seed=2, draws=4))
-    one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise)
+    needed = {"sigma": 0.2, "radius": 0.2} if name == "ere_descent" else {}
+    model = B.with_passes(name, mixture(), passes, noise=ps.GaussianNoise(seed=2, draws=4), **needed)
+    one_more = B.BASELINES[name](mixture(), steps=model.steps + 1, noise=model.noise, **needed)
     assert model.network_passes.total <= passes < one_more.network_passes.total
     assert model.noise.seed == 2
     assert model.random == (name in ("diffpure", "diffpure_published"))
@@ -410,7 +409,8 @@ def test_as_many_steps_as_the_passes_allow(name, passes):
 def test_options_of_a_baseline_of_equal_evaluations():
     assert B.with_passes("diffpure", mixture(), 20, solver="heun").steps == 10
     assert B.with_passes("scoreopt_o", mixture(), 30, regularization=0.1).steps == 10
-    assert B.with_passes(ps.Purifier, mixture(), 160).steps == 5  # forward and backward, twice, on 8 draws
+    purifier = B.with_passes(ps.Purifier, mixture(), 160, sigma=0.2, radius=0.2)
+    assert purifier.steps == 5  # forward and backward, twice, on 8 draws
     with pytest.raises(ValueError, match="passes must be at least 3, what one step takes, got 2"):
         B.with_passes(B.ScoreOptN, mixture(), 2)
     with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
@@ -448,8 +448,8 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("LikelihoodMaximization", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
         ("LikelihoodMaximization", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
         ("LikelihoodMaximization", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
-        ("EreDescent", {"ascent_radius": 0.1}, TypeError, "ascent_radius"),
-        ("EreDescent", {"micro_batch": 0}, ValueError, "micro_batch must be at least 1, got 0"),
+        ("EreDescent", {"sigma": 0.2, "radius": 0.2, "steps": -1}, ValueError, r"steps must be in \[0, 100000\], got"),
+        ("EreDescent", {"radius": 0.2}, TypeError, "missing 1 required keyword-only argument: 'sigma'"),
     ],
 )
 def test_arguments(baseline, keywords, error, message):

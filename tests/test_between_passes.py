@@ -14,7 +14,7 @@ NOISE = ps.GaussianNoise(seed=2, draws=4)
 
 
 def make_purifier(denoiser, **options):
-    return ps.Purifier(denoiser, sigma=0.3, step_size=0.3, noise=NOISE, **options)
+    return ps.Purifier(denoiser, sigma=0.3, radius=0.2, step_size=0.3, noise=NOISE, **options)
 
 
 def gradient_of(model, x, mode):
@@ -36,10 +36,6 @@ def _assign(model):
     model.denoiser.load_state_dict(copy.deepcopy(model.denoiser).state_dict(), assign=True)
 
 
-def _replace_denoiser(model):
-    model.denoiser = copy.deepcopy(model.denoiser)
-
-
 def _replace_module(model):
     model.denoiser.net[1] = torch.nn.ReLU()  # which has no parameters
 
@@ -52,7 +48,7 @@ def _add_hook(model):
     model.denoiser.register_forward_hook(lambda module, arguments, result: 2 * result)
 
 
-CHANGES = [_write, _replace_memory, _assign, _replace_denoiser, _replace_module, _set_attribute, _add_hook]
+CHANGES = [_write, _replace_memory, _assign, _replace_module, _set_attribute, _add_hook]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
@@ -80,28 +76,6 @@ def test_functional_call_gives_the_gradient_of_the_weights_that_it_used_or_none(
     else:
         with pytest.raises(RuntimeError, match="changed or replaced between the forward and backward pass"):
             result.sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("sigma", 0.4), ("step_size", 0.2), ("direction", "score"), ("steps", 2), ("radius", 0.01)]
-)
-def test_a_setting_that_changes_between_the_passes_is_refused(name, value):
-    model = make_purifier(conv_denoiser(), steps=3)
-    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32).requires_grad_()
-    purified = model(x)
-    setattr(model, name, value)
-    with pytest.raises(RuntimeError, match=f"{name} was changed from .* between the forward and backward pass"):
-        purified.sum().backward()
-
-
-def test_another_noise_between_the_passes_is_none_of_the_calls_business():
-    model = make_purifier(conv_denoiser(), steps=2)
-    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32)
-    want = gradient_of(model, x, "exact")
-    leaf = x.clone().requires_grad_()
-    purified = model(leaf)
-    model.noise = ps.GaussianNoise(seed=9, draws=2)
-    assert torch.equal(torch.autograd.grad(purified.sum(), leaf)[0], want)
 
 
 WRAPPERS = {

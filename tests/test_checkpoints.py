@@ -102,7 +102,7 @@ def test_a_classifier_comes_back_with_the_names_of_its_classes(tmp_path):
     loaded = ps.load_checkpoint(ps.save_checkpoint(tmp_path / "net", named("owl", "cat", "dög")))
     assert loaded.class_names == ("owl", "cat", "dög")
     assert repr(loaded) == repr(classifier())  # what evaluations have recorded of a model stays the same
-    purifier = ps.Purifier(tiny_denoiser())
+    purifier = ps.Purifier(tiny_denoiser(), sigma=0.2, radius=0.2)
     assert ps.PurifiedClassifier(purifier, loaded).class_names == ("owl", "cat", "dög")
     assert ps.PurifiedClassifier(purifier, lambda x: x.mean((2, 3))).class_names is None
     assert ps.load_checkpoint(ps.save_checkpoint(tmp_path / "nameless", classifier())).class_names is None

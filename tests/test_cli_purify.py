@@ -63,7 +63,8 @@ def purified(array: np.ndarray, reference, **options) -> np.ndarray:
     """What the library makes of 8-bit images [H, W] or [H, W, C]; ``reference`` may be a denoiser."""
     denoiser = kernel_density(reference) if isinstance(reference, np.ndarray) else reference
     noise = ps.GaussianNoise(seed=0, draws=2)
-    result = ps.Purifier(denoiser, **{"steps": 2, "noise": noise, **options})(tensor(array).unsqueeze(0))[0]
+    settings = {"sigma": 0.2, "radius": 0.2, "steps": 2, "noise": noise, **options}
+    result = ps.Purifier(denoiser, **settings)(tensor(array).unsqueeze(0))[0]
     return result.mul(255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 import pursamere as ps
-from pursamere.demo.classifier import train_classifier
+from pursamere.pretrained.digits import train_classifier
 
 EPS = 0.1
 MISSING = "is in the extra 'clients' (torchattacks: pip install --no-deps torchattacks)"

@@ -271,7 +271,7 @@ def test_derivatives_are_those_of_the_cpu(cuda):
 def test_purifier(cuda, direction, micro_batch):
     """Equality of runs (D1), batch invariance (D2), and agreement with the CPU up to the network's TF32."""
     x = tensor(1, 7, 1, 12, 12, dtype=torch.float32)
-    settings = {"steps": 3, "noise": NOISE, "direction": direction}
+    settings = {"sigma": 0.2, "radius": 0.2, "steps": 3, "noise": NOISE, "direction": direction}
     purifier = ps.Purifier(conv_denoiser().to(cuda), micro_batch=micro_batch, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -289,7 +289,7 @@ def test_purified_classifier_and_its_gradient(cuda):
     x = tensor(1, 3, 1, 12, 12, dtype=torch.float32)
 
     def logits_and_gradient(device):
-        purifier = ps.Purifier(conv_denoiser().to(device), steps=2, noise=NOISE, micro_batch=1)
+        purifier = ps.Purifier(conv_denoiser().to(device), sigma=0.2, radius=0.2, steps=2, noise=NOISE, micro_batch=1)
         model = ps.PurifiedClassifier(purifier, conv_classifier().to(device))
         images = x.to(device).requires_grad_()
         logits = model(images)
@@ -301,7 +301,9 @@ def test_purified_classifier_and_its_gradient(cuda):
 
 def test_the_random_state_of_the_device_is_left_alone(cuda):
     before = torch.cuda.get_rng_state(cuda)
-    ps.Purifier(conv_denoiser().to(cuda), steps=1)(torch.rand(2, 1, 8, 8, device=cuda, generator=torch.Generator(cuda)))
+    ps.Purifier(conv_denoiser().to(cuda), sigma=0.2, radius=0.2, steps=1)(
+        torch.rand(2, 1, 8, 8, device=cuda, generator=torch.Generator(cuda))
+    )
     assert torch.equal(torch.cuda.get_rng_state(cuda), before)
 
 
@@ -310,7 +312,7 @@ def test_closed_form_denoisers(cuda):
     x = tensor(2, 4, 1, 6, 6, dtype=torch.float32)
     for device in (torch.device("cpu"), cuda):
         denoiser = ps.denoisers.KernelDensity(images.to(device), 0.1).to(device)
-        got = ps.Purifier(denoiser, steps=4, noise=NOISE)(x.to(device)).cpu()
+        got = ps.Purifier(denoiser, sigma=0.2, radius=0.2, steps=4, noise=NOISE)(x.to(device)).cpu()
         if device.type == "cpu":
             want = got
     torch.testing.assert_close(got, want, rtol=0, atol=5e-3)

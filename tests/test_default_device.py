@@ -13,7 +13,7 @@ from pursamere.training.order import DataOrder
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3])
 MODEL = ps.PurifiedClassifier(
-    ps.Purifier(conv_denoiser(), steps=1, radius=0.1, noise=ps.GaussianNoise(draws=2)), conv_classifier()
+    ps.Purifier(conv_denoiser(), sigma=0.2, steps=1, radius=0.1, noise=ps.GaussianNoise(draws=2)), conv_classifier()
 )
 A = ps.attacks
 

@@ -246,7 +246,7 @@ def test_parameters_are_those_of_the_network(random_denoiser):
     assert {id(p) for p in random_denoiser.parameters()} == {id(p) for p in network.parameters()}
     assert prediction_of(random_denoiser) == ("denoised", random_denoiser)
     network.dropping = nn.Dropout()
-    purifier = ps.Purifier(random_denoiser)
+    purifier = ps.Purifier(random_denoiser, sigma=0.2, radius=0.2)
     assert not network.dropping.training
     network.dropping.train()
     with pytest.raises(ValueError, match="denoiser must be in evaluation mode"):
@@ -254,7 +254,12 @@ def test_parameters_are_those_of_the_network(random_denoiser):
 
 
 @pytest.mark.parametrize(
-    "make", [*(partial(make, steps=2) for make in BASELINES.values()), partial(DiffPure, solver="heun", steps=12)]
+    "make",
+    [
+        # The noise level of ere_descent is not a default.
+        *(partial(make, steps=2) for name, make in BASELINES.items() if name != "ere_descent"),
+        partial(DiffPure, solver="heun", steps=12),
+    ],
 )
 def test_the_default_noise_levels_of_every_baseline_suit_every_family(random_denoiser, make):
     model = make(random_denoiser)
@@ -273,7 +278,7 @@ def test_default_noise_levels_are_clipped_to_the_range_of_the_denoiser(bounds):
     denoiser.sigma_range = bounds
     x = tensor(0, 1, 1, 4, 4)
     for name, make in BASELINES.items():
-        if name != "ere_descent":  # its sigma is PurSAMERE's
+        if name != "ere_descent":  # which has no default
             make(denoiser, steps=7)(x)
     for solver in ("euler", "heun"):
         DiffPure(denoiser, steps=12, solver=solver)(x)
@@ -302,7 +307,9 @@ def test_a_range_that_is_none(bounds, error, message):
 @pytest.mark.parametrize("direction", ["ere", "score"])
 def test_exact_gradient_through_a_purifier(random_denoiser, direction):
     noise = ps.GaussianNoise(draws=2)
-    purifier = ps.Purifier(random_denoiser.double(), steps=2, direction=direction, step_size=0.3, noise=noise)
+    purifier = ps.Purifier(
+        random_denoiser.double(), sigma=0.2, radius=0.2, steps=2, direction=direction, step_size=0.3, noise=noise
+    )
     x = tensor(1, 2, 1, 8, 8).requires_grad_()
     weight = tensor(2, *x.shape, low=-1)
     got, want = (
@@ -314,7 +321,9 @@ def test_exact_gradient_through_a_purifier(random_denoiser, direction):
 
 def test_rows_do_not_depend_on_the_batch(random_denoiser):
     x = tensor(3, 3, 1, 8, 8, dtype=torch.float32)
-    purifier = ps.Purifier(random_denoiser, steps=2, micro_batch=1, noise=ps.GaussianNoise(draws=2))
+    purifier = ps.Purifier(
+        random_denoiser, sigma=0.2, radius=0.2, steps=2, micro_batch=1, noise=ps.GaussianNoise(draws=2)
+    )
     together = purifier(x)
     assert not torch.equal(together, x)
     assert torch.equal(torch.cat([purifier(row[None]) for row in x]), together)

@@ -7,9 +7,10 @@ from nets import AttentionDenoiser, fixed_weights
 from torch import nn
 
 import pursamere as ps
+from pursamere.attacks import PGD, Clean, RandomSearch, Transfer
 from pursamere.baselines import DiffPure, ScoreOptO
 from pursamere.derivative_check import compare_derivatives
-from pursamere.evaluation import Attack, Protocol
+from pursamere.evaluation import Protocol
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)
 
@@ -85,7 +86,7 @@ class Denoiser(nn.Module):
 
 def make_purifier(activation, direction="ere", wrap=lambda net: net, **options):
     denoiser = wrap(fixed_weights(Denoiser(activation)))
-    return ps.Purifier(denoiser, sigma=0.3, steps=2, noise=NOISE, direction=direction, **options)
+    return ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=2, noise=NOISE, direction=direction, **options)
 
 
 def weights(model):
@@ -235,7 +236,9 @@ def test_scripted_and_compiled_networks_are_compared_too(how):
             wave = torch.sin(3 * y)
             return 0.5 * torch.tanh(y) + (wave.detach() if self.detached else wave)
 
-    right, wrong = (ps.Purifier(how(Part(d).eval()), sigma=0.3, steps=1, noise=NOISE) for d in (False, True))
+    right, wrong = (
+        ps.Purifier(how(Part(d).eval()), sigma=0.3, radius=0.2, steps=1, noise=NOISE) for d in (False, True)
+    )
     assert right.check_derivative(X).error < 1e-3
     with pytest.raises(RuntimeError, match="differs from finite differences"):
         wrong.check_derivative(X)
@@ -252,7 +255,7 @@ def test_what_depends_on_the_whole_image_counts(shape):
             return net(y) + torch.tanh(3 * ((mean.detach() if detach else mean) - 0.4))
 
         net = fixed_weights(convolution)
-        return ps.Purifier(gated, sigma=0.2, steps=2, noise=NOISE)
+        return ps.Purifier(gated, sigma=0.2, radius=0.2, steps=2, noise=NOISE)
 
     x = torch.zeros(1, *shape)
     assert denoiser(False).check_derivative(x).error < 1e-6
@@ -295,7 +298,7 @@ def test_the_check_leaves_no_float64_behind():
                 self._table = torch.sin(1000 * torch.exp(-torch.arange(8.0)))
             return torch.tanh(y) * self._table.to(y.dtype).sum()
 
-    first, second = (ps.Purifier(Lazy().eval(), sigma=0.3, steps=1, noise=NOISE) for _ in range(2))
+    first, second = (ps.Purifier(Lazy().eval(), sigma=0.3, radius=0.2, steps=1, noise=NOISE) for _ in range(2))
     first(X.clone().requires_grad_())
     assert first.denoiser._table.dtype == torch.float32
     assert torch.equal(first(X), second(X))
@@ -319,9 +322,9 @@ class Detached(nn.Module):
 
 
 def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tmp_path):
-    purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, steps=1, noise=NOISE)
+    purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
     model = nn.Sequential(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])).eval()
-    protocol = Protocol("tiny", (Attack("clean", "none"), EXACT))
+    protocol = Protocol("tiny", (Clean(), EXACT))
     with pytest.raises(RuntimeError, match="differs from finite differences"):
         ps.evaluate(model, X, torch.arange(len(X)) % 4, folder=tmp_path / "run", eps=0.05, preset=protocol)
     assert not (tmp_path / "run").exists()
@@ -329,16 +332,20 @@ def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tm
 
 @pytest.mark.parametrize("name", ["DiffPure", "EreDescent", "ScoreOptN"])
 def test_baselines_are_checked_too(name):
-    baseline = getattr(ps.baselines, name)
-    assert baseline(fixed_weights(Denoiser(torch.relu)), steps=2).check_derivative(X).error < 1e-6
-    wrong = baseline(fixed_weights(Denoiser(lambda x: x * torch.sigmoid(x).detach())), steps=2)
+    options = {"sigma": 0.3, "radius": 0.2} if name == "EreDescent" else {}
+
+    def baseline(denoiser):
+        return getattr(ps.baselines, name)(denoiser, steps=2, **options)
+
+    assert baseline(fixed_weights(Denoiser(torch.relu))).check_derivative(X).error < 1e-6
+    wrong = baseline(fixed_weights(Denoiser(lambda x: x * torch.sigmoid(x).detach())))
     with pytest.raises(RuntimeError, match="differs from finite differences"):
         wrong(X.clone().requires_grad_())
 
 
 def test_attention_and_closed_forms_pass():
     for denoiser in (fixed_weights(AttentionDenoiser()), ps.denoisers.KernelDensity(tensor(3, 20, 1, 8, 8), 0.2)):
-        agreement = ps.Purifier(denoiser, sigma=0.3, steps=2, noise=NOISE).check_derivative(X)
+        agreement = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=2, noise=NOISE).check_derivative(X)
         assert agreement.error < 1e-5
 
 
@@ -349,7 +356,7 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
         seen.append(y.dtype)
         return 0.9 * y
 
-    model = ps.Purifier(denoiser, sigma=0.3, steps=1, noise=NOISE)
+    model = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE)
     model(X)
     assert torch.float64 not in seen
     model(X.clone().requires_grad_())
@@ -357,24 +364,27 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
     seen.clear()
     model(X.clone().requires_grad_())
     assert torch.float64 not in seen
-    assert ps.Purifier(denoiser, sigma=0.3, steps=1, step_rule="sign", step_size=0.1).check_derivative(X) is None
-    assert ps.Purifier(denoiser, sigma=0.3, steps=0).check_derivative(X) is None
+    assert (
+        ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, step_rule="sign", step_size=0.1).check_derivative(X)
+        is None
+    )
+    assert ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=0).check_derivative(X) is None
 
 
 def evaluation_of(denoiser, folder, *attacks, direction="ere"):
-    purifier = ps.Purifier(denoiser, sigma=0.3, steps=1, noise=NOISE, direction=direction)
+    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE, direction=direction)
     model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])
-    protocol = Protocol("tiny", (Attack("clean", "none"), *attacks))
+    protocol = Protocol("tiny", (Clean(), *attacks))
     labels = torch.arange(len(X)) % 4
     return ps.evaluate(model, X, labels, folder=folder, eps=0.05, preset=protocol)
 
 
-EXACT = Attack("pgd-exact", "pgd", steps=2)
-OTHER = Attack("other-noise", "transfer", sources=("other_noise",), steps=2)
+EXACT = PGD("pgd-exact", steps=2)
+OTHER = Transfer("other-noise", sources=("other_noise",), steps=2)
 HARMLESS = (
-    Attack("pgd-bpda", "pgd", steps=2, gradient="identity"),
-    Attack("bare", "transfer", sources=("bare",), steps=2),
-    Attack("search", "random_search", steps=2),
+    PGD("pgd-bpda", steps=2, gradient="identity"),
+    Transfer("bare", sources=("bare",), steps=2),
+    RandomSearch("search", queries=2),
 )
 
 

@@ -13,14 +13,14 @@ from nets import conv_denoiser, fixed_weights
 import pursamere as ps
 from pursamere.baselines import DiffPure, PublishedDiffPure
 from pursamere.baselines._randomness import derived, of_image
-from pursamere.iterative import StepMode
+from pursamere.stepping import StepMode
 
 MU, TAU, SIGMA = 0.5, 0.05, 0.1
 
 
 def unclipped(model, x0):
     """The result before it is clipped to [0, 1], which hides how far it spreads."""
-    return model._last(x0, StepMode(model.noise, projected=False))[0]
+    return model._last(StepMode(model.noise, projected=False), x0)[0]
 
 
 def flat(value, side=512):

@@ -75,7 +75,12 @@ def test_exact_gradient_is_unrolled_in_float64():
 
 def test_a_sample_has_the_same_bits_in_any_batch():
     purifier = ps.Purifier(
-        tiny_denoiser(attention=True, patch=2), steps=2, micro_batch=1, noise=ps.GaussianNoise(draws=2)
+        tiny_denoiser(attention=True, patch=2),
+        sigma=0.2,
+        radius=0.2,
+        steps=2,
+        micro_batch=1,
+        noise=ps.GaussianNoise(draws=2),
     )
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     together = purifier(x)

@@ -159,8 +159,8 @@ def test_the_error_of_a_detached_denoiser_has_no_gradient(denoiser):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda denoiser: ps.Purifier(denoiser, steps=1),
-        lambda denoiser: ps.Purifier(denoiser, steps=1, direction="score"),
+        lambda denoiser: ps.Purifier(denoiser, sigma=0.2, radius=0.2, steps=1),
+        lambda denoiser: ps.Purifier(denoiser, sigma=0.2, radius=0.2, steps=1, direction="score"),
         lambda denoiser: ps.baselines.DiffPure(denoiser, steps=2),
         lambda denoiser: ps.baselines.ScoreOptO(denoiser, steps=1),
     ],
@@ -173,6 +173,6 @@ def test_a_denoiser_that_writes_into_its_input_is_refused(make):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_images_of_another_dtype_than_the_network(dtype):
-    purifier = ps.Purifier(conv_denoiser(), steps=1)
+    purifier = ps.Purifier(conv_denoiser(), sigma=0.2, radius=0.2, steps=1)
     with pytest.raises(TypeError, match=rf"the denoiser can't take {dtype} images: convert them"):
         purifier(tensor(0, 1, 1, 4, 4, dtype=dtype))

@@ -26,7 +26,8 @@ OPTIONS = {
 
 
 def make_purifier(denoiser, step_rule="unit", **options):
-    return ps.Purifier(denoiser, sigma=0.3, step_rule=step_rule, step_size=STEP_SIZE[step_rule], noise=NOISE, **options)
+    settings = {"sigma": 0.3, "radius": 0.2, "step_size": STEP_SIZE[step_rule], "noise": NOISE, **options}
+    return ps.Purifier(denoiser, step_rule=step_rule, **settings)
 
 
 def gradient_of(model, x, mode):

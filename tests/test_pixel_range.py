@@ -12,7 +12,7 @@ ROUNDING = torch.tensor([-1.1e-7, -9e-5, 0.0, 1.0, 1 + 1.2e-7, 1 + 9e-5])
 
 
 def model(gradient="exact", dtype=torch.float32, **keywords):
-    purifier = ps.Purifier(conv_denoiser(dtype=dtype), steps=2, radius=0.1, noise=ps.GaussianNoise(draws=2))
+    purifier = ps.Purifier(conv_denoiser(dtype=dtype), sigma=0.2, steps=2, radius=0.1, noise=ps.GaussianNoise(draws=2))
     return ps.PurifiedClassifier(purifier, conv_classifier(dtype=dtype), gradient, **keywords)
 
 
@@ -72,5 +72,5 @@ def test_float64_images_for_float32_networks():
     assert torch.equal(of(x.double()), of(x))
     torch.testing.assert_close(gradient_of(of, x.double()), gradient_of(of, x).double())
     assert model(dtype=torch.float64)(x.double()).dtype == torch.float64
-    closed = ps.Purifier(lambda y, sigma: 0.9 * y, steps=1)
+    closed = ps.Purifier(lambda y, sigma: 0.9 * y, sigma=0.2, radius=0.2, steps=1)
     assert ps.PurifiedClassifier(closed, lambda x: x.flatten(1))(x.double()).dtype == torch.float64

@@ -59,7 +59,7 @@ def gradient(purifier, gradient="exact"):
     return torch.autograd.grad((purifier(x, gradient=gradient) ** 2).sum(), x)[0]
 
 
-SETTINGS = {"steps": 2, "radius": 0.1, "noise": ps.GaussianNoise(draws=2)}
+SETTINGS = {"sigma": 0.2, "steps": 2, "radius": 0.1, "noise": ps.GaussianNoise(draws=2)}
 KINDS = {
     "score": lambda network: ps.Purifier(network, direction="score", **SETTINGS),
     "DiffPure": lambda network: ps.baselines.DiffPure(network, steps=2),

@@ -10,7 +10,7 @@ from nets import AttentionDenoiser, conv_denoiser, fixed_weights
 import pursamere as ps
 from pursamere._attention import DifferentiableAttention
 from pursamere._threads import cpu_threads
-from pursamere.networks import NoRandomNumbers, repeatable_algorithms
+from pursamere.determinism import NoRandomNumbers, repeatable_algorithms
 from pursamere.training.initial import seeded
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)
@@ -53,7 +53,7 @@ def test_four_threads_through_a_network_with_attention():
     denoiser = fixed_weights(AttentionDenoiser())
 
     def make():
-        return ps.Purifier(denoiser, sigma=0.3, steps=3, noise=NOISE)
+        return ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=3, noise=NOISE)
 
     before, want = settings(), value_and_gradient(make(), x)
     shared = make()
@@ -77,7 +77,7 @@ def test_a_plain_network_beside_a_purification_keeps_its_bits():
         want = other(x, 0.3)
     with torch.no_grad(), DifferentiableAttention():
         assert not torch.equal(other(x, 0.3), want)
-    model = ps.Purifier(fixed_weights(AttentionDenoiser()), sigma=0.3, steps=3, noise=NOISE)
+    model = ps.Purifier(fixed_weights(AttentionDenoiser()), sigma=0.3, radius=0.2, steps=3, noise=NOISE)
     purified = threading.Event()
 
     def work(number):
@@ -168,7 +168,7 @@ def test_cudnn_settings_that_somebody_else_made_meanwhile_stay():
 
 
 def test_another_thread_may_draw_random_numbers():
-    model = ps.Purifier(conv_denoiser(), sigma=0.3, steps=2, noise=NOISE)
+    model = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=2, noise=NOISE)
     x = tensor(0, 2, 1, 6, 6, dtype=torch.float32)
     want, stop = model(x), threading.Event()
 
@@ -178,7 +178,7 @@ def test_another_thread_may_draw_random_numbers():
                 torch.rand(3)
             return True
         try:
-            fresh = ps.Purifier(conv_denoiser(), sigma=0.3, steps=2, noise=NOISE)
+            fresh = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=2, noise=NOISE)
             return all(torch.equal(model(x), want) and torch.equal(fresh(x), want) for _ in range(20))
         finally:
             stop.set()
@@ -190,7 +190,9 @@ def test_the_global_random_state_is_not_even_read(monkeypatch):
     def read(*_):
         raise AssertionError("the global random state was read")
 
-    model = ps.PurifiedClassifier(ps.Purifier(conv_denoiser(), sigma=0.3, steps=2, noise=NOISE), lambda x: x.flatten(1))
+    model = ps.PurifiedClassifier(
+        ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=2, noise=NOISE), lambda x: x.flatten(1)
+    )
     for module, name in ((torch, "get_rng_state"), (torch.random, "get_rng_state"), (torch, "initial_seed")):
         monkeypatch.setattr(module, name, read)
     model(tensor(0, 2, 1, 6, 6, dtype=torch.float32).requires_grad_()).sum().backward()
@@ -209,9 +211,11 @@ def test_a_compiled_denoiser_is_not_kept_from_being_compiled():
 
     torch._dynamo.reset()
     net = conv_denoiser()
-    model = ps.Purifier(torch.compile(net, backend=backend), sigma=0.3, steps=2, noise=NOISE, direction="score")
+    model = ps.Purifier(
+        torch.compile(net, backend=backend), sigma=0.3, radius=0.2, steps=2, noise=NOISE, direction="score"
+    )
     x = tensor(0, 2, 1, 6, 6, dtype=torch.float32)
-    want = ps.Purifier(net, sigma=0.3, steps=2, noise=NOISE, direction="score")(x)
+    want = ps.Purifier(net, sigma=0.3, radius=0.2, steps=2, noise=NOISE, direction="score")(x)
     assert torch.equal(model(x), want)
     assert runs
     runs.clear()
@@ -261,11 +265,11 @@ def test_results_that_do_not_repeat_are_refused_wherever_they_come_from(source):
         return y * (0.9 + 1e-3 * source[next(calls)])
 
     with pytest.raises(RuntimeError, match="the denoiser returned other values when it was called again"):
-        ps.Purifier(denoiser, sigma=0.3, steps=1, noise=NOISE)(tensor(0, 2, 1, 6, 6, dtype=torch.float32))
+        ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE)(tensor(0, 2, 1, 6, 6, dtype=torch.float32))
 
 
 def test_a_classifier_that_draws_is_refused_too():
-    purifier = ps.Purifier(conv_denoiser(), sigma=0.3, steps=1, noise=NOISE)
+    purifier = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
     model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1) + torch.rand(1))
     with pytest.raises(RuntimeError, match="the classifier drew random numbers"):
         model(tensor(0, 2, 1, 6, 6, dtype=torch.float32))

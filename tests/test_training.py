@@ -92,7 +92,9 @@ def test_classifier_learns_and_half_precision_decides_alike(data, tmp_path, no_p
     denoiser = tiny_denoiser()
     ps.save_checkpoint(tmp_path / "denoiser", denoiser, dtype=torch.float16)
     decisions = [
-        ps.PurifiedClassifier(ps.Purifier(d, steps=2, noise=ps.GaussianNoise(draws=2)), c)(test.images).argmax(1)
+        ps.PurifiedClassifier(ps.Purifier(d, sigma=0.2, radius=0.2, steps=2, noise=ps.GaussianNoise(draws=2)), c)(
+            test.images
+        ).argmax(1)
         for d, c in ((denoiser, result.network), (ps.load_checkpoint(tmp_path / "denoiser"), half))
     ]
     assert torch.equal(*decisions)

@@ -15,7 +15,7 @@ def images():
 
 
 def purifier(**options):
-    return ps.Purifier(conv_denoiser(), sigma=0.3, steps=1, noise=NOISE, **options)
+    return ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1, noise=NOISE, **options)
 
 
 def model():

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pursamere as ps
 from pursamere import functional
-from pursamere.networks import check_evaluation_mode, repeatable_algorithms
+from pursamere.determinism import check_evaluation_mode, repeatable_algorithms
 
 X = torch.full((2, 1, 4, 4), 0.5)
 NOISE = ps.GaussianNoise(draws=4)
@@ -70,7 +70,14 @@ def test_noise_sample():
 )
 def test_purifier_arguments(keywords, error, message):
     with pytest.raises(error, match=message):
-        ps.Purifier(**({"denoiser": identity} | keywords))
+        ps.Purifier(**({"denoiser": identity, "sigma": 0.2, "radius": 0.2} | keywords))
+
+
+@pytest.mark.parametrize("missing", ["sigma", "radius"])
+def test_what_depends_on_the_data_has_no_default(missing):
+    given = {name: 0.2 for name in ("sigma", "radius") if name != missing}
+    with pytest.raises(TypeError, match=f"missing 1 required keyword-only argument: '{missing}'"):
+        ps.Purifier(identity, **given)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,7 @@ def test_purifier_arguments(keywords, error, message):
     ],
 )
 def test_purifier_input(x, error, message):
-    model = ps.Purifier(identity)
+    model = ps.Purifier(identity, sigma=0.2, radius=0.2)
     for call in (model, model.trace, ps.PurifiedClassifier(model, conv_classifier())):
         with pytest.raises(error, match=message):
             call(x)
@@ -96,16 +103,16 @@ def test_purifier_input(x, error, message):
 def test_gradient_names():
     message = "gradient must be one of 'exact', 'straight_through', 'identity', 'unrolled', got 'bpda'"
     with pytest.raises(ValueError, match=message):
-        ps.Purifier(identity)(X, gradient="bpda")
+        ps.Purifier(identity, sigma=0.2, radius=0.2)(X, gradient="bpda")
     with pytest.raises(ValueError, match=message):
-        ps.PurifiedClassifier(ps.Purifier(identity), conv_classifier(), gradient="bpda")
+        ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), conv_classifier(), gradient="bpda")
 
 
 def test_purified_classifier_arguments():
     with pytest.raises(TypeError, match=r"purifier must be a pursamere.IterativePurifier, got function"):
         ps.PurifiedClassifier(identity, conv_classifier())
     with pytest.raises(TypeError, match="classifier must be callable, got int"):
-        ps.PurifiedClassifier(ps.Purifier(identity), 3)
+        ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), 3)
 
 
 class Noisy(nn.Module):
@@ -120,13 +127,13 @@ class Noisy(nn.Module):
 
 
 def test_denoiser_in_training_mode():
-    model = ps.Purifier(Noisy())
+    model = ps.Purifier(Noisy(), sigma=0.2, radius=0.2)
     model.denoiser.train()
     with pytest.raises(ValueError, match=r"denoiser must be in evaluation mode, but its layer 'drop' is training"):
         model(X)
     model.eval()
     model(X)
-    model = ps.Purifier(conv_denoiser(), steps=1)
+    model = ps.Purifier(conv_denoiser(), sigma=0.2, radius=0.2, steps=1)
     model.denoiser.train()  # nothing stochastic: allowed
     model(X)
 
@@ -151,7 +158,7 @@ class WithDropout(ps.PurifiedClassifier):
 
 
 def test_a_layer_that_a_subclass_adds_must_be_in_evaluation_mode():
-    model = WithDropout(ps.Purifier(identity), conv_classifier())
+    model = WithDropout(ps.Purifier(identity, sigma=0.2, radius=0.2), conv_classifier())
     with pytest.raises(ValueError, match="extra must be in evaluation mode"):
         model(X)
     model.eval()
@@ -160,7 +167,7 @@ def test_a_layer_that_a_subclass_adds_must_be_in_evaluation_mode():
 
 def test_there_is_no_training_mode():
     classifier = nn.Sequential(nn.Dropout(0.5), conv_classifier()).train()
-    model = ps.PurifiedClassifier(ps.Purifier(Noisy().train(), steps=1), classifier)
+    model = ps.PurifiedClassifier(ps.Purifier(Noisy().train(), sigma=0.2, radius=0.2, steps=1), classifier)
     outer = nn.Sequential(nn.Identity(), model)
     want = model(X)
     for switched in (model, model.purifier, outer):
@@ -173,8 +180,7 @@ def test_there_is_no_training_mode():
 
 
 def test_purifiers_have_no_training_mode():
-    for kind in (ps.Purifier, ps.baselines.EreDescent, ps.baselines.DiffPure):
-        purifier = kind(Noisy())
+    for purifier in (ps.Purifier(Noisy(), sigma=0.2, radius=0.2), ps.baselines.DiffPure(Noisy())):
         assert not any(module.training for module in purifier.train().modules())
 
 
@@ -196,7 +202,7 @@ def test_layers_that_training_mode_makes_random_or_mixing(layer, raises):
     if not raises:
         check_evaluation_mode("denoiser", layer)
         return
-    model = ps.PurifiedClassifier(ps.Purifier(identity), nn.Sequential(layer))
+    model = ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), nn.Sequential(layer))
     model.classifier.train()
     with pytest.raises(ValueError, match=r"classifier must be in evaluation mode, .*; call classifier.eval\(\)"):
         model(X)
@@ -204,7 +210,7 @@ def test_layers_that_training_mode_makes_random_or_mixing(layer, raises):
 
 def test_denoiser_that_draws_random_numbers():
     with pytest.raises(RuntimeError, match="drew random numbers from PyTorch's global state"):
-        ps.Purifier(lambda y, sigma: nn.functional.dropout(y))(X)
+        ps.Purifier(lambda y, sigma: nn.functional.dropout(y), sigma=0.2, radius=0.2)(X)
 
 
 @pytest.mark.parametrize("direction", ["ere", "score"])
@@ -217,7 +223,7 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
         "detach": lambda y, sigma: y.detach() * 0.9,
         "parameter": lambda y, sigma: y.detach() * scale,
     }[cut]
-    model = ps.Purifier(denoiser, direction=direction)
+    model = ps.Purifier(denoiser, sigma=0.2, radius=0.2, direction=direction)
     for gradient in ("exact", "unrolled"):
         with pytest.raises(ValueError, match="denoiser must be differentiable in its input"):
             model(X.clone().requires_grad_(), gradient=gradient).sum().backward()
@@ -248,7 +254,7 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
 )
 def test_classifier_results(classifier, error, message):
     with pytest.raises(error, match=message):
-        ps.PurifiedClassifier(ps.Purifier(identity), classifier)(X)
+        ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), classifier)(X)
 
 
 def test_ere_micro_batch():
@@ -276,18 +282,18 @@ def test_import_without_the_metadata_of_the_distribution():
 def test_autocast_is_mentioned():
     conv = conv_denoiser()
     with torch.autocast("cpu"), pytest.raises(ValueError, match=r"got torch.bfloat16 \(is torch.autocast on\?\)"):
-        ps.Purifier(lambda y, sigma: conv.net(y))(X)
+        ps.Purifier(lambda y, sigma: conv.net(y), sigma=0.2, radius=0.2)(X)
 
 
 def test_denoiser_on_another_device():
     with pytest.raises(ValueError, match=r"x must be on the device of denoiser.net.0.weight, meta, got cpu"):
-        ps.Purifier(conv_denoiser().to("meta"))(X)
+        ps.Purifier(conv_denoiser().to("meta"), sigma=0.2, radius=0.2)(X)
 
 
 def test_denoiser_that_returns_nan():
     for bad in (math.nan, math.inf):
         with pytest.raises(RuntimeError, match="the denoiser returned NaN or infinity"):
-            ps.Purifier(lambda y, sigma, bad=bad: y * bad)(X)
+            ps.Purifier(lambda y, sigma, bad=bad: y * bad, sigma=0.2, radius=0.2)(X)
 
 
 def test_cuda_tensor_without_cuda_kernels(monkeypatch):

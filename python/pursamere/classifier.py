@@ -10,14 +10,17 @@ from torch import Tensor
 
 from ._eager import eager_only
 from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits, check_tensor
-from .invariance import NetworkCheck
-from .iterative import GRADIENTS, IterativePurifier
-from .micro_batch import map_micro_batches
-from .networks import EvaluationOnly, check_evaluation_mode, repeatable_algorithms
-from .path_gradient import GradientOf
+from .determinism import (
+    FixedModule,
+    NetworkCheck,
+    check_evaluation_mode,
+    map_micro_batches,
+    repeatable_algorithms,
+)
+from .stepping import GRADIENTS, GradientOf, IterativePurifier
 
 
-class PurifiedClassifier(EvaluationOnly):
+class PurifiedClassifier(FixedModule):
     """Images [B, C, H, W] in [0, 1] to the logits [B, classes] of the purified images.
 
     The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
@@ -92,7 +95,7 @@ class PurifiedClassifier(EvaluationOnly):
         size = self.purifier.micro_batch_on(x.device)
         with repeatable_algorithms(x.device):
             with torch.no_grad():
-                self._network_check(self.classifier, self._logits, (size, *x.shape[1:]), x)
+                self._network_check(self._logits, (size, *x.shape[1:]), x)
             (logits,) = map_micro_batches(self._logits, size, purified)
         return logits
 

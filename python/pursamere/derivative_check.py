@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from .networks import RandomNumbersError
+from .determinism import RandomNumbersError, Snapshot, is_compiled, sample_images, without_random_numbers
+from .noise import GaussianNoise
 
 Function = Callable[[Tensor], Tensor]
 
@@ -65,6 +67,67 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.01}
 # In pixel units. In float64 so small that no ReLU's kink is likely to lie between the points, unless a part of the
 # network computes in float32 and the differences drown in its rounding.
 _STEPS = {torch.float64: (1e-7, 1e-5, 1e-3), torch.float32: (1e-3, 1e-2)}
+
+
+class DerivativeCheck:
+    """Compares a network's derivative with finite differences, once per network, settings, shape, dtype and device.
+
+    Args:
+        name: the network's name in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._network: Snapshot | None = None  # the network that the agreements belong to
+        self._agreements: dict[tuple[object, ...], Agreement] = {}
+
+    def __call__(
+        self,
+        network: object,
+        functions: Callable[[GaussianNoise], Sequence[Function]],
+        noise: GaussianNoise,
+        micro_batch: int,
+        like: Tensor,
+        settings: object,
+    ) -> Agreement:
+        """Return how well autograd and finite differences agree; called with gradients enabled.
+
+        Args:
+            network: what the functions run; a change of its modules, parameters or functions starts the check anew.
+            functions: returns the functions of images to differentiate, for a noise; those for fewer draws are compared
+                in float64, if the network supports it.
+            noise: the noise that the network is used with.
+            micro_batch: the number of images that it is used with.
+            like: [B, C, H, W], whose image shape, dtype and device count.
+            settings: what else the functions depend on, hashable.
+
+        Raises:
+            RuntimeError: they differ, or a function can't be differentiated.
+        """
+        seen = Snapshot(network)
+        if self._network is None or not self._network.has_parts_of(seen):
+            self._network, self._agreements = seen, {}
+        key = (settings, tuple(like.shape[1:]), like.dtype, like.device)
+        if key not in self._agreements:
+            few = replace(noise, draws=min(2, noise.draws))
+
+            def images(size: int) -> tuple[Tensor, ...]:
+                return sample_images((3 * size, *like.shape[1:]), like.device, like.dtype).split(size)
+
+            def compare(cheap: Function, whole: Function) -> Agreement:
+                if not is_compiled(network):
+                    agreement = compare_in_float64(cheap, images(1))
+                    if agreement is not None and agreement.is_known:
+                        return agreement
+                return compare_derivatives(whole, images(micro_batch))
+
+            def compare_all() -> Agreement:
+                return worst([compare(*pair) for pair in zip(functions(few), functions(noise), strict=True)])
+
+            agreement = without_random_numbers(self.name, compare_all)
+            require_agreement(self.name, agreement)
+            self._agreements[key] = agreement
+        return self._agreements[key]
 
 
 def compare_in_float64(function: Function, images: Sequence[Tensor]) -> Agreement | None:

@@ -16,7 +16,7 @@ from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import depends_on, explained_derivative
-from .micro_batch import default_micro_batch, map_micro_batches
+from .determinism import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
 
 NOT_DIFFERENTIABLE = (
@@ -79,14 +79,15 @@ def ere_gradient(
     denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
 ) -> GradientTerms:
     """Return the terms of grad R_K (M7): one forward and one backward pass of the network on K * B images."""
-    y = functional.perturb(x, sigma, noise).flatten(0, 1)
-    if not create_graph:
-        y = y.detach().requires_grad_()
-    with torch.enable_grad():
-        kind, prediction = _predict(denoiser, y, sigma, twice=create_graph)
-    output = prediction if create_graph else prediction.detach()
-    cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
+    with torch.set_grad_enabled(create_graph):
+        y = functional.perturb(x, sigma, noise).flatten(0, 1)
+        if not create_graph:
+            y = y.detach().requires_grad_()
+        with torch.enable_grad():
+            kind, prediction = _predict(denoiser, y, sigma, twice=create_graph)
+        output = prediction if create_graph else prediction.detach()
+        cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
+        pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
     # A score or noise prediction's residual depends on x through the network alone.
     return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
 

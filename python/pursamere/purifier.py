@@ -12,11 +12,9 @@ from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser
-from .iterative import IterativePurifier, NetworkPasses, StepMode, ordinary
-from .micro_batch import map_micro_batches
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
-from .path_gradient import unprojected_step
+from .stepping import IterativePurifier, NetworkPasses, StepMode, descend
 
 DIRECTIONS = {"ere": ere_gradient, "score": score_gradient}
 DEFAULT_GRADIENT_FACTOR = 0.25
@@ -74,11 +72,11 @@ class Purifier(IterativePurifier):
         self,
         denoiser: Denoiser,
         *,
-        sigma: float = 0.2,
+        sigma: float,
+        radius: float,
         steps: int = 5,
         step_size: float | None = None,
         ascent_radius: float = 0.05,
-        radius: float = 0.2,
         norm: str = "linf",
         step_rule: str = "unit",
         direction: str = "ere",
@@ -109,36 +107,31 @@ class Purifier(IterativePurifier):
         passes = self.steps * self.noise.draws * (2 if self.ascent_radius > 0 else 1)
         return NetworkPasses(passes, passes if self.direction == "ere" else 0)
 
-    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
-        """Return x_{t+1} of M8 from x_t, the state, and the input, for one micro-batch."""
-        x = state
-        create_graph = (
-            mode.create_graph and self.step_rule != "sign"
-        )  # whose derivative is zero: the network needs none
-        with torch.set_grad_enabled(create_graph):
-            terms = self._gradient(x, mode.noise, create_graph)
-            if self.ascent_radius > 0:
-                ascended, _ = functional.accumulate_ascend(x, terms.per_draw, terms.direct, self.ascent_radius)
-                terms = self._gradient(ascended, mode.noise, create_graph)
-        if not mode.projected:
-            return unprojected_step(x, terms, self.step_rule, self._step_size(x))
-        return functional.accumulate_descend(
+    def _step(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        """Return x_{t+1} of M8, from x_t and the input, for one micro-batch."""
+        g = self._gradient(x, mode)
+        if self.ascent_radius > 0:
+            ascended, _ = functional.accumulate_ascend(x, g.per_draw, g.direct, self.ascent_radius)
+            g = self._gradient(ascended, mode)
+        return descend(
             x,
             x0,
-            terms.per_draw,
-            terms.direct,
+            g.per_draw,
+            g.direct,
+            mode,
             step_rule=self.step_rule,
             step_size=self._step_size(x),
             norm=self.norm,
             radius=self.radius,
         )
 
-    def _gradient(self, x: Tensor, noise: GaussianNoise, create_graph: bool = False) -> GradientTerms:
-        return DIRECTIONS[self.direction](self.denoiser, x, self.sigma, noise, create_graph=create_graph)
+    def _gradient(self, x: Tensor, mode: StepMode) -> GradientTerms:
+        gradient = DIRECTIONS[self.direction]
+        return gradient(self.denoiser, x, self.sigma, mode.noise, create_graph=mode.create_graph)
 
     @property
     def _has_derivative(self) -> bool:
-        return self.step_rule != "sign"
+        return self.step_rule != "sign"  # whose derivative is zero
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:
@@ -146,25 +139,25 @@ class Purifier(IterativePurifier):
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The gradient, rather than the step: whether the denoiser is right must not depend on the step size.
-        terms = self._gradient(images, mode.noise, mode.create_graph)
-        return (terms.per_draw.transpose(0, 1), *(() if terms.direct is None else (terms.direct,)))
+        g = self._gradient(images, mode)
+        return (g.per_draw.transpose(0, 1), *(() if g.direct is None else (g.direct,)))
 
     @eager_only
     def trace(self, x: Tensor) -> PurificationTrace:
         """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
-        x = self._checked_input(x)
+        x = self._checked_input(x).detach()
         with self._in_network(x.device, grad=False):
             self._check_network(x)
-            figures = map_micro_batches(self._trace_rows, self.micro_batch_on(x.device), ordinary(x.detach()))
+            figures = self._map(self._trace_rows, StepMode(self.noise), x)
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
-    def _trace_rows(self, x0: Tensor) -> tuple[Tensor, ...]:
+    def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
-        for x in self._states(x0, StepMode(self.noise)):
-            terms = self._gradient(x, self.noise)
-            _, norm = functional.accumulate_ascend(x, terms.per_draw, terms.direct, 0.0)
-            steps.append((x, terms.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
+        for x in self._states(mode, x0):
+            g = self._gradient(x, mode)
+            _, norm = functional.accumulate_ascend(x, g.per_draw, g.direct, 0.0)
+            steps.append((x, g.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
         return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))
 
     def _step_size(self, x: Tensor) -> float:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import IterativePurifier, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import NOT_DIFFERENTIABLE
+from pursamere.stepping import IterativePurifier, StepMode, in_pixel_range
 
 from ._randomness import single_draw
 

@@ -9,8 +9,8 @@ from pursamere import functional
 from pursamere._eager import eager_only
 from pursamere._validation import check_tensor
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import IterativePurifier, StepMode
 from pursamere.noise import GaussianNoise
+from pursamere.stepping import IterativePurifier, StepMode
 
 from ._randomness import derived, of_image, single_draw
 
@@ -68,7 +68,7 @@ class DiffusionPurifier(IterativePurifier):
     def reset(self, seed: int | None = None) -> None:
         """Start the sequence of noises again, with another seed if one is given."""
         if seed is not None:
-            self.noise = single_draw(GaussianNoise(seed=seed))
+            vars(self)["noise"] = single_draw(GaussianNoise(seed=seed))  # the attribute itself is read-only
         self._calls = 0
 
     def _noise_of_call(self) -> GaussianNoise:

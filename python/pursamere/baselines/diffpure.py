@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer, check_nonnegative, check_positive
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
-from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
+from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
 
 from ._diffusion import DiffusionPurifier
 from ._levels import noise_level

@@ -7,9 +7,9 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_choice, check_nonnegative
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import NetworkPasses, StepMode
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
+from pursamere.stepping import NetworkPasses, StepMode, descend
 
 from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level
@@ -89,8 +89,7 @@ class LikelihoodMaximization(AdamPurifier):
         return Loss(mean_square(denoised - x), noisy)
 
     def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:
-        if not mode.projected:
-            return x - change
-        return functional.accumulate_descend(
-            x, x0, change.unsqueeze(0), None, step_rule="gradient", step_size=1.0, norm=self.norm, radius=self.radius
+        gradient = change.unsqueeze(0)  # of one draw
+        return descend(
+            x, x0, gradient, None, mode, step_rule="gradient", step_size=1.0, norm=self.norm, radius=self.radius
         )

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pursamere._validation import check_integer, check_positive
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
+from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
 
 from ._diffusion import DiffusionPurifier
 from ._levels import nearest_level

@@ -8,7 +8,7 @@ from typing import Any
 
 from pursamere._validation import check_choice, check_integer
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import IterativePurifier
+from pursamere.stepping import IterativePurifier
 
 from .diffpure import DiffPure
 from .ere_descent import EreDescent

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere.denoisers.protocol import Denoiser
-from pursamere.iterative import NetworkPasses, StepMode, in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
+from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
 
 from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level

@@ -8,9 +8,9 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_nonnegative
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
-from pursamere.iterative import NetworkPasses, StepMode
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
+from pursamere.stepping import NetworkPasses, StepMode
 
 from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level

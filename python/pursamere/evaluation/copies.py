@@ -1,21 +1,12 @@
-"""Copies of a module that differ from it in a part or an attribute, and share everything else."""
+"""What copies of a model with other gradients need."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from pursamere.iterative import IterativePurifier
-
-Part = TypeVar("Part", bound=nn.Module)
-
-
-def shallow_copy(module: Part) -> Part:
-    """A shallow copy, to whose parts others can be assigned."""
-    copy = object.__new__(type(module))  # copy.copy refuses a module with parametrizations
-    vars(copy).update({name: dict(v) if name == "_modules" else v for name, v in vars(module).items()})
-    return copy
+from pursamere.stepping import IterativePurifier
 
 
 def record_gradients(purifier: IterativePurifier) -> set[str]:

@@ -1,4 +1,4 @@
-"""Training a classifier on images that are moved a little and perhaps mirrored."""
+"""Training a classifier on shifted and flipped images, on adversarial ones, and on what a purifier makes of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pursamere.datasets import Dataset
-from pursamere.models.conv_classifier import ConvClassifier
+from pursamere.models import ConvClassifier, EDMUNet, load_checkpoint
+from pursamere.noise import GaussianNoise
+from pursamere.purifier import Purifier
 
+from .adversarial import adversarial_images
 from .configuration import ClassifierConfiguration
 from .initial import seeded
+from .order import generator as generator_of
 
 _BATCH = 256
+_ATTACKED = 512  # validation images for the accuracy under attack
+_ATTACK_STEPS = 10
+_ATTACK_STREAM = 4
 
 
 def build_classifier(
     settings: ClassifierConfiguration, image_shape: tuple[int, ...], class_names: Sequence[str]
 ) -> ConvClassifier:
-    """The untrained network, its weights drawn from the seed."""
+    """Return the network to train, with the weights of ``settings.initial`` or weights drawn from the seed.
+
+    Raises:
+        ValueError: ``settings.initial`` holds no classifier of these settings, images and classes.
+    """
     with seeded(settings.seed):
-        return ConvClassifier(
+        network = ConvClassifier(
             image_shape,
             len(class_names),
             settings.widths,
@@ -31,10 +42,46 @@ def build_classifier(
             groups=settings.groups,
             class_names=class_names,
         )
+    if settings.initial:
+        loaded = load_checkpoint(settings.initial)
+        if not isinstance(loaded, ConvClassifier) or loaded.arguments() != network.arguments():
+            raise ValueError(
+                f"initial must hold a ConvClassifier with the arguments {network.arguments()}, got {settings.initial}"
+            )
+        network.load_state_dict(loaded.state_dict())
+    return network
+
+
+def build_purifier(settings: ClassifierConfiguration, device: torch.device) -> Purifier | None:
+    """Return the purifier that images pass before the classifier, or ``None`` without one.
+
+    Raises:
+        ValueError: ``settings.purifier`` holds no denoiser.
+    """
+    if not settings.purifier:
+        return None
+    denoiser = load_checkpoint(settings.purifier, device=device)
+    if not isinstance(denoiser, EDMUNet):
+        raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {settings.purifier}")
+    return Purifier(
+        denoiser,
+        sigma=settings.purifier_sigma,
+        radius=settings.purifier_radius,
+        steps=settings.purifier_steps,
+        step_size=settings.purifier_step_size,
+        ascent_radius=settings.purifier_ascent_radius,
+        direction=settings.purifier_direction,
+        noise=GaussianNoise(draws=settings.purifier_draws, antithetic=settings.purifier_draws % 2 == 0),
+        micro_batch=_BATCH,
+        invariance="off",  # training needs no bitwise invariance, and small micro-batches are slow
+    )
 
 
 class ClassifierTask:
-    """Cross-entropy."""
+    """Cross-entropy on clean images, on adversarial ones, or on both, purified or as they are.
+
+    The adversarial images are found with the gradient that takes the purifier for the identity (BPDA).
+    """
 
     def __init__(
         self, settings: ClassifierConfiguration, train: Dataset, validation: Dataset, device: torch.device
@@ -43,27 +90,56 @@ class ClassifierTask:
         self.images, self.labels = train.images.to(device), train.labels.to(device)
         self.validation = (validation.images.to(device), validation.labels.to(device))
         self.size = len(self.images)
+        self.purifier = build_purifier(settings, device)
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
         """Cross-entropy per image."""
+        settings = self.settings
         rows = rows.to(self.images.device)
-        x = augment(self.images[rows], self.settings.shift, self.settings.flip, generator)
+        x = augment(self.images[rows], settings.shift, settings.flip, generator)
+        labels = self.labels[rows][mine]
+        attacked = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if settings.adversarial_eps > 0:
+            attacked[: round(settings.adversarial_fraction * len(x))] = True  # batches are in random order
+        start = 2 * torch.rand(x.shape, generator=generator, device=x.device) - 1 if attacked.any() else x
+        x, attacked, start = x[mine], attacked[mine], start[mine]
+        if attacked.any():
+            x = x.clone()
+            x[attacked] = self._adversarial(
+                network, x[attacked], labels[attacked], start[attacked], settings.adversarial_steps
+            )
         return functional.cross_entropy(
-            network(x[mine]).float(),
-            self.labels[rows][mine],
-            reduction="none",
-            label_smoothing=self.settings.label_smoothing,
+            self._logits(network, x), labels, reduction="none", label_smoothing=settings.label_smoothing
         )
 
+    def _logits(self, network: Any, x: Tensor) -> Tensor:
+        purified = x if self.purifier is None else self.purifier(x, gradient="identity")
+        logits: Tensor = network(purified).float()
+        return logits
+
+    def _adversarial(self, network: Any, x: Tensor, labels: Tensor, start: Tensor, steps: int) -> Tensor:
+        def loss(images: Tensor) -> Tensor:
+            return functional.cross_entropy(self._logits(network, images), labels, reduction="none")
+
+        return adversarial_images(loss, x, start, self.settings.adversarial_eps, steps)
+
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Accuracy and cross-entropy on the validation images."""
-        correct, loss = 0.0, 0.0
-        for x, labels in zip(*(part.split(_BATCH) for part in self.validation), strict=True):
-            logits = network(x)
-            correct += float((logits.argmax(dim=1) == labels).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        count = len(self.validation[0])
-        return {"cross-entropy": loss / count, "accuracy": correct / count}
+        """Return cross-entropy and accuracy on the validation images, and the accuracy of some under attack."""
+        images, labels = self.validation
+        logits = torch.cat([self._logits(network, x) for x in images.split(_BATCH)])
+        figures = {
+            "cross-entropy": float(functional.cross_entropy(logits, labels)),
+            "accuracy": float((logits.argmax(dim=1) == labels).float().mean()),
+        }
+        if self.settings.adversarial_eps > 0:
+            images, labels = images[:_ATTACKED], labels[:_ATTACKED]
+            start = torch.rand(images.shape, generator=generator_of(0, _ATTACK_STREAM, 0), device="cpu")
+            start = 2 * start.to(images.device) - 1
+            batches = zip(images.split(_BATCH), labels.split(_BATCH), start.split(_BATCH), strict=True)
+            found = [self._logits(network, self._adversarial(network, *part, _ATTACK_STEPS)) for part in batches]
+            right = torch.cat(found).argmax(dim=1) == labels
+            figures["accuracy under attack"] = float(right.float().mean())
+        return figures
 
     def table(self, network: nn.Module) -> list[dict[str, float]]:
         """The figures of the final network."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pursamere.networks import NoRandomNumbers
+from pursamere.determinism import NoRandomNumbers
 
 
 @contextmanager

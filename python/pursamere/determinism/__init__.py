@@ -1,0 +1,27 @@
+"""What makes results deterministic: frozen modules, networks that are checked, micro-batches of a fixed size."""
+
+from .cudnn import repeatable_algorithms
+from .fixed_module import FixedModule, copy_with
+from .micro_batches import default_micro_batch, map_micro_batches
+from .network import check_evaluation_mode, check_same_device, is_compiled
+from .network_check import INVARIANCE_MODES, NetworkCheck, sample_images
+from .random_numbers import NoRandomNumbers, RandomNumbersError, without_random_numbers
+from .snapshot import Snapshot
+
+__all__ = [
+    "INVARIANCE_MODES",
+    "FixedModule",
+    "NetworkCheck",
+    "NoRandomNumbers",
+    "RandomNumbersError",
+    "Snapshot",
+    "check_evaluation_mode",
+    "check_same_device",
+    "copy_with",
+    "default_micro_batch",
+    "is_compiled",
+    "map_micro_batches",
+    "repeatable_algorithms",
+    "sample_images",
+    "without_random_numbers",
+]

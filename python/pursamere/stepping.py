@@ -1,0 +1,414 @@
+"""Purifiers that work in steps: how the steps run, and gradients through them (equation M9)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import functional
+from ._differentiable_once import differentiable_once
+from ._eager import check_eager, eager_only
+from ._settings_state import SettingsInState
+from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
+from .denoisers.protocol import Denoiser, prediction_of
+from .derivative_check import Agreement, DerivativeCheck
+from .determinism import (
+    INVARIANCE_MODES,
+    FixedModule,
+    NetworkCheck,
+    Snapshot,
+    check_evaluation_mode,
+    check_same_device,
+    default_micro_batch,
+    map_micro_batches,
+    repeatable_algorithms,
+)
+from .noise import GaussianNoise
+
+__all__ = ["GRADIENTS", "GradientOf", "IterativePurifier", "NetworkPasses", "StepMode", "descend", "in_pixel_range"]
+
+GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
+
+_MAX_STEPS = 100_000  # far beyond any use; a mistyped number must not run forever
+_CLIP_HINT = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
+
+
+class NetworkPasses(NamedTuple):
+    """Passes through the denoiser's network for one image; every draw counts."""
+
+    forward: int
+    backward: int
+
+    @property
+    def total(self) -> int:
+        """Forward and backward passes together."""
+        return self.forward + self.backward
+
+
+class StepMode(NamedTuple):
+    """How steps run.
+
+    Attributes:
+        noise: the noise of this call.
+        create_graph: whether the denoiser is differentiated, so that its results need a graph.
+        projected: whether the projection and the pixel range apply. A step without them has the derivative that the
+            "straight_through" gradient takes.
+        image_ids: per-image seeds of the noise, int64 [B] on the CPU; ``None`` if all images share the noise.
+    """
+
+    noise: GaussianNoise
+    create_graph: bool = False
+    projected: bool = True
+    image_ids: Tensor | None = None
+
+
+_Rows = Callable[..., tuple[Tensor, ...]]
+
+
+class IterativePurifier(FixedModule, SettingsInState):
+    """Base class of purifiers: images [B, C, H, W] in [0, 1] to purified images of the same shape, dtype and device.
+
+    A sample's result has the same bits in every run and in every batch. There is no training mode: the constructor
+    switches the denoiser to evaluation mode and ``train()`` leaves it there. Call ``.eval()`` yourself on a network
+    that a function wraps. Attributes are read-only after construction.
+
+    Subclasses define a step, :meth:`_step`, from one state to the next and, if the state is more than the image,
+    :meth:`_initial` and :meth:`_result`. These three work on one micro-batch, must be differentiable in their tensors,
+    and take all randomness from ``mode.noise``.
+
+    Args:
+        denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
+        steps: number of steps, from 0 to 100,000.
+        noise: the fixed draws.
+        micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, padding the last call, because
+            a network's results may depend on the batch size. Defaults to 1 on a CPU and 64 on an accelerator. The bits
+            of a result depend on it, but never on the batch.
+        invariance: what to do if the denoiser's rows influence one another in a micro-batch larger than 1, checked
+            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check).
+
+    Attributes:
+        random: whether calls differ from one another.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
+    """
+
+    random: bool = False
+    _parameters_shown: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self, denoiser: Denoiser, *, steps: int, noise: GaussianNoise, micro_batch: int | None, invariance: str
+    ) -> None:
+        super().__init__()
+        prediction_of(denoiser)
+        if not isinstance(noise, GaussianNoise):
+            raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+        self.denoiser = denoiser
+        self.steps = check_integer("steps", steps, low=0, high=_MAX_STEPS)
+        self.noise = noise
+        self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
+        self.invariance = check_choice("invariance", invariance, INVARIANCE_MODES)
+        self._network_check = NetworkCheck("denoiser", invariance)
+        self._derivative_check = DerivativeCheck("denoiser")
+        self.eval()
+
+    @property
+    @abstractmethod
+    def network_passes(self) -> NetworkPasses:
+        """The network passes for purifying one image, without those for its gradient."""
+
+    @property
+    def _has_derivative(self) -> bool:
+        """Whether the exact gradient differentiates the denoiser."""
+        return True
+
+    @abstractmethod
+    def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        """Return the state [m, *] after step ``t``, from the state before it and the input [m, C, H, W]."""
+
+    def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
+        """Return the state before the first step."""
+        return x0
+
+    def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
+        """Return the purified images, from the state after the last step."""
+        return state
+
+    @eager_only
+    def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
+        """Return the purified images, [B, C, H, W] in [0, 1].
+
+        Values of ``x`` outside [0, 1] by at most 1e-4 are taken for rounding errors: they are clipped, and keep their
+        derivative. If gradients are enabled and ``x`` requires one, the result is differentiable with respect to
+        ``x``, with the gradient that ``gradient`` names:
+
+        - "exact": vector-Jacobian products step by step (M9). Only the states between the steps are stored, so memory
+          hardly grows with the steps. The exact derivative of a sign is zero.
+        - "straight_through": the same, with the projection and the pixel range treated as the identity.
+        - "identity": the whole purifier treated as the identity (BPDA).
+        - "unrolled": autograd through every step. Equal to "exact", but memory grows with the steps. It can be
+          differentiated again, and also accumulates gradients in the denoiser's parameters.
+
+        "exact" and "straight_through" run the steps again in the backward pass, so the denoiser (its modules, tensors
+        and public attributes) must not change between the forward and the backward pass.
+
+        Raises:
+            TypeError: ``x`` is not a floating-point tensor.
+            ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite; its device is not supported; the
+                denoiser is in training mode, or its result does not depend on its input; or ``gradient`` is unknown.
+            RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; its results do not repeat,
+                or depend on other rows with ``invariance="strict"``; its derivative differs from finite differences;
+                or, in the backward pass, it has changed since the forward pass.
+        """
+        return self._forward(x, gradient)
+
+    def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
+        check_choice("gradient", gradient, GRADIENTS)
+        x = self._checked_input(x)
+        if forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
+            )
+        mode = StepMode(self._noise_of_call(), image_ids=image_ids)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._purify(self._last, mode, x)[0]
+        # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
+        # the value always comes from a plain one, so that it does not depend on whether x requires a gradient.
+        tracked = mode._replace(create_graph=self._has_derivative, projected=gradient != "straight_through")
+        if gradient != "identity":
+            self.check_derivative(x)
+        result: Tensor
+        if gradient in ("exact", "straight_through"):
+            value, path = self._purify(self._path, mode, x)
+            result = _ExactGradient.apply(x, path, value, self, tracked)
+        else:
+            source = x if gradient == "identity" else self._purify(self._last, tracked, x, grad=True)[0]
+            result = GradientOf.apply(source, self._purify(self._last, mode, x)[0])
+        return result
+
+    def micro_batch_on(self, device: torch.device) -> int:
+        """Return the number of images per call of the denoiser on ``device``."""
+        return self.micro_batch or default_micro_batch(device)
+
+    def _noise_of_call(self) -> GaussianNoise:
+        return self.noise
+
+    def _states(self, mode: StepMode, x0: Tensor) -> Iterator[Tensor]:
+        """Yield the steps + 1 states of one micro-batch."""
+        state = self._initial(x0, mode)
+        yield state
+        for t in range(self.steps):
+            state = self._step(t, state, x0, mode)
+            yield state
+
+    def _last(self, mode: StepMode, x0: Tensor) -> tuple[Tensor]:
+        (state,) = deque(self._states(mode, x0), maxlen=1)
+        return (self._result(state, x0, mode),)
+
+    def _path(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, Tensor]:
+        states = list(self._states(mode, x0))
+        return self._result(states[-1], x0, mode), torch.stack(states, dim=1)
+
+    def _path_vjp(self, mode: StepMode, x0: Tensor, path: Tensor, v: Tensor) -> tuple[Tensor]:
+        """Return the gradient of <v, result> with respect to x0, given the path s_0, ..., s_T, [m, T + 1, *].
+
+        Every step runs again from its stored state and is differentiated on its own, so there is never more than one
+        step's graph. For a step of M8, its two backward passes through the network are the Hessian-vector products of
+        M9.
+        """
+        x0 = x0.clone().requires_grad_()
+        v_x0 = torch.zeros_like(x0)
+        for t in reversed(range(self.steps + 1)):
+            state = path[:, t].clone().requires_grad_()
+            after = self._result(state, x0, mode) if t == self.steps else self._step(t, state, x0, mode)
+            v, direct = torch.autograd.grad(after, (state, x0), v, materialize_grads=True)
+            v_x0 = v_x0 + direct
+        (through_initial,) = torch.autograd.grad(self._initial(x0, mode), x0, v)
+        return (through_initial + v_x0,)
+
+    def _purify(self, rows: _Rows, mode: StepMode, x: Tensor, *, grad: bool = False) -> tuple[Tensor, ...]:
+        with self._in_network(x.device, grad=grad):
+            self._check_network(x)
+            results = self._map(rows, mode, x)
+        if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
+            raise NotFiniteError(
+                "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
+            )
+        return results
+
+    def _pull_back(self, mode: StepMode, x: Tensor, path: Tensor, v: Tensor) -> Tensor:
+        with self._in_network(v.device, grad=True):
+            (gradient,) = self._map(self._path_vjp, mode, x, path, v)
+        if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
+            raise NotFiniteError(
+                "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
+            )
+        return gradient
+
+    def _map(self, rows: _Rows, mode: StepMode, *batches: Tensor) -> tuple[Tensor, ...]:
+        """Return ``rows(mode, *batches)``, computed in micro-batches."""
+        size = self.micro_batch_on(batches[0].device)
+        if mode.image_ids is None:
+            return map_micro_batches(lambda *parts: rows(mode, *parts), size, *batches)
+        return map_micro_batches(
+            lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), size, mode.image_ids, *batches
+        )
+
+    @contextmanager
+    def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
+        # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
+        with torch.inference_mode(False), torch.set_grad_enabled(grad), repeatable_algorithms(device):
+            yield
+
+    def _checked_input(self, x: Tensor) -> Tensor:
+        x = check_images("x", x, hint=_CLIP_HINT)
+        check_supported_device("x", x.device)
+        check_evaluation_mode("denoiser", self.denoiser)
+        check_same_device("denoiser", self.denoiser, x)
+        return x
+
+    def check_derivative(self, x: Tensor) -> Agreement | None:
+        """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
+
+        In float64, on one image and two draws, if all of the denoiser's operations support it; else as purification
+        runs.
+
+        Args:
+            x: [B, C, H, W]; its values do not matter.
+
+        Returns:
+            How well they agree; ``None`` if the exact gradient takes no derivative.
+
+        Raises:
+            RuntimeError: they differ, or the denoiser can't be differentiated as often as the exact gradient needs.
+        """
+        if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
+            return None
+        with self._in_network(x.device, grad=True):
+            self._check_network(x)  # first, so that nothing that a denoiser caches in its first call is float64
+            key = self.extra_repr()
+            return self._derivative_check(
+                self.denoiser, self._probes, self.noise, self.micro_batch_on(x.device), x, key
+            )
+
+    def _probes(self, noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
+        """Return functions of images, whose derivatives are compared with finite differences."""
+        mode = StepMode(noise, create_graph=True, projected=False)
+        return [
+            lambda images, t=t: torch.cat([each.flatten() for each in self._probe(t, images, mode)])  # type: ignore[misc]
+            for t in self._probed_steps
+        ]
+
+    def _check_network(self, x: Tensor) -> None:
+        @torch.no_grad()
+        def rows(images: Tensor) -> tuple[Tensor, ...]:
+            return self._probe(0, images, StepMode(self.noise, projected=False))
+
+        self._network_check(rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+
+    @property
+    def _probed_steps(self) -> tuple[int, ...]:
+        """The steps whose derivatives are checked: a denoiser may behave differently at another noise level."""
+        return tuple(sorted({round(i * (self.steps - 1) / 7) for i in range(8)}))
+
+    def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
+        """Return what step ``t`` computes from images, rows first; the denoiser is checked by these results."""
+        return (self._step(t, self._initial(images, mode), images, mode),)
+
+    @property
+    def _shown(self) -> dict[str, str]:
+        return {name: repr(getattr(self, name)) for name in (*self._parameters_shown, "noise", "micro_batch")}
+
+    def extra_repr(self) -> str:
+        """Return the settings and the number of network passes, for ``print``."""
+        shown = [f"{name}={value}" for name, value in self._shown.items()]
+        return ", ".join([*shown, f"network_passes={self.network_passes.total}"])
+
+
+class _ExactGradient(torch.autograd.Function):
+    """``value``, the result of a path [B, T + 1, *] from ``x``, with its vector-Jacobian product along the path."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, path: Tensor, value: Tensor, purifier: IterativePurifier, mode: StepMode
+    ) -> Tensor:
+        ctx.save_for_backward(x, path)
+        ctx.purifier, ctx.mode = purifier, mode
+        ctx.denoiser = Snapshot(purifier.denoiser)  # after the forward pass: a module may count its calls
+        device = x.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+        }
+        return value.view_as(value)
+
+    @staticmethod
+    @differentiable_once(
+        "the gradient through a purifier can be differentiated again with gradient='unrolled' only, not with "
+        "'exact' or 'straight_through'"
+    )
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        check_eager(v)
+        x, path = ctx.saved_tensors
+        check_evaluation_mode("denoiser", ctx.purifier.denoiser)
+        if not ctx.denoiser.still_holds(ctx.purifier.denoiser):
+            raise RuntimeError(
+                "the denoiser, or a module, tensor or public attribute of it, was changed or replaced between the "
+                "forward and backward pass, so the gradient would be another network's; gradient='unrolled' allows it"
+            )
+        with torch.autocast(**ctx.autocast):  # the steps run again as they ran
+            return ctx.purifier._pull_back(ctx.mode, x.detach(), path, v), None, None, None, None
+
+
+class GradientOf(torch.autograd.Function):
+    """The value of the second argument with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Pass the gradient to the source."""
+        return grads[0], None
+
+
+def descend(
+    x: Tensor,
+    x0: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    mode: StepMode,
+    *,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+) -> Tensor:
+    """Return the descent of M8, :func:`pursamere.functional.accumulate_descend`, projected only if the mode says so."""
+    if mode.projected:
+        return functional.accumulate_descend(
+            x, x0, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
+        )
+    if step_rule == "unit":  # an ascent by a negative length
+        moved: Tensor = torch.ops.pursamere.accumulate_ascend(x, per_draw, direct, -step_size)[0]
+        return moved
+    gradient = per_draw.sum(0) if direct is None else per_draw.sum(0) + direct
+    return x - step_size * (gradient.sign() if step_rule == "sign" else gradient)
+
+
+def in_pixel_range(x: Tensor, mode: StepMode) -> Tensor:
+    """Return ``x`` clipped to [0, 1], unless the mode ignores projections."""
+    if not mode.projected:
+        return x
+    return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # an infinity must not pass for an image

@@ -1,0 +1,156 @@
+"""Training on adversarial images and through a purifier."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional
+from training_case import settings_of, tiny_denoiser, write_data
+
+import pursamere as ps
+from pursamere.training import ClassifierConfiguration, Watcher, train
+from pursamere.training.adversarial import adversarial_images
+from pursamere.training.classifier import ClassifierTask, build_classifier
+from pursamere.training.data_parallel import Processes
+
+CLASSES = ("0", "1")
+CPU = torch.device("cpu")
+PURIFIER = {"purifier_steps": 2, "purifier_step_size": 0.2, "purifier_radius": 0.1}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
+
+
+@pytest.fixture
+def denoiser(tmp_path):
+    return str(ps.save_checkpoint(tmp_path / "denoiser", tiny_denoiser()))
+
+
+def sets(data):
+    return [ps.datasets.load(data, split) for split in ("train", "validation")]
+
+
+def uniform(*shape, low=0.0, seed=0):
+    return low + (1 - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_linear_loss_is_maximized_in_the_ball_and_the_box(steps):
+    """The maximum of <w, x> is the corner given by the signs of w; steps of 2 eps in all reach it from any start."""
+    x, weight = uniform(4, 1, 3, 3), uniform(4, 1, 3, 3, low=-1, seed=1)
+    start = uniform(*x.shape, low=-1, seed=2)
+    found = adversarial_images(lambda images: (weight * images).flatten(1).sum(1), x, start, 0.1, steps)
+    if steps == 1:  # 1.25 eps from the start, but not beyond the ball
+        want = torch.clamp((x + 0.1 * start).clamp(0, 1) + 0.125 * weight.sign(), x - 0.1, x + 0.1).clamp(0, 1)
+    else:
+        want = (x + 0.1 * weight.sign()).clamp(0, 1)
+    torch.testing.assert_close(found, want)
+
+
+def test_only_the_chosen_share_of_a_batch_is_attacked(data):
+    """Cross-entropy by hand on the images that the task was given, clean after the first quarter."""
+    settings = settings_of(
+        "classifier", data, adversarial_eps=0.2, adversarial_steps=9, adversarial_fraction=0.25, shift=0
+    )
+    network, rows = build_classifier(settings, (1, 8, 8), CLASSES), torch.arange(8)
+    task = ClassifierTask(settings, *sets(data), CPU)
+    losses = task.losses(network, rows, slice(0, 8), torch.Generator().manual_seed(4))
+    clean = functional.cross_entropy(network(task.images[:8]), task.labels[:8], reduction="none")
+    torch.testing.assert_close(losses[2:], clean[2:])
+    assert bool((losses[:2] > clean[:2]).all())
+
+
+@pytest.mark.parametrize("with_purifier", [False, True])
+def test_parts_of_a_batch_have_the_losses_of_the_whole(data, denoiser, with_purifier):
+    purifier = {"purifier": denoiser, **PURIFIER} if with_purifier else {}
+    settings = settings_of("classifier", data, adversarial_eps=0.2, adversarial_fraction=0.5, **purifier)
+    network, task = build_classifier(settings, (1, 8, 8), CLASSES), ClassifierTask(settings, *sets(data), CPU)
+
+    def losses(mine):
+        return task.losses(network, torch.arange(7), mine, torch.Generator().manual_seed(4))
+
+    parts = [losses(Processes(rank, 3).rows(7)) for rank in range(3)]
+    torch.testing.assert_close(torch.cat(parts), losses(slice(0, 7)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_sees_what_the_purifier_makes_of_the_images(data, denoiser):
+    settings = settings_of("classifier", data, purifier=denoiser, shift=0, **PURIFIER)
+    network, task = build_classifier(settings, (1, 8, 8), CLASSES), ClassifierTask(settings, *sets(data), CPU)
+    losses = task.losses(network, torch.arange(8), slice(0, 8), torch.Generator())
+    purifier = ps.Purifier(
+        tiny_denoiser(),
+        sigma=0.2,
+        steps=2,
+        step_size=0.2,
+        radius=0.1,
+        direction="score",
+        noise=ps.GaussianNoise(draws=2),
+    )
+    images = task.images[:8]
+    logits = network(purifier(images))
+    torch.testing.assert_close(losses, functional.cross_entropy(logits, task.labels[:8], reduction="none"))
+    assert float((purifier(images) - images).abs().max()) > 0.01
+
+
+def test_adversarial_training_resists_what_plain_training_does_not(data, tmp_path):
+    """Two classes that a bright half tells apart by 0.6 a pixel: attacked with 0.25, plain training has no reason
+    to use all pixels alike."""
+    settings = settings_of("classifier", data, steps=60, adversarial_eps=0.25, adversarial_steps=2)
+    history = train(settings, tmp_path / "robust").history
+    assert set(history[-1]) == {"step", "loss", "cross-entropy", "accuracy", "accuracy under attack"}
+    assert history[-1]["accuracy under attack"] >= 0.9 > history[0]["accuracy under attack"]
+
+
+def test_a_training_goes_on_with_the_same_bits(data, denoiser, tmp_path):
+    class Interrupted(Exception):  # noqa: N818
+        pass
+
+    def stop_after(count):
+        left = [count]
+
+        def advance(n):
+            left[0] -= n
+            if left[0] == 0:
+                raise Interrupted
+
+        return advance
+
+    changes = {"adversarial_eps": 0.1, "adversarial_fraction": 0.5, "purifier": denoiser, **PURIFIER}
+    settings = settings_of("classifier", data, **changes)
+    whole = train(settings, tmp_path / "whole").network.state_dict()
+    with pytest.raises(Interrupted):
+        train(settings, tmp_path / "parts", watcher=Watcher(stop_after(5)))
+    parts = train(settings, tmp_path / "parts").network.state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_training_starts_from_given_weights(data, tmp_path):
+    first = train(settings_of("classifier", data), tmp_path / "first").network
+    settings = settings_of("classifier", data, initial=str(tmp_path / "first"), seed=1)
+    network = build_classifier(settings, (1, 8, 8), CLASSES)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), network.parameters(), strict=True))
+    with pytest.raises(ValueError, match="initial must hold a ConvClassifier with the arguments"):
+        build_classifier(dataclasses.replace(settings, widths=(8, 16)), (1, 8, 8), CLASSES)
+
+
+def test_a_classifier_is_no_purifier(data, tmp_path):
+    train(settings_of("classifier", data), tmp_path / "first")
+    with pytest.raises(ValueError, match="purifier must hold a denoiser"):
+        ClassifierTask(settings_of("classifier", data, purifier=str(tmp_path / "first")), *sets(data), CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adversarial_eps": -0.1}, "adversarial_eps must be"),
+        ({"adversarial_fraction": 1.5}, r"adversarial_fraction must be in \[0, 1\], got 1.5"),
+        ({"adversarial_steps": 0}, "adversarial_steps must be"),
+        ({"purifier_direction": "up"}, "purifier_direction must be one of 'ere', 'score', got 'up'"),
+        ({"purifier_sigma": 0.0}, "purifier_sigma must be"),
+    ],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ClassifierConfiguration(**changes)
