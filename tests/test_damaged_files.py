@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load, save
 from training_case import settings_of, write_data
 
+from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
-from pursamere.evaluation import evaluate
+from pursamere.attacks import Clean, RandomSearch
+from pursamere.evaluation import Protocol
 from pursamere.evaluation.course import Course
-from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
 from pursamere.models.checkpoints import load_checkpoint
 from pursamere.training import run as training_run
 from pursamere.training import train
 
-PROTOCOL = Protocol("brief", (Attack(CLEAN, "none"), Attack("random-search", "random_search", steps=2)))
+PROTOCOL = Protocol("brief", (Clean(), RandomSearch("random-search", queries=2)))
 
 
 @pytest.fixture(scope="module")

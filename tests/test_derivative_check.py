@@ -7,9 +7,10 @@ from nets import AttentionDenoiser, fixed_weights
 from torch import nn
 
 import pursamere as ps
+from pursamere.attacks import PGD, Clean, RandomSearch, Transfer
 from pursamere.baselines import DiffPure, ScoreOptO
 from pursamere.derivative_check import compare_derivatives
-from pursamere.evaluation import Attack, Protocol
+from pursamere.evaluation import Protocol
 
 NOISE = ps.GaussianNoise(seed=2, draws=4)
 
@@ -323,7 +324,7 @@ class Detached(nn.Module):
 def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tmp_path):
     purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
     model = nn.Sequential(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])).eval()
-    protocol = Protocol("tiny", (Attack("clean", "none"), EXACT))
+    protocol = Protocol("tiny", (Clean(), EXACT))
     with pytest.raises(RuntimeError, match="differs from finite differences"):
         ps.evaluate(model, X, torch.arange(len(X)) % 4, folder=tmp_path / "run", eps=0.05, preset=protocol)
     assert not (tmp_path / "run").exists()
@@ -373,17 +374,17 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
 def evaluation_of(denoiser, folder, *attacks, direction="ere"):
     purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE, direction=direction)
     model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])
-    protocol = Protocol("tiny", (Attack("clean", "none"), *attacks))
+    protocol = Protocol("tiny", (Clean(), *attacks))
     labels = torch.arange(len(X)) % 4
     return ps.evaluate(model, X, labels, folder=folder, eps=0.05, preset=protocol)
 
 
-EXACT = Attack("pgd-exact", "pgd", steps=2)
-OTHER = Attack("other-noise", "transfer", sources=("other_noise",), steps=2)
+EXACT = PGD("pgd-exact", steps=2)
+OTHER = Transfer("other-noise", sources=("other_noise",), steps=2)
 HARMLESS = (
-    Attack("pgd-bpda", "pgd", steps=2, gradient="identity"),
-    Attack("bare", "transfer", sources=("bare",), steps=2),
-    Attack("search", "random_search", steps=2),
+    PGD("pgd-bpda", steps=2, gradient="identity"),
+    Transfer("bare", sources=("bare",), steps=2),
+    RandomSearch("search", queries=2),
 )
 
 

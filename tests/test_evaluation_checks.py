@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 
-from pursamere.attacks import apgd, margin, pgd
-from pursamere.evaluation import Attack, AttackResult, Protocol, evaluate
+from pursamere._evaluate import evaluate
+from pursamere.attacks import APGD, PGD, Clean, Square, apgd, margin, pgd
+from pursamere.evaluation import AttackResult, Protocol
 from pursamere.evaluation.checks import masking_checks
 from pursamere.evaluation.course import Course, joined
-from pursamere.evaluation.plan import cost_of
-from pursamere.evaluation.protocol import LONG, LONGEST, SHORT
-from pursamere.evaluation.terminal import text_table
 from pursamere.evaluation.units import Unit
+from pursamere.report.terminal import text_table
 
 
 def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):
@@ -22,17 +21,23 @@ def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):
     return AttackResult(attack, eps, list(range(len(correct))), attacked, correct, list(curve), {}, [], saw, None, 0.0)
 
 
+def checks_of(name, *lines):
+    """The checks whose names begin like that."""
+    ladder = ("pgd-margin-short", "pgd-margin", "pgd-margin-1000")
+    return [check for check in masking_checks(lines, [0.1], False, None, ladder) if check.name.startswith(name)]
+
+
 def check_of(name, *lines):
-    """The check of that name; ``None`` if there is none."""
-    found = [check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith(name)]
+    """The only check of that name; ``None`` if there is none."""
+    found = checks_of(name, *lines)
     assert len(found) < 2
     return found[0] if found else None
 
 
 def test_each_masking_check_can_warn():
     many, few = [True] * 9 + [False], [True] * 5 + [False] * 5
-    short, long = Attack(SHORT, "pgd", steps=5), Attack(LONG, "pgd", steps=40)
-    bpda = Attack("x", "pgd", gradient="identity", steps=40)
+    short, long = PGD("pgd-margin-short", steps=5), PGD("pgd-margin", steps=40)
+    bpda = PGD("x", gradient="identity", steps=40)
     cases = {
         "more steps": ([line(short, few), line(long, many)], [line(short, many), line(long, few)]),
         "identity against exact": ([line(long, many), line(bpda, few)], [line(long, few), line(bpda, many)]),
@@ -43,20 +48,19 @@ def test_each_masking_check_can_warn():
     }
     for name, (bad, good) in cases.items():
         for lines, passed in ((bad, False), (good, True)):
-            (check,) = [check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith(name)]
+            check = check_of(name, *lines)
             assert check.passed == passed, (name, check)
-    longest = Attack(LONGEST, "pgd", steps=1000, samples=4)
+    longest = PGD("pgd-margin-1000", steps=1000, samples=4)
     for found, passed in (([True, False, False, True], False), ([True, True, False, True], True)):
         lines = [line(long, [True] * 10, [0.9**i for i in range(41)]), line(longest, found)]
-        (check,) = [
-            check for check in masking_checks(lines, [0.1], False, None) if check.name.startswith("loss at rest")
-        ]
-        assert check.passed == passed
+        assert check_of("loss at rest", *lines).passed == passed
     # An attack through the identity is not compared with itself, nor with another attack.
-    assert not [c for c in masking_checks([line(bpda, few)], [0.1], False, None) if c.name.startswith("identity")]
-    other = Attack(LONG, "pgd", steps=41)
-    lines = [line(other, many), line(bpda, few)]
-    assert not [c for c in masking_checks(lines, [0.1], False, None) if c.name.startswith("identity")]
+    assert check_of("identity", line(bpda, few)) is None
+    for other in (PGD("pgd-margin", steps=41), APGD("pgd-margin", loss="margin", steps=40)):
+        assert check_of("identity", line(other, many), line(bpda, few)) is None
+    # Only attacks that the protocol calls a ladder are compared by their steps.
+    lines = [line(short, few), line(long, many, [1 - 0.02 * i for i in range(41)])]
+    assert not [c for c in masking_checks(lines, [0.1], False, None) if c.name.startswith(("more steps", "loss"))]
 
 
 def fell(count, first, samples=100):
@@ -70,7 +74,7 @@ def mask(first, samples=100):
 
 @pytest.mark.parametrize(("found", "passed"), [(1, True), (2, False)])
 def test_loss_at_rest_counts_the_samples_that_both_attacks_tried(found, passed):
-    long, longest = Attack(LONG, "pgd", steps=40), Attack(LONGEST, "pgd", steps=1000, samples=32)
+    long, longest = PGD("pgd-margin", steps=40), PGD("pgd-margin-1000", steps=1000, samples=32)
     check = check_of("loss at rest", line(long, [True] * 100), line(longest, fell(found, 32), attacked=mask(32)))
     assert check.passed == passed
     assert check.detail.startswith(f"{found} of 32 samples fell")
@@ -92,7 +96,8 @@ def test_loss_at_rest_does_not_depend_on_the_chunk(tmp_path):
 
     protocol = Protocol(
         "p",
-        (Attack("clean", "none"), Attack(LONG, "pgd", steps=1), Attack(LONGEST, "pgd", steps=300, samples=32)),
+        (Clean(), PGD("short", steps=1), PGD("pgd-margin", steps=1), PGD("pgd-margin-1000", steps=300, samples=32)),
+        ladder=("short", "pgd-margin", "pgd-margin-1000"),
     )
     for chunk in (128, 32, 20):
         labels = torch.zeros(128, dtype=torch.int64)
@@ -100,38 +105,38 @@ def test_loss_at_rest_does_not_depend_on_the_chunk(tmp_path):
         result = evaluate(model, images, labels, folder=folder, eps=0.1, preset=protocol, chunk=chunk)
         (check,) = [check for check in result.checks if check.name.startswith("loss at rest")]
         assert not check.passed
-        assert check.detail.startswith("2 of 32 samples fell to 300 steps of PGD that withstood 1 times 1 (at most 1")
-        (shown,) = [row for row in text_table(result).splitlines() if row.startswith(LONGEST)]
+        assert check.detail.startswith("2 of 32 samples fell to pgd-margin-1000 that withstood pgd-margin (at most 1")
+        (shown,) = [row for row in text_table(result).splitlines() if row.startswith("pgd-margin-1000")]
         assert shown.endswith(", 32 samples")
 
 
 @pytest.mark.parametrize(("found", "passed"), [(1, True), (2, False)])
 def test_black_box_attacks_are_compared_on_what_both_kinds_were_run_on(found, passed):
-    white, few = Attack(LONG, "pgd"), Attack("square", "square", samples=32)
+    white, few = PGD("pgd-margin"), Square("square", samples=32)
     check = check_of("black-box", line(white, [True] * 100), line(few, fell(found, 32), attacked=mask(32)))
     assert check.passed == passed
     assert check.detail == f"{found} of 32 samples fell to black-box attacks only (at most 1 allowed)"
     # No gradient was followed on the others, so that they fell to a black-box attack shows nothing.
-    every, first = Attack("square", "square"), Attack(LONG, "pgd", samples=10)
+    every, first = Square("square"), PGD("pgd-margin", samples=10)
     lines = line(first, [True] * 100, attacked=mask(10)), line(every, [True] * 10 + [False] * 90)
     assert check_of("black-box", *lines).detail.startswith("0 of 10 samples")
     # Nor on those on which it could not be followed.
     lines = line(white, fell(50, 50), saw=[not m for m in mask(50)]), line(every, fell(100, 100))
     assert check_of("black-box", *lines).detail.startswith("50 of 50 samples")
     # An attack on survivors was meant for all.
-    late = Attack("square", "square", survivors_only=True)
+    late = Square("square", survivors_only=True)
     lines = line(white, fell(60, 100)), line(late, [True] * 100, attacked=[not m for m in mask(60)])
     assert check_of("black-box", *lines).detail.startswith("0 of 100 samples")
     assert check_of("black-box", line(white, [True])) is check_of("black-box", line(every, [True])) is None
 
 
 def test_accuracies_are_compared_on_the_samples_that_both_attacks_tried():
-    short, long = Attack(SHORT, "pgd", steps=5, samples=50), Attack(LONG, "pgd", steps=40)
+    short, long = PGD("pgd-margin-short", steps=5, samples=50), PGD("pgd-margin", steps=40)
     first, every = [True] * 45 + [False] * 5 + [True] * 50, [True] * 50 + [False] * 50
     check = check_of("more steps", line(short, first, attacked=mask(50)), line(long, every))
     assert not check.passed
-    assert check.detail.startswith("accuracy 0.900 after 5 steps of PGD, 1.000 after 40")
-    bpda = Attack("bpda", "pgd", steps=40, gradient="identity")
+    assert check.detail.startswith("accuracy 0.900 under pgd-margin-short, 1.000 under pgd-margin,")
+    bpda = PGD("bpda", steps=40, gradient="identity")
     # The exact gradient was NaN on half the samples, and broke none of the others; BPDA broke half of those.
     exact = line(long, [True] * 50 + [False] * 50, saw=mask(50))
     check = check_of("identity", exact, line(bpda, [True] * 25 + [False] * 75))
@@ -141,21 +146,19 @@ def test_accuracies_are_compared_on_the_samples_that_both_attacks_tried():
 
 def test_a_loss_that_ends_early_is_at_rest():
     """All samples had fallen after 12 of 41 evaluations, the last of them at the last."""
-    check = check_of("loss at rest", line(Attack(LONG, "pgd", steps=40), [False], [1 - 0.1 * i for i in range(12)]))
+    check = check_of("loss at rest", line(PGD("pgd-margin", steps=40), [False], [1 - 0.1 * i for i in range(12)]))
     assert check.passed
     assert check.detail.startswith("0.0% of the fall")
-    assert (
-        check_of("loss at rest", line(Attack(LONG, "pgd", steps=8), [False], [1 - 0.1 * i for i in range(9)])) is None
-    )
+    assert check_of("loss at rest", line(PGD("pgd-margin", steps=8), [False], [1 - 0.1 * i for i in range(9)])) is None
 
 
 def test_every_sweep_is_checked_by_itself():
-    strong, weak = (Attack(name, "pgd", sweep=True) for name in ("strong", "weak"))
+    strong, weak = (PGD(name, sweep=True) for name in ("strong", "weak"))
     lines = [line(strong, [i > 5 for i in range(10)], eps=0.05), line(strong, [False] * 10, eps=0.2)]
-    (check,) = [check for check in masking_checks(lines, [0.1], False, None) if "falls" in check.name]
+    (check,) = checks_of("accuracy falls", *lines)
     assert (check.name, check.passed) == ("accuracy falls with eps", True)
     lines += [line(weak, [True] * 10, eps=0.05), line(weak, [True] * 10, eps=0.2)]
-    checks = [check for check in masking_checks(lines, [0.1], False, None) if "falls" in check.name]
+    checks = checks_of("accuracy falls", *lines)
     assert [(check.name[len("accuracy falls with eps, ") :], check.passed) for check in checks] == [
         ("strong", True),
         ("weak", False),
@@ -209,10 +212,10 @@ def test_what_an_attack_saw_before_it_was_blind_does_not_count(tmp_path):
         away = torch.where(low, x[:, 0] - x[:, 0].detach(), x[:, 0])
         return torch.stack([5 + x.sum(1) + 0 * away.abs().sqrt(), 0 * x[:, 0]], 1)
 
-    protocol = Protocol("p", (Attack("clean", "none"), Attack(LONG, "pgd", steps=20)))
+    protocol = Protocol("p", (Clean(), PGD("pgd-margin", steps=20)))
     labels = torch.zeros(8, dtype=torch.int64)
     result = evaluate(model, images, labels, folder=tmp_path / "run", eps=0.005, preset=protocol, seed=1)
-    (attacked,) = [line for line in result.lines if line.attack.name == LONG]
+    (attacked,) = [line for line in result.lines if line.attack.name == "pgd-margin"]
     assert attacked.blind == 1
     assert attacked.blind_reason == "the gradient of the model is NaN or infinite (on sample 7)"
     assert attacked.gradients["count"] == 7 * 20
@@ -223,7 +226,7 @@ def test_what_an_attack_saw_before_it_was_blind_does_not_count(tmp_path):
 
 
 def test_a_unit_costs_what_it_attacks():
-    attack = Attack("a", "pgd", steps=10, samples=32)
+    attack = PGD("a", steps=10, samples=32)
     assert [len(Unit(attack, 0.1, i, range(20 * i, 20 * i + 20)).meant) for i in range(3)] == [20, 12, 0]
-    assert cost_of(Unit(attack, 0.1, 1, range(20, 40))) == 120
-    assert math.isclose(cost_of(Unit(Attack("a", "pgd", steps=10), 0.1, 1, range(20, 40))), 200)
+    assert Unit(attack, 0.1, 1, range(20, 40)).cost == 120
+    assert math.isclose(Unit(PGD("a", steps=10), 0.1, 1, range(20, 40)).cost, 200)

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import pursamere as ps
+from pursamere.attacks import Clean
 from pursamere.cli import main
-from pursamere.evaluation import Attack, Protocol
+from pursamere.evaluation import Protocol
 from pursamere.evaluation.classes import classes_told
 from pursamere.training.initial import seeded
 
 KNOWN = ("cat", "dog", "owl", "yak")
-CLEAN = Protocol("clean", (Attack("clean", "none"),))
+CLEAN = Protocol("clean", (Clean(),))
 
 
 def network(class_names=KNOWN):

@@ -9,21 +9,22 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import pursamere as ps
-from pursamere.evaluation import Attack, Protocol, evaluate
-from pursamere.evaluation.protocol import LONG
+from pursamere._evaluate import evaluate
+from pursamere.attacks import APGD, PGD, Clean, RandomSearch, Square, Transfer
+from pursamere.evaluation import Protocol
 
 # Every form in which attacks see a model.
 PROTOCOL = Protocol(
     "p",
     (
-        Attack("clean", "none"),
-        Attack("random-search", "random_search", steps=2),
-        Attack("transfer-bare", "transfer", steps=2, sources=("bare",)),
-        Attack(LONG, "pgd", steps=3),
-        Attack("bpda", "pgd", gradient="identity", steps=3),
-        Attack("st", "apgd", gradient="straight_through", loss="cross_entropy", steps=3),
-        Attack("square", "square", steps=3),
-        Attack("transfer-purifiers", "transfer", steps=2, sources=("other_noise", "fewer_steps")),
+        Clean(),
+        RandomSearch("random-search", queries=2),
+        Transfer("transfer-bare", steps=2, sources=("bare",)),
+        PGD("pgd-margin", steps=3),
+        PGD("bpda", gradient="identity", steps=3),
+        APGD("st", gradient="straight_through", steps=3),
+        Square("square", queries=3),
+        Transfer("transfer-purifiers", steps=2, sources=("other_noise", "fewer_steps")),
     ),
 )
 SHORT = Protocol("p", PROTOCOL.attacks[:2])
@@ -246,7 +247,7 @@ def test_a_wrapped_model_is_attacked_through_its_own_gradient_and_the_report_say
         assert set(result.skipped) == {"transfer-bare", "transfer-purifiers", "bpda", "st"}
         report = (folder / "report.md").read_text()
         assert "Not run: " in report
-        assert "st (the model is no PurifiedClassifier, so its gradient has one form only)" in report
+        assert "st (the model is not a PurifiedClassifier, so it has only one gradient)" in report
 
 
 def broken_on_bright(function, like):
@@ -278,7 +279,7 @@ def test_a_sample_on_which_the_model_is_nan_has_fallen_and_is_named(tmp_path, pa
     noise = ps.GaussianNoise(draws=2)
     purifier = ps.Purifier(denoiser, sigma=0.001, radius=0.001, steps=1, noise=noise)
     model = classifier if part == "plain" else ps.PurifiedClassifier(purifier, classifier)
-    protocol = Protocol("p", (*PROTOCOL.attacks[:2], Attack(LONG, "pgd", steps=2)))
+    protocol = Protocol("p", (*PROTOCOL.attacks[:2], PGD("pgd-margin", steps=2)))
     options = {"folder": tmp_path / "run", "eps": 0.0005, "preset": protocol, "chunk": 6, "micro_batch": 1}
     for _ in range(2):  # the second call finds the first one's run
         result = evaluate(model, images, labels, **options)
@@ -286,7 +287,7 @@ def test_a_sample_on_which_the_model_is_nan_has_fallen_and_is_named(tmp_path, pa
         assert (result.clean.count, result.clean.samples) == (17, 18)
         (check,) = [check for check in result.checks if check.name == "attacks could see"]
         assert check.detail.startswith(f"clean, eps 0: NaN or infinite logits, which count as wrong, on sample {row}; ")
-        assert f"{LONG}, eps 0.0005: " in check.detail
+        assert "pgd-margin, eps 0.0005: " in check.detail
         assert check.detail.count(f"on sample {row}") == 3
         assert check.detail.count("sample") == 3
     assert (tmp_path / "run" / "pictures.png").exists()
@@ -303,14 +304,14 @@ def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
     labels = classifier(images).argmax(1)
 
     class Random(ps.Purifier):
-        random, calls = True, 0
+        random, _seed, _calls = True, 0, 0
 
         def reset(self, seed):
-            self.noise, self.calls = ps.GaussianNoise(seed=seed, draws=2), 0
+            self._seed, self._calls = seed, 0
 
         def _noise_of_call(self):
-            self.calls += 1
-            return ps.GaussianNoise(seed=self.noise.seed + self.calls, draws=2)
+            self._calls += 1
+            return ps.GaussianNoise(seed=self._seed + self._calls, draws=2)
 
     purifier = Random(
         broken_on_bright(lambda y, sigma: y, 4),

@@ -20,28 +20,31 @@ from scipy import stats
 from torch import nn
 
 import pursamere as ps
+from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
-from pursamere.evaluation import PRESETS, Attack, Protocol, evaluate
+from pursamere.attacks import APGD, PGD, Clean, RandomSearch, Square
+from pursamere.evaluation import PRESETS, Protocol
 from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.html_page import html_page
-from pursamere.evaluation.pictures import _choose
-from pursamere.evaluation.report import escape, markdown_report
+from pursamere.evaluation.plan import Plan
 from pursamere.evaluation.units import Unit
+from pursamere.report.html import html_page
+from pursamere.report.markdown import escape, markdown_report
+from pursamere.report.pictures import _choose
 
 SAMPLES, CHUNK, EPS = 11, 4, (0.03, 0.08)
 TINY = Protocol(
     "tiny",
     (
-        Attack("clean", "none"),
-        Attack("apgd-first", "apgd", loss="cross_entropy", steps=2, samples=5),
-        Attack("pgd-margin-bpda", "pgd", gradient="identity", steps=2),
-        Attack("pgd-margin", "pgd", steps=3),
-        Attack("square", "square", steps=5, survivors_only=True),
-        Attack("sweep", "pgd", steps=2, samples=6, sweep=True),
+        Clean(),
+        APGD("apgd-first", steps=2, samples=5),
+        PGD("pgd-margin-bpda", gradient="identity", steps=2),
+        PGD("pgd-margin", steps=3),
+        Square("square", queries=5, survivors_only=True),
+        PGD("sweep", steps=2, samples=6, sweep=True),
     ),
     "nearly everything",
 )
-BRIEF = Protocol("brief", (TINY.attacks[0], Attack("pgd-margin", "pgd", steps=1)))
+BRIEF = Protocol("brief", (TINY.attacks[0], PGD("pgd-margin", steps=1)))
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -162,10 +165,10 @@ def test_the_run_used_here_tells_something(made):
 
 def test_method_columns(made):
     folder, _ = made
-    rows = {cells[0]: cells[1:5] for cells in tables((folder / "report.md").read_text())["eps 0.08"]}
-    assert rows["pgd-margin-bpda"] == ["identity (BPDA)", "margin", "2 × 1", str(SAMPLES)]
-    assert rows["apgd-first"] == ["exact", "cross-entropy", "2 × 1", "5"]
-    assert rows["square"][:3] == ["none", "margin", "5 queries"]
+    rows = {cells[0]: cells[1:4] for cells in tables((folder / "report.md").read_text())["eps 0.08"]}
+    assert rows["pgd-margin-bpda"] == ["PGD: loss margin, steps 2, restarts 1", "identity (BPDA)", str(SAMPLES)]
+    assert rows["apgd-first"] == ["APGD: loss cross entropy, steps 2, restarts 1", "exact", "5"]
+    assert rows["square"][:2] == ["Square: queries 5", "none"]
 
 
 def test_verdict_checks_and_reproduction_are_told(made):
@@ -205,7 +208,7 @@ def told(result, **changes):
 def test_what_limits_the_figures_is_said(made):
     _, result = made
     model, protocol = result.config["model"], result.config["protocol"]
-    full = json.loads(json.dumps({"attacks": [vars(attack) for attack in PRESETS["full"].attacks]}))
+    full = json.loads(json.dumps({"attacks": PRESETS["full"].settings()["attacks"]}))
     assert f"{SAMPLES} samples: fewer than the 1,024" in told(result)
     assert "1024 samples." in told(result, clean=replace(result.clean, samples=1024))
     assert "Protocol tiny, less than the full one: nearly everything." in told(result)
@@ -242,7 +245,7 @@ class Evil(nn.Module):
 
 
 def test_names_stay_text(tmp_path):
-    attack = Attack("a_b_-c_d__", "pgd", steps=2)
+    attack = PGD("a_b_-c_d__", steps=2)
     result = run(tmp_path, Evil(), preset=Protocol(Evil.text, (TINY.attacks[0], attack), Evil.text), data=Evil.text)
     page = Page((tmp_path / "report.html").read_text())
     # The page of the same result with harmless names has the same elements.
@@ -268,7 +271,7 @@ def test_names_stay_text(tmp_path):
     assert "\u202e" not in page.text
     assert "\x1b" not in page.text
     rows = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} <= {3, 4, 5, 7}
+    assert {line.count("|") for line in rows} <= {3, 4, 5, 6}
 
 
 def test_the_page_needs_nothing_else(made):
@@ -346,7 +349,7 @@ def test_no_grid_without_images_to_show(tmp_path, channels, keep):
 
 
 def test_without_gradient_attacks_there_are_no_loss_curves(tmp_path):
-    run(tmp_path, preset=Protocol("p", (Attack("clean", "none"), Attack("random-search", "random_search", steps=2))))
+    run(tmp_path, preset=Protocol("p", (Clean(), RandomSearch("random-search", queries=2))))
     assert not (tmp_path / "loss.png").exists()
     text = (tmp_path / "report.md").read_text()
     assert "no loss curves" in text
@@ -364,7 +367,7 @@ def test_broken_samples_come_first_with_the_attack_that_broke_them(made):
         for eps in ((0.0,) if attack.name == "clean" else EPS)
         if attack.samples is None or first < attack.samples
     ]
-    chosen = _choose(result, RunFolder(folder, result.config, result.environment), units)
+    chosen = _choose(result, RunFolder(folder, result.config, result.environment), Plan([units], {}))
     wrong = {int(row["sample"]) for row in rows if row["attack"] == "clean" and row["correct"] == "0"}
     fell = {int(row["sample"]) for row in rows if row["correct"] == "0"} - wrong
     assert wrong == {2}

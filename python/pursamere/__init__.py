@@ -5,10 +5,10 @@ from importlib import metadata as _metadata
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
 from . import attacks, baselines, datasets, denoisers, evaluation, functional, models
+from ._evaluate import evaluate
 from ._extras import MissingExtraError
 from ._validation import NotFiniteError
 from .classifier import PurifiedClassifier
-from .evaluation import evaluate
 from .models import ConvClassifier, load_checkpoint, save_checkpoint
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error

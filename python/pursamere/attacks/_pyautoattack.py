@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from pursamere._extras import require
 from pursamere._validation import NotFiniteError
 
+from ._balls import logits_of
+from .attack import Model
+
 NORMS = {"linf": "Linf", "l2": "L2"}
 _ONE_AT_A_TIME = threading.RLock()
 _entered: list[_Factories] = []
@@ -145,6 +148,27 @@ def check_gradient(gradient: Tensor) -> None:
     """The package takes NaN for a zero, so that the attack would stand still and the sample look robust."""
     if not bool(torch.isfinite(gradient).all()):
         raise NotFiniteError("the gradient of the model is NaN or infinite")
+
+
+class Wrapped(nn.Module):
+    """The model as the package sees it: float32 in and out, logits checked and free to be overwritten."""
+
+    def __init__(self, model: Model, dtype: torch.dtype, called: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.model, self.dtype, self.called = model, dtype, called
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
+        self.called()
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            with outside():
+                return self._logits(x)
+        logits: Tensor = OwnGradient.apply(x, self._logits)
+        return logits
+
+    def _logits(self, x: Tensor) -> Tensor:
+        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return logits_of(self.model, x.to(self.dtype).clamp(0, 1), labels).float().clone()
 
 
 def as_float32(images: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from pursamere.stepping import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, OwnGradient, as_float32, check_gradient, isolated, outside, package
-from .losses import LOSSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
-from .pgd import Model, Observer
+from .attack import GradientAttack, Hooks, Model, Observer, Target
+from .losses import FEWEST_CLASSES, TARGETED_DLR, likeliest_wrong_class, margin, negative_margin
+
+__all__ = ["APGD", "apgd"]
 
 _NAMES = {"cross_entropy": "ce", "dlr": "dlr", "margin": "dlr", TARGETED_DLR: "dlr-targeted"}
 
@@ -51,7 +55,7 @@ def apgd(
     images = check_problem(images, labels)
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
-    check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
+    check_choice("loss", loss, FEWEST_CLASSES)
     images, labels = images.detach().clone(), labels.clone()
     ball = Ball(norm, eps, images)
     generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
@@ -59,7 +63,7 @@ def apgd(
     with torch.no_grad():
         clean_logits = logits_of(model, images, labels)
     classes = clean_logits.shape[1]
-    if classes < (needed := {"dlr": 3, TARGETED_DLR: 4}.get(loss, 2)):
+    if classes < (needed := FEWEST_CLASSES[loss]):
         raise ValueError(f"loss={loss!r} needs at least {needed} classes, got {classes}")
     seen = _Seen(model, ball, labels, margin(clean_logits, labels), stop_at_success, observe)
     if len(seen.rows) == 0:
@@ -89,6 +93,22 @@ def apgd(
             except _AllFound:
                 progress(steps + 1 - seen.calls)
     return seen.best
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(GradientAttack):
+    """:func:`apgd` as an attack of a protocol."""
+
+    loss: str = "cross_entropy"
+
+    packages: ClassVar[tuple[str, ...]] = ("pyautoattack",)
+
+    def run(
+        self, target: Target, images: Tensor, labels: Tensor, *, eps: float, norm: str, seed: int, hooks: Hooks
+    ) -> Tensor:
+        """Run :func:`apgd`."""
+        model, options = target.attacked(self.gradient), self._options(target, hooks)
+        return apgd(model, images, labels, eps=eps, norm=norm, seed=seed, **options)
 
 
 class _AllFound(Exception):  # noqa: N818 (it is no error)

@@ -1,20 +1,24 @@
-"""AutoAttack (Croce and Hein, ICML 2020) and its Square attack (Andriushchenko et al., ECCV 2020), by pyautoattack."""
+"""AutoAttack (Croce and Hein, ICML 2020) by the package pyautoattack."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pursamere._validation import check_integer
+from pursamere._validation import check_choice, check_integer
 from pursamere.classifier import PurifiedClassifier
 
 from ._balls import Ball, check_problem, logits_of
-from ._pyautoattack import NORMS, OwnGradient, as_float32, check_size, isolated, outside, package
-from .pgd import Model
+from ._pyautoattack import NORMS, Wrapped, as_float32, check_size, isolated, package
+from .attack import GRADIENTS, Attack, Hooks, Model, Target
+
+__all__ = ["AutoAttack", "autoattack"]
 
 
 def _warn(message: str) -> None:
@@ -72,7 +76,7 @@ def autoattack(
     with torch.no_grad():
         classes = logits_of(model, images[:1], labels[:1]).shape[1]
     attack = module.AutoAttack(
-        _Inside(model, images.dtype), eps=float(eps), norm=NORMS[norm], seed=seed, device=images.device
+        Wrapped(model, images.dtype), eps=float(eps), norm=NORMS[norm], seed=seed, device=images.device
     )
     attack.logger = attack.apgd.logger = attack.apgd_targeted.logger = _Flags(
         on_warning, isinstance(model, PurifiedClassifier)
@@ -86,71 +90,46 @@ def autoattack(
     return ball.project(found.to(images.dtype))
 
 
-def square(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    queries: int = 5000,
-    norm: str = "linf",
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Tensor:
-    """Return adversarial images [B, C, H, W] found by Square's random search, or the given ones; no gradient is taken.
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Attack):
+    """:func:`autoattack` as an attack of a protocol.
 
-    Arguments and errors as for :func:`autoattack`; ``progress`` is called with numbers of queries made.
+    Attributes:
+        gradient: how to differentiate the purifier: "exact", "identity" (BPDA) or "straight_through".
+        queries: queries of Square.
     """
-    images = check_problem(images, labels)
-    ball = Ball(norm, eps, images.detach())
-    check_integer("seed", seed, low=0)
-    check_integer("queries", queries, low=1)
-    module = package("square")
-    check_size(images, norm)
-    with torch.no_grad():
-        right = logits_of(model, images, labels).argmax(1) == labels
-    result = images.detach().clone()
-    if not bool(right.any()):
-        progress(queries)
-        return result
-    made = 0
 
-    def advance() -> None:
-        nonlocal made
-        step = min(1, queries - made)
-        made += step
-        progress(step)
+    gradient: str = "exact"
+    queries: int = 5000
 
-    # The size of the squares falls on a schedule for 10,000 queries, which the package rescales to ``queries``.
-    attack = module.SquareAttack(
-        _Inside(model, images.dtype, advance), n_queries=queries, eps=float(eps), norm=NORMS[norm], seed=seed
-    )
-    with isolated(images.device), torch.no_grad():
-        found = attack.perturb(as_float32(images[right]), labels[right].clone())
-    progress(queries - made)
-    result[right] = ball.rows(right).project(found.to(images.dtype))
-    return result
+    packages: ClassVar[tuple[str, ...]] = ("pyautoattack",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("gradient", self.gradient, GRADIENTS)
+        check_integer("queries", self.queries, low=1)
 
-class _Inside(nn.Module):
-    """The model as the package sees it: float32 at both ends, checked logits of its own to overwrite."""
+    def run(
+        self, target: Target, images: Tensor, labels: Tensor, *, eps: float, norm: str, seed: int, hooks: Hooks
+    ) -> Tensor:
+        """Run :func:`autoattack`."""
+        options: dict[str, Any] = {"queries": self.queries, "on_warning": hooks.warn}
+        return autoattack(target.attacked(self.gradient), images, labels, eps=eps, norm=norm, seed=seed, **options)
 
-    def __init__(self, model: Model, dtype: torch.dtype, called: Callable[[], None] = lambda: None) -> None:
-        super().__init__()
-        self.model, self.dtype, self.called = model, dtype, called
+    @property
+    def work(self) -> int:
+        """As if a query cost as much as a gradient; Square makes the most of them."""
+        return self.queries
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
-        self.called()
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            with outside():
-                return self._logits(x)
-        logits: Tensor = OwnGradient.apply(x, self._logits)
-        return logits
+    def check_images(self, images: Tensor, norm: str) -> None:
+        """Refuse images that are too small for Square."""
+        check_size(images, norm)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return logits_of(self.model, x.to(self.dtype).clamp(0, 1), labels).float().clone()
+    def reason_against(self, target: Target) -> str | None:
+        """The standard version attacks the same function in every call."""
+        return (
+            "its standard version is for deterministic defenses" if target.is_random else super().reason_against(target)
+        )
 
 
 class _Flags(logging.Logger):

@@ -66,6 +66,8 @@ def negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES = {"margin": negative_margin, "cross_entropy": cross_entropy, "dlr": difference_of_logits_ratio}
 TARGETED_DLR = "targeted_dlr"
+# All names of losses, with the number of classes that each needs.
+FEWEST_CLASSES = {"margin": 2, "cross_entropy": 2, "dlr": 3, TARGETED_DLR: 4}
 
 
 def loss_of_restart(name: str, clean_logits: Tensor, labels: Tensor, restart: int) -> Callable[..., Tensor]:

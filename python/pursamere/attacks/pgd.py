@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,13 +14,10 @@ from pursamere.objective import expected_reconstruction_error
 from pursamere.purifier import Purifier
 
 from ._balls import Ball, check_problem, logits_of
-from .losses import LOSSES, TARGETED_DLR, loss_of_restart, margin
+from .attack import GradientAttack, Hooks, Model, Observer, Target
+from .losses import FEWEST_CLASSES, loss_of_restart, margin
 
-Model = Callable[[Tensor], Tensor]
-Observer = Callable[[Tensor, Tensor | None], None]
-"""Called after every evaluation of the model with the smallest margin so far of every sample, [B], infinite where the
-attack has not looked yet, and the gradients of the samples still under attack, [n, C, H, W], if they were taken; and
-once where there is nothing to attack, since every image is misclassified as it is."""
+__all__ = ["PGD", "ere_penalty", "pgd"]
 
 
 @torch.inference_mode(False)
@@ -74,7 +72,7 @@ def pgd(
     images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)
-    check_choice("loss", loss, (*LOSSES, TARGETED_DLR))
+    check_choice("loss", loss, FEWEST_CLASSES)
     generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))
     ball = Ball(norm, eps, images)
     first_length = 0.5 * eps * max(1.0, 8 / (steps + 1))
@@ -152,3 +150,35 @@ def ere_penalty(purifier: Purifier, weight: float) -> Callable[[Tensor], Tensor]
         return scale * ere
 
     return penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(GradientAttack):
+    """:func:`pgd` as an attack of a protocol.
+
+    Attributes:
+        ere_weight: weight of the expected reconstruction error that is subtracted from the loss, see
+            :func:`ere_penalty`.
+    """
+
+    ere_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_nonnegative("ere_weight", self.ere_weight)
+
+    def run(
+        self, target: Target, images: Tensor, labels: Tensor, *, eps: float, norm: str, seed: int, hooks: Hooks
+    ) -> Tensor:
+        """Run :func:`pgd`."""
+        penalty = None
+        if self.ere_weight and isinstance(target.purifier, Purifier):
+            penalty = ere_penalty(target.purifier, self.ere_weight)
+        model, options = target.attacked(self.gradient), self._options(target, hooks)
+        return pgd(model, images, labels, eps=eps, norm=norm, seed=seed, penalty=penalty, **options)
+
+    def reason_against(self, target: Target) -> str | None:
+        """The penalty needs a purifier that minimizes the expected reconstruction error."""
+        if self.ere_weight and not isinstance(target.purifier, Purifier):
+            return "the defense does not minimize an expected reconstruction error"
+        return super().reason_against(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,11 +10,14 @@ from torch import Tensor
 from pursamere._validation import check_integer
 
 from ._balls import Ball, check_problem, logits_of
+from .attack import Attack, Hooks, Model, Target
 from .losses import margin
+
+__all__ = ["RandomSearch", "random_search"]
 
 
 def random_search(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     images: Tensor,
     labels: Tensor,
     *,
@@ -58,3 +61,30 @@ def random_search(
             better = found < best_margin
             best[better], best_margin[better] = candidate[better], found[better]
     return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(Attack):
+    """:func:`random_search` as an attack of a protocol.
+
+    Attributes:
+        queries: random images for each sample.
+    """
+
+    queries: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("queries", self.queries, low=1)
+
+    def run(
+        self, target: Target, images: Tensor, labels: Tensor, *, eps: float, norm: str, seed: int, hooks: Hooks
+    ) -> Tensor:
+        """Run :func:`random_search`."""
+        model = target.attacked()
+        return random_search(model, images, labels, eps=eps, norm=norm, seed=seed, queries=self.queries)
+
+    @property
+    def work(self) -> int:
+        """The queries."""
+        return self.queries

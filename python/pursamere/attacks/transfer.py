@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pursamere._validation import check_choice, check_integer
+
 from ._balls import check_problem, logits_of
+from .attack import Attack, Hooks, Model, Target
 from .losses import margin
-from .pgd import Model, pgd
+from .pgd import pgd
+
+__all__ = ["Transfer", "transfer"]
+
+_SOURCES = ("bare", "other_noise", "fewer_steps")
 
 
 def transfer(
@@ -65,3 +73,59 @@ def transfer(
         better = reached < best_margin
         best[better], best_margin[better] = found[better], reached[better]
     return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """:func:`transfer` as an attack of a protocol.
+
+    Attributes:
+        sources: what is attacked in place of the target: "bare" (its classifier without the purifier), "other_noise"
+            (the target with another seed of the purifier's noise) or "fewer_steps" (with half the purifier's steps).
+        steps: gradient steps on each source.
+    """
+
+    sources: tuple[str, ...]
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise ValueError("sources must name at least one model to transfer from, got none")
+        for source in self.sources:
+            check_choice("sources", source, _SOURCES)
+        check_integer("steps", self.steps, low=1)
+
+    def run(
+        self, target: Target, images: Tensor, labels: Tensor, *, eps: float, norm: str, seed: int, hooks: Hooks
+    ) -> Tensor:
+        """Run :func:`transfer`."""
+        return transfer(
+            target.attacked(),
+            images,
+            labels,
+            sources=target.sources(self.sources),
+            eps=eps,
+            norm=norm,
+            seed=seed,
+            steps=self.steps,
+            progress=hooks.progress,
+        )
+
+    @property
+    def differentiates_purifier(self) -> bool:
+        """Whether a source has a purifier."""
+        return any(source != "bare" for source in self.sources)
+
+    @property
+    def work(self) -> int:
+        """Steps on all sources."""
+        return self.steps * len(self.sources)
+
+    @property
+    def _cost_of_step(self) -> float:
+        return 1.0  # a gradient, if not the target's
+
+    def reason_against(self, target: Target) -> str | None:
+        """Only purified classifiers have such sources."""
+        return None if target.sources(self.sources) else "there is no such model to transfer from"

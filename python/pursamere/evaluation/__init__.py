@@ -1,9 +1,11 @@
-"""How robust a model is, measured by a protocol of attacks and believed only in the worst case."""
+"""Robustness evaluation: a protocol of attacks, the worst case per sample, and checks for gradient masking."""
 
-from .checks import MaskingCheck
-from .evaluate import IncompleteRunError, evaluate
-from .protocol import PRESETS, Attack, Protocol
-from .summary import AttackResult, Proportion, Result
+from pursamere.attacks import Attack
+
+from .folder import IncompleteRunError
+from .presets import PRESETS
+from .protocol import Protocol
+from .result import AttackResult, MaskingCheck, Proportion, Result
 
 __all__ = [
     "PRESETS",
@@ -14,5 +16,4 @@ __all__ = [
     "Proportion",
     "Protocol",
     "Result",
-    "evaluate",
 ]

@@ -18,9 +18,16 @@ from torch import Tensor
 from pursamere._extras import require
 from pursamere._files import reading, require_form, write_bytes
 from pursamere._validation import check_integer
-from pursamere.evaluation.units import Outcome, Unit
+
+from .units import Outcome, Unit
+
+__all__ = ["IncompleteRunError", "RunFolder"]
 
 _RUN_AGAIN = "remove it, and the same command runs that part again"
+
+
+class IncompleteRunError(RuntimeError):
+    """One shard of a run is done, and there is no result until the others are."""
 
 
 class RunFolder:

@@ -1,55 +1,48 @@
-"""Which units a run consists of."""
+"""The units of a run, chunk by chunk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pursamere.evaluation.protocol import CLEAN, Protocol, sweep_radii
-from pursamere.evaluation.target import Target
-from pursamere.evaluation.units import Unit
+from .case import Case
+from .protocol import sweep_radii
+from .units import Unit
 
-# What a step of an attack costs beside one of the exact gradient, for the estimate of the time left.
-_COST = {"identity": 0.3, "square": 0.25, "random_search": 0.25, "none": 0.25}
-_SURVIVORS = 0.6  # a guess of how many are left, for the same purpose
+__all__ = ["Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All units of a run, chunk by chunk in the order in which they are run, and what is not run and why."""
+    """What a run consists of.
+
+    Attributes:
+        chunks: the units of each chunk, in the order in which they are run.
+        skipped: the attacks that can't be run, by name, and why.
+    """
 
     chunks: list[list[Unit]]
     skipped: dict[str, str]
 
+    @property
+    def units(self) -> list[Unit]:
+        """The units of all chunks."""
+        return [unit for units in self.chunks for unit in units]
 
-def make_plan(
-    protocol: Protocol, target: Target, radii: tuple[float, ...], norm: str, samples: int, chunk: int, classes: int
-) -> Plan:
-    """Divide a protocol on so many samples into units."""
-    reasons = {attack.name: target.reason_against(attack, classes) for attack in protocol.attacks}
-    attacks = [attack for attack in protocol.attacks if reasons[attack.name] is None]
-    clean = [(attack, 0.0) for attack in attacks if attack.name == CLEAN]
-    main = [(attack, radius) for radius in radii for attack in attacks if attack.name != CLEAN and not attack.sweep]
-    sweep = [(attack, radius) for attack in attacks if attack.sweep for radius in sweep_radii(norm, radii)]
+
+def make_plan(case: Case) -> Plan:
+    """Divide the case's protocol into units. The model has been checked, so that its classes are known."""
+    reasons = {attack.name: attack.reason_against(case.target) for attack in case.protocol.attacks}
+    clean, *attacks = (attack for attack in case.protocol.attacks if reasons[attack.name] is None)
+    main = [(attack, radius) for radius in case.eps for attack in attacks if not attack.sweep]
+    sweep = [(attack, radius) for attack in attacks if attack.sweep for radius in sweep_radii(case.norm, case.eps)]
     chunks = []
-    for number, first in enumerate(range(0, samples, chunk)):
-        rows = range(first, min(first + chunk, samples))
+    for number, first in enumerate(range(0, len(case.images), case.chunk)):
+        rows = range(first, min(first + case.chunk, len(case.images)))
         chunks.append(
             [
                 Unit(attack, radius, number, rows)
-                for attack, radius in (*clean, *main, *sweep)
+                for attack, radius in ((clean, 0.0), *main, *sweep)
                 if attack.samples is None or first < attack.samples
             ]
         )
     return Plan(chunks, {name: reason for name, reason in reasons.items() if reason is not None})
-
-
-def cost_of(unit: Unit) -> int:
-    """Roughly how many evaluations of the exact gradient a unit costs."""
-    attack = unit.attack
-    share = _COST.get(attack.kind, _COST.get(attack.gradient, 1.0)) * (_SURVIVORS if attack.survivors_only else 1.0)
-    return max(1, round(len(unit.meant) * steps_of(unit) * share))
-
-
-def steps_of(unit: Unit) -> int:
-    """How many steps a unit's attack reports."""
-    return unit.attack.steps * unit.attack.restarts * max(1, len(unit.attack.sources))

@@ -1,191 +1,66 @@
-"""From the outcomes of all units to accuracies, the worst case and the files that tell it."""
+"""From the outcomes of all units to accuracies, the worst case and ``outcomes.csv``."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pursamere._extras import require
 from pursamere.derivative_check import Agreement
-from pursamere.evaluation.checks import MaskingCheck, masking_checks
-from pursamere.evaluation.course import joined
-from pursamere.evaluation.folder import RunFolder
-from pursamere.evaluation.html_page import html_page
-from pursamere.evaluation.pictures import picture_grid
-from pursamere.evaluation.plots import accuracy_plot, bar_plot, loss_plot
-from pursamere.evaluation.protocol import CLEAN, Attack, Protocol
-from pursamere.evaluation.report import ACCURACY, BARS, GRID, LOSS, markdown_report, title
-from pursamere.evaluation.statistics import wilson_interval
-from pursamere.evaluation.target import Target
-from pursamere.evaluation.units import Outcome, Unit
 
-OUTCOMES = "outcomes.csv"
-_NAMED = 10  # so many samples are named one by one
+from .case import Case
+from .checks import masking_checks
+from .course import joined
+from .folder import RunFolder
+from .plan import Plan
+from .result import AttackResult, Proportion, Result
+from .target import Target
+from .units import Outcome, Unit
+
+__all__ = ["summarize", "summary_json"]
+
+_OUTCOMES = "outcomes.csv"
+_NAMED = 10  # list at most this many samples
 _COLUMNS = ("sample", "label", "eps", "attack", "attacked", "blind", "prediction", "correct", "margin", "linf", "l2")
 
 
-@dataclass(frozen=True)
-class Proportion:
-    """A number of samples out of all, with its 95 % Wilson interval."""
-
-    count: int
-    samples: int
-
-    @property
-    def value(self) -> float:
-        """The proportion."""
-        return self.count / self.samples
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the proportion."""
-        return wilson_interval(self.count, self.samples)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.3f} ({low:.3f} - {high:.3f})"
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as values for JSON."""
-        return {"correct": self.count, "samples": self.samples, "accuracy": self.value, "interval_95": self.interval}
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What one attack did at one radius, over all chunks.
-
-    Attributes:
-        attack: of the protocol.
-        eps: radius in pixel units; 0 for the images as they are.
-        rows: positions of the samples that the attack was meant for (all, or the first ones).
-        attacked: bool [n], which of them were attacked.
-        correct: bool [n], which of them the model still gets right.
-        curve: mean smallest margin after 1, 2, ... evaluations, over the attacked samples that the attack could see on.
-        gradients: how many were seen, how many were zero, the median norm and the largest.
-        flags: warnings of the attack itself, and of logits that are NaN or infinite.
-        saw: bool [n], on which of them the attack could see, or was not run; the others are not correct.
-        blind_reason: what the attack said of the others, or ``None``.
-        seconds: of computation.
-    """
-
-    attack: Attack
-    eps: float
-    rows: list[int]
-    attacked: Tensor
-    correct: Tensor
-    curve: list[float]
-    gradients: dict[str, float]
-    flags: list[str]
-    saw: Tensor
-    blind_reason: str | None
-    seconds: float
-
-    @property
-    def tried(self) -> Tensor:
-        """Bool [n], on which samples the attack was run and could see."""
-        return self.attacked & self.saw
-
-    @property
-    def blind(self) -> int:
-        """On how many samples the attack could not see."""
-        return int((~self.saw).sum())
-
-    @property
-    def share(self) -> Proportion:
-        """The accuracy on the samples that were attacked: for attacks on survivors, how many of these are left."""
-        return Proportion(int((self.correct & self.attacked).sum()), max(1, int(self.attacked.sum())))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an evaluation found.
-
-    Attributes:
-        config: what defines the run.
-        environment: versions and machine.
-        norm: of the radii.
-        eps: the radii in pixel units.
-        lines: what each attack did at each radius.
-        clean: the accuracy on the images as they are.
-        worst_case: by radius, the samples that withstood every attack and were right as they are.
-        withstood: by radius, bool [B], which samples these are.
-        checks: for masked gradients.
-        skipped: attacks that were not run, and why.
-        cost: network evaluations of a purification, images per second, peak memory in MiB.
-    """
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    norm: str
-    eps: tuple[float, ...]
-    lines: list[AttackResult]
-    clean: Proportion
-    worst_case: dict[float, Proportion]
-    withstood: dict[float, Tensor]
-    checks: list[MaskingCheck]
-    skipped: dict[str, str]
-    cost: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        """One line that names the worst case."""
-        worst = ", ".join(f"{share} at eps {eps:.4g}" for eps, share in self.worst_case.items())
-        warned = [check.name for check in self.checks if not check.passed]
-        doubt = f"; {len(warned)} masking check(s) warn: {', '.join(warned)}" if warned else "; masking checks pass"
-        return f"worst case per sample over all attacks ({self.norm}): {worst}; clean {self.clean}{doubt}"
-
-
-def summarize(
-    run: RunFolder,
-    units: list[Unit],
-    labels: Tensor,
-    eps: tuple[float, ...],
-    norm: str,
-    skipped: dict[str, str],
-    target: Target,
-    images: Tensor,
-    derivative: Agreement | None,
-) -> Result:
-    """Merge the outcomes of all units, write the table of per-sample outcomes, and draw the conclusions."""
-    found = [(unit, run.load(unit)) for unit in units]
-    run.write(OUTCOMES, _table(found, labels.tolist()).encode())
+def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | None) -> Result:
+    """Merge the outcomes of all units, write ``outcomes.csv``, and compute the worst case and the masking checks."""
+    found = [(unit, run.load(unit)) for unit in plan.units]
+    run.write(_OUTCOMES, _table(found, case.labels.tolist()).encode())
     lines = _merge(found)
-    clean = next(line for line in lines if line.attack.name == CLEAN)
+    clean = next(line for line in lines if not line.attack.perturbs)
     withstood = {}
-    for radius in eps:
+    for radius in case.eps:
         alive = clean.correct.clone()
         for line in lines:
             if line.eps == radius and not line.attack.sweep:
-                rows = torch.tensor(line.rows, device="cpu")
-                alive[rows] &= line.correct | ~line.attacked
+                alive[torch.tensor(line.rows, device="cpu")] &= line.withstood
         withstood[radius] = alive
     return Result(
         config=run.config,
         environment=run.environment,
-        norm=norm,
-        eps=eps,
+        norm=case.norm,
+        eps=case.eps,
         lines=lines,
         clean=clean.share,
         worst_case={radius: Proportion(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
         withstood=withstood,
-        checks=masking_checks(lines, eps, target.is_random, derivative),
-        skipped=skipped,
-        cost=_cost(target, images),
+        checks=masking_checks(lines, case.eps, case.target.is_random, derivative, case.protocol.ladder),
+        skipped=plan.skipped,
+        cost=_cost(case.target, case.images),
     )
 
 
 def summary_json(result: Result) -> dict[str, Any]:
-    """Everything but the per-sample outcomes, as values for JSON."""
+    """The result without per-sample outcomes, as values for JSON."""
     return {
         "verdict": result.verdict,
         "norm": result.norm,
@@ -213,44 +88,8 @@ def summary_json(result: Result) -> dict[str, Any]:
     }
 
 
-def require_packages(protocol: Protocol) -> None:
-    """Raise a ``MissingExtraError`` before hours of work rather than after them."""
-    from_package = any(attack.kind in ("apgd", "autoattack", "square") for attack in protocol.attacks)
-    for module in ("safetensors", "matplotlib.figure", "markdown", *(["pyautoattack"] if from_package else [])):
-        require(module, extra="evaluation")
-
-
-def write_summary(
-    run: RunFolder, result: Result, units: Sequence[Unit], target: Target, images: Tensor, labels: Tensor
-) -> None:
-    """Write the summary, and the report in Markdown and HTML with its pictures.
-
-    Args:
-        run: the folder.
-        result: what to tell.
-        units: all of the run's, done.
-        target: what was attacked, for the picture grid.
-        images: [B, C, H, W] in [0, 1], all that were evaluated.
-        labels: [B], int64.
-    """
-    run.write("summary.json", (json.dumps(summary_json(result), indent=1) + "\n").encode())
-    drawn = {
-        ACCURACY: accuracy_plot(result),
-        BARS: bar_plot(result),
-        LOSS: loss_plot(result),
-        GRID: picture_grid(result, run, units, target, images, labels),
-    }
-    pictures = {name: content for name, content in drawn.items() if content is not None}
-    for name, content in pictures.items():
-        run.write(name, content)
-    kept = next((unit.name for unit in units if run.has_adversarial(unit)), None)
-    text = markdown_report(result, pictures, kept)
-    run.write("report.md", text.encode())
-    run.write("report.html", html_page(title(result), text, pictures).encode())
-
-
 def _table(found: Sequence[tuple[Unit, Outcome]], labels: list[int]) -> str:
-    """The per-sample outcomes as CSV; the same bytes whoever ran the units, and in whatever order."""
+    """The per-sample outcomes as CSV; the bytes don't depend on who ran the units, or in what order."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -303,7 +142,7 @@ def _line(group: list[tuple[Unit, Outcome]]) -> AttackResult:
 
 
 def _named(rows: list[int], chosen: Tensor) -> str:
-    """The positions of some samples, in words."""
+    """The positions of the chosen samples, in words."""
     positions = [rows[i] for i in chosen.nonzero().flatten().tolist()]
     names = ", ".join(map(str, positions[:_NAMED]))
     more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""

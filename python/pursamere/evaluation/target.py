@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from pursamere._hashes import sha256
 from pursamere._validation import NotFiniteError, check_logits
-from pursamere.attacks import TARGETED_DLR
+from pursamere.attacks.attack import Attack, Model
 from pursamere.classifier import PurifiedClassifier
 from pursamere.derivative_check import Agreement, worst
 from pursamere.determinism import check_evaluation_mode, copy_with, map_micro_batches
-from pursamere.evaluation.copies import check_copyable, record_gradients
-from pursamere.evaluation.determinism import first_difference
-from pursamere.evaluation.halving import nan_where_not_finite
-from pursamere.evaluation.protocol import Attack
-from pursamere.purifier import Purifier
 from pursamere.stepping import IterativePurifier
 
-Model = Callable[[Tensor], Tensor]
+from .copies import check_copyable, record_gradients
+from .determinism import first_difference
+from .halving import nan_where_not_finite
+
+__all__ = ["EOT_SAMPLES", "FixedBatches", "Target"]
 
 # Logits are averaged over so many draws of a random defense's noise when it is attacked.
 EOT_SAMPLES = 4
@@ -181,8 +180,8 @@ class Target:
         known = [agreement for agreement in agreements if agreement is not None]
         return worst(known) if known else None
 
-    def attacked(self, gradient: str) -> Model:
-        """The model with gradients of that kind."""
+    def attacked(self, gradient: str = "exact") -> Model:
+        """The model with this gradient. Logits of a random defense are averaged over some draws (EOT)."""
         if self.purifier is None:
             return self.model
         model = self._purified(self.purifier, gradient)
@@ -198,36 +197,20 @@ class Target:
                 found.append(self._purified(variant, "exact"))
         return found
 
-    def reason_against(self, attack: Attack, classes: int) -> str | None:
-        """Why an attack has nothing to attack here, or ``None``; ``classes`` is the number of logits."""
-        if classes < (needed := {"dlr": 3, TARGETED_DLR: 4}.get(attack.loss, 2)):
-            return f"its loss needs at least {needed} classes, and there are {classes}"
-        if attack.gradient != "exact" and self.purifier is None:
-            return "the model is no PurifiedClassifier, so its gradient has one form only"
-        if attack.kind == "transfer" and not self.sources(attack.sources):
-            return "there is no such model to transfer from"
-        if attack.ere_weight and not isinstance(self.purifier, Purifier):
-            return "the defense has no expected reconstruction error of its own"
-        if attack.kind == "autoattack" and self.is_random:
-            return "its standard version is for deterministic defenses"
-        return None
-
     def behavior_sha256(self, images: Tensor, seed: int) -> str:
-        """A fingerprint of some logits: functions and plain attributes are no parameters, but show in these."""
+        """A fingerprint of some logits, which also changes with functions and attributes that are not parameters."""
         self.reset(seed)
-        return hashlib.sha256(self.logits(images).float().cpu().numpy().tobytes()).hexdigest()
+        return sha256(self.logits(images).float())
 
     def sha256(self) -> str:
-        """A fingerprint of the parameters, the buffers and what ``repr`` tells."""
-        digest = hashlib.sha256()
+        """A fingerprint of the parameters, the buffers and the ``repr``."""
+        parts: list[str | Tensor] = []
         for part in (self.original, self.purifier and self.purifier.denoiser):
-            digest.update(f"{_describe(part)}\n".encode())
+            parts.append(_describe(part))
             if isinstance(part, nn.Module):
                 for name, tensor in (*part.named_parameters(), *part.named_buffers()):
-                    values = tensor.detach().cpu().contiguous()
-                    digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-                    digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+                    parts += [name, tensor]
+        return sha256(*parts)
 
     def _checked(self, images: Tensor) -> Tensor:
         return check_logits("model", self.model(images), images)

@@ -1,4 +1,4 @@
-"""The smallest piece of an evaluation: one attack at one radius on one chunk of the samples."""
+"""A unit of work: one attack at one radius on one chunk of the samples."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pursamere import attacks
 from pursamere._validation import NotFiniteError, check_real
-from pursamere.evaluation.course import Course, joined
-from pursamere.evaluation.halving import in_halves
-from pursamere.evaluation.protocol import Attack
-from pursamere.evaluation.target import Target
-from pursamere.purifier import Purifier
+from pursamere.attacks import Attack, Hooks, margin
 
-Progress = Callable[[int], None]
+from .course import Course, joined
+from .halving import in_halves
+from .target import Target
+
+__all__ = ["Outcome", "Unit", "run_unit"]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Which piece.
+    """One attack at one radius on one chunk.
 
     Attributes:
-        attack: what is done.
-        eps: radius in pixel units, 0 for the images as they are.
+        attack: the attack.
+        eps: radius in pixel units, 0 for clean images.
         chunk: number of the chunk.
         rows: positions of its samples among all that are evaluated, as ``range(first, end)``.
     """
@@ -40,40 +39,43 @@ class Unit:
 
     @property
     def meant(self) -> range:
-        """Those of its rows that the attack is meant for: all, or the first of all samples."""
+        """The rows that the attack applies to; fewer than ``rows`` if it attacks only the first samples."""
         end = self.rows.stop if self.attack.samples is None else min(self.rows.stop, self.attack.samples)
         return range(self.rows.start, end)
 
     @property
     def name(self) -> str:
-        """Unique in a run, and a file's name."""
+        """Unique in a run; used as a file name."""
         return f"{self.attack.name}-eps{self.eps!r}-{self.chunk:05d}"
 
+    @property
+    def cost(self) -> int:
+        """Rough cost in steps with the exact gradient; for progress bars."""
+        return self.attack.cost(len(self.meant))
+
     def seed(self, seed: int) -> int:
-        """A seed of its own, so that units neither share random starts nor depend on their order."""
+        """The unit's own seed: no two units share random starts, and the order of units doesn't matter."""
         digest = hashlib.sha256(f"{seed} {self.name}".encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
 
 @dataclass
 class Outcome:
-    """What a unit found; a list has an entry for every sample.
+    """What a unit found; each list has an entry per sample.
 
     Attributes:
-        attacked: whether the attack was run on the sample (not on one that had fallen, for attacks on survivors).
-        prediction: the class predicted for the adversarial image, the image as it is where not attacked.
-        correct: whether that is the label.
-        margin: the label's logit minus the largest other.
-        linf: distance from the image as it is, in pixel units.
-        l2: the same in the L2 norm.
-        finite: whether the logits of the adversarial image are neither NaN nor infinite; a sample is not ``correct``
-            else.
-        course: of the attack, on the samples that it could see on.
+        attacked: whether the attack ran on the sample (attacks on survivors leave out those that have fallen).
+        prediction: class predicted for the adversarial image, or for the clean image where not attacked.
+        correct: whether the prediction is right. Ties, blind samples and non-finite logits count as misclassified.
+        margin: the label's logit minus the largest other logit.
+        linf: Linf distance from the clean image, in pixel units.
+        l2: L2 distance from the clean image, in pixel units.
+        finite: whether the logits of the adversarial image are finite.
+        course: statistics of the attack, over the samples where it wasn't blind.
         flags: warnings of the attack itself.
-        blind: whether the attack could not see on the sample (NaN logits or gradients), so that the sample's image is
-            unchanged. Such a sample is never ``correct``: nobody knows whether it is robust.
-        blind_reason: what the attack said, of the last of these samples.
-        seconds: it took; not part of what is compared between runs.
+        blind: whether the attack met NaN logits or gradients on the sample. Its image is unchanged then.
+        blind_reason: the attack's error message for the last blind sample.
+        seconds: wall time; not compared between runs.
     """
 
     attacked: list[bool]
@@ -89,16 +91,21 @@ class Outcome:
     blind_reason: str | None = None
     seconds: float = 0.0
 
+    @property
+    def withstood(self) -> list[bool]:
+        """Whether each sample still counts as robust. A sample that wasn't attacked does, whatever its prediction."""
+        return [correct or not attacked for correct, attacked in zip(self.correct, self.attacked, strict=True)]
+
     def to_json(self) -> dict[str, Any]:
         """All of it as values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], samples: int) -> Outcome:
-        """The outcome of which these are the values.
+        """The inverse of :meth:`to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: they are not those of an outcome of so many samples.
+            KeyError, TypeError, ValueError: the values are not an outcome of this many samples.
         """
         outcome = cls(**{**values, "course": Course(**values["course"])})
         for name in ("attacked", "prediction", "correct", "margin", "linf", "l2", "finite", "blind"):
@@ -123,19 +130,19 @@ def run_unit(
     *,
     norm: str,
     seed: int,
-    progress: Progress,
+    progress: Callable[[int], None],
 ) -> tuple[Outcome, Tensor]:
-    """Attack a chunk and judge what was found by the model as it is deployed.
+    """Attack a chunk, and judge the adversarial images by the model as it is deployed.
 
     Args:
-        target: what is attacked.
-        unit: which piece; its rows are those of ``images``.
-        images: [n, C, H, W] in [0, 1].
+        target: the model.
+        unit: the unit to run.
+        images: [n, C, H, W] in [0, 1], the images of the unit's rows.
         labels: [n], int64.
-        survivors: bool [n], the samples that withstood everything before.
+        survivors: bool [n], the samples that withstood all attacks before.
         norm: "linf" or "l2".
-        seed: of the evaluation.
-        progress: called with numbers of steps done, at least ``restarts * steps`` in total.
+        seed: seed of the evaluation.
+        progress: called with the number of steps done, at least ``unit.attack.work`` in total.
 
     Returns:
         The outcome and the adversarial images [n, C, H, W].
@@ -151,11 +158,14 @@ def run_unit(
     def attacked(part: Tensor) -> tuple[Tensor, Course, list[str]]:
         target.reset(unit.seed(seed))
         course, flags = Course(len(part)), list[str]()
-        return _attack(target, unit, images[part], labels[part], norm, seed, progress, course, flags), course, flags
+        hooks = Hooks(progress, course.observe, flags.append)
+        found = attack.run(
+            target, images[part], labels[part], eps=unit.eps, norm=norm, seed=unit.seed(seed), hooks=hooks
+        )
+        return found, course, flags
 
     courses = []
-    rows = chosen.nonzero().squeeze(1)
-    for part, found in in_halves(attacked, rows[:0] if attack.kind == "none" else rows):
+    for part, found in in_halves(attacked, chosen.nonzero().squeeze(1)):
         if isinstance(found, NotFiniteError):
             outcome.blind[int(part)], outcome.blind_reason = True, str(found)
         else:
@@ -163,7 +173,7 @@ def run_unit(
             courses.append(course)
             outcome.flags += flags
     outcome.course = joined(courses)
-    progress(attack.steps * attack.restarts)  # not every attack tells, and some end early
+    progress(attack.work)  # not every attack reports progress, and some end early
     _check_legal(attack.name, images, adversarial, norm, unit.eps)
     target.reset(unit.seed(seed) ^ 1)  # noise that the attack has not seen
     _judge(target, images, adversarial, labels, outcome)
@@ -171,61 +181,24 @@ def run_unit(
     return outcome, adversarial
 
 
-def _attack(
-    target: Target,
-    unit: Unit,
-    images: Tensor,
-    labels: Tensor,
-    norm: str,
-    seed: int,
-    progress: Progress,
-    course: Course,
-    flags: list[str],
-) -> Tensor:
-    attack, model = unit.attack, target.attacked(unit.attack.gradient)
-    common: dict[str, Any] = {"eps": unit.eps, "norm": norm, "seed": unit.seed(seed)}
-    if attack.kind == "random_search":
-        return attacks.random_search(model, images, labels, queries=attack.steps, **common)
-    if attack.kind == "autoattack":
-        return attacks.autoattack(model, images, labels, queries=attack.steps, on_warning=flags.append, **common)
-    common["progress"] = progress
-    if attack.kind == "square":
-        return attacks.square(model, images, labels, queries=attack.steps, **common)
-    common["steps"] = attack.steps
-    if attack.kind == "transfer":
-        return attacks.transfer(model, images, labels, sources=target.sources(attack.sources), **common)
-    # What misleads a random defense once may not do so again, so the attack goes on.
-    common |= {
-        "loss": attack.loss,
-        "restarts": attack.restarts,
-        "stop_at_success": not target.is_random,
-        "observe": course.observe,
-    }
-    if attack.kind == "apgd":
-        return attacks.apgd(model, images, labels, **common)
-    if attack.ere_weight and isinstance(target.purifier, Purifier):
-        common["penalty"] = attacks.ere_penalty(target.purifier, attack.ere_weight)
-    return attacks.pgd(model, images, labels, **common)
-
-
 @torch.no_grad()
 def _judge(target: Target, images: Tensor, adversarial: Tensor, labels: Tensor, outcome: Outcome) -> None:
     logits = target.logits(adversarial)
     finite = torch.isfinite(logits).all(dim=1)
-    margin = torch.where(finite, attacks.margin(logits, labels), -torch.inf)
+    margins = torch.where(finite, margin(logits, labels), -torch.inf)
     blind = torch.tensor(outcome.blind, device=labels.device)
     offset = (adversarial - images).flatten(1)
     outcome.prediction = logits.argmax(dim=1).tolist()
-    # Where the label's logit is the largest but shared the prediction depends on the classes' order, so that is wrong.
-    outcome.correct = ((margin > 0) & ~blind).tolist()
-    outcome.margin = margin.tolist()
+    # Not prediction == label: for a tie, argmax depends on the order of the classes.
+    outcome.correct = ((margins > 0) & ~blind).tolist()
+    outcome.margin = margins.tolist()
     outcome.finite = finite.tolist()
     outcome.linf = offset.abs().amax(dim=1).tolist()
     outcome.l2 = torch.linalg.vector_norm(offset, dim=1).tolist()
 
 
 def _check_legal(name: str, images: Tensor, adversarial: Tensor, norm: str, eps: float) -> None:
-    """A backstop: an attack that cheats would make a defense look worse than it is."""
+    """Guard against a faulty attack, which would make a defense look worse than it is."""
     offset = (adversarial - images).flatten(1)
     length = offset.abs().amax() if norm == "linf" else torch.linalg.vector_norm(offset, dim=1).amax()
     if float(length) > eps * (1 + 1e-5) + 1e-6 or float(adversarial.min()) < 0 or float(adversarial.max()) > 1:
