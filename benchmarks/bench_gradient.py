@@ -27,6 +27,7 @@ BATCH, CHANNELS, SIDE, WIDTH, DRAWS = 1, 3, 32, 48, 8
 STEPS = (5, 40)
 GRADIENTS = ("none", "exact", "straight_through", "unrolled")
 REPEATS = 2
+SETTINGS = {"sigma": 0.2, "radius": 0.2, "noise": ps.GaussianNoise(draws=DRAWS)}
 
 
 class Network(nn.Module):
@@ -65,15 +66,7 @@ def measure(gradient: str, steps: int, device: torch.device) -> dict[str, float]
     x = torch.rand(BATCH, CHANNELS, SIDE, SIDE, generator=generator).to(device)
 
     def call(steps: int) -> None:
-        purifier = ps.Purifier(
-            network.to(device),
-            sigma=0.2,
-            radius=0.2,
-            steps=steps,
-            noise=ps.GaussianNoise(draws=DRAWS),
-            micro_batch=BATCH,
-            invariance="off",
-        )
+        purifier = ps.Purifier(network.to(device), steps=steps, micro_batch=BATCH, invariance="off", **SETTINGS)
         if gradient == "none":
             purifier(x)
         else:
@@ -84,9 +77,7 @@ def measure(gradient: str, steps: int, device: torch.device) -> dict[str, float]
 
     # What a forward pass of one step needs is there before the measurement: libraries, their workspaces, threads.
     with torch.no_grad():
-        ps.Purifier(
-            network.to(device), sigma=0.2, radius=0.2, steps=1, noise=ps.GaussianNoise(draws=DRAWS), micro_batch=1
-        )(x[:1])
+        ps.Purifier(network.to(device), steps=1, micro_batch=1, **SETTINGS)(x[:1])
     before = peak_bytes(device)
     seconds = []
     for _ in range(REPEATS):

@@ -1,7 +1,5 @@
 """How well DiffPure's solvers follow the reverse process on Gaussian priors, where it is known.
 
-    python experiments/diffpure_accuracy.py
-
 The pixels of the prior are independent N(1/2, tau^2). From x0 the process leads to the posterior given
 y = x0 + sigma xi: with k = tau^2 / (tau^2 + sigma^2), its mean has the slope k in x0, and its standard deviation over
 the pixels, the spread, is sigma sqrt(k + k^2). The table has the deviations from both, before results are clipped.
@@ -9,6 +7,7 @@ the pixels, the spread, is sigma sqrt(k + k^2). The table has the deviations fro
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
 
@@ -54,7 +53,11 @@ def percent(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0, so that no zero is negative
 
 
-def main() -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(arguments: argparse.Namespace) -> None:
     rows = [["solver", "passes", *(f"tau {tau:g}" for tau in TAUS)], ["---", *["---:"] * (len(TAUS) + 1)]]
     for name, make in settings().items():
         found = [deviations(make, tau) for tau in TAUS]
@@ -62,7 +65,3 @@ def main() -> None:
         rows.append([name, str(passes), *(f"{percent(slope)} / {percent(spread)}" for slope, spread in found)])
     for row in rows:
         print(f"| {' | '.join(row)} |")
-
-
-if __name__ == "__main__":
-    main()

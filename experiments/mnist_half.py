@@ -1,8 +1,7 @@
 """Whether the weights in half precision that ship decide like the float32 ones that they were rounded from.
 
-    python experiments/mnist_half.py FOLDER --write tests/data/mnist_float32_logits.npz
-
 FOLDER has the trainings of `make train-mnist` (build/weights), whose saved states hold the float32 weights.
+--write tests/data/mnist_float32_logits.npz writes what the tests compare with.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from safetensors.torch import load_file
 
 import pursamere as ps
 from pursamere._files import write_bytes
-from pursamere.demo.run import build_purifier
-from pursamere.demo.settings import SETTINGS
+from pursamere.pretrained import make_purifier
 
 PREFIX = "average/module."
 
@@ -38,15 +36,16 @@ def in_float32(shipped: torch.nn.Module, state: Path) -> Any:
 
 @torch.no_grad()
 def logits(denoiser: Any, classifier: Any, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    purified = ps.PurifiedClassifier(build_purifier(denoiser, SETTINGS["mnist"]), classifier)
+    purified = ps.PurifiedClassifier(make_purifier("mnist", denoiser, micro_batch=8), classifier)
     return {"undefended": classifier(images), "purified": purified(images)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--write", type=Path, help="write the float32 logits there")
-    arguments = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the float32 logits there")
+
+
+def run(arguments: argparse.Namespace) -> None:
     mnist = ps.load_pretrained("mnist")
     kinds = ("denoiser", "classifier")
     states = {kind: arguments.folder / f"mnist-{kind}" / "training.safetensors" for kind in kinds}
@@ -61,7 +60,3 @@ def main() -> None:
         content = io.BytesIO()
         numpy.savez_compressed(content, **{name: tensor.numpy() for name, tensor in expected.items()})
         write_bytes(arguments.write, content.getvalue(), overwrite=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -356,7 +356,7 @@ def test_attacks_in_other_threads_make_no_difference(problem):
 @pytest.mark.slow
 def test_autoattack_on_a_purified_classifier_of_16_digits():
     """End to end on real images, with the exact gradient of a small purifier."""
-    from pursamere.demo.classifier import train_classifier
+    from pursamere.pretrained.digits import train_classifier
 
     train, test = (ps.datasets.load("digits", split) for split in ("train", "test"))
     classifier = train_classifier(train, seed=0, epochs=4)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,9 @@ from training_case import tiny_denoiser
 
 import pursamere as ps
 from pursamere.cli import build_parser, main
-from pursamere.cli.evaluate import _model as evaluated_model
-from pursamere.demo.run import build_purifier
-from pursamere.demo.settings import SETTINGS
-from pursamere.evaluation.defenses import build_defense
+from pursamere.cli.defenses import build_defense
+from pursamere.cli.model import build_model
+from pursamere.pretrained import make_purifier
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
 
@@ -183,17 +181,16 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
 
 
 def test_mnist_has_the_networks_that_ship():
-    """What is evaluated is what the shipped networks say, with the demo's settings where no others are given."""
+    """What is evaluated is what the shipped networks say, with the tuned settings where no others are given."""
     shipped, images = ps.load_pretrained("mnist"), ps.load_pretrained("mnist").test.images[:4]
-    settings = replace(SETTINGS["mnist"], micro_batch=4)
 
     def said(*arguments):
         parsed = build_parser().parse_args(["evaluate", "-o", "run", *arguments, "--micro-batch", "4"])
         with torch.no_grad():
-            return evaluated_model(parsed, shipped.test)(images)
+            return build_model(parsed, shipped.test)(images)
 
     def expected(**changes):
-        purifier = build_purifier(shipped.denoiser, replace(settings, **changes))
+        purifier = make_purifier("mnist", shipped.denoiser, micro_batch=4, **changes)
         with torch.no_grad():
             return ps.PurifiedClassifier(purifier, shipped.classifier)(images)
 
@@ -209,7 +206,7 @@ def test_mnist_has_the_networks_that_ship():
     [
         (["--classifier", "classifier"], "--denoiser: only digits and mnist have their own"),
         (["--denoiser", "denoiser"], "--classifier: only digits and mnist have their own"),
-        (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: there is no use for one in the defense none"),
+        (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: the defense none doesn't use one"),
         (["--classifier", "denoiser", "--defense", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
         (
             ["--classifier", "larger", "--defense", "none"],
@@ -219,7 +216,7 @@ def test_mnist_has_the_networks_that_ship():
         (["--classifier", "classifier", "--model", "model.py:model"], "--model makes its own defense"),
         (
             ["--classifier", "classifier", "--denoiser", "denoiser", "--option", "bandwidth=1"],
-            "--option bandwidth is of the kernel density of the digits",
+            "--option bandwidth is for the kernel density of the digits",
         ),
         (
             ["--denoiser", "nowhere", "--classifier", "classifier"],

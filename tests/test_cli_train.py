@@ -68,6 +68,15 @@ def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():
         ("denoiser", ["--layers", "17"], "--layers: expected a whole number from 1 to 16, got 17"),
         ("classifier", ["--widths", "0"], "--widths: expected a whole number from 1 to 4096, got 0"),
         ("classifier", ["--shift", "-1"], "--shift: expected a whole number from 0 to 64, got -1"),
+        ("classifier", ["--learning-rate", "0"], "--learning-rate: the value must be positive and finite, got 0.0"),
+        (
+            "classifier",
+            ["--weight-decay", "-0.5"],
+            "--weight-decay: the value must be nonnegative and finite, got -0.5",
+        ),
+        ("classifier", ["--ema-decay", "1"], "--ema-decay: the value must be in [0, 1), got 1.0"),
+        ("classifier", ["--clip-norm", "nan"], "--clip-norm: expected a finite number, got 'nan'"),
+        ("denoiser", ["--sigma-max", "-1"], "--sigma-max: the value must be positive and finite, got -1.0"),
     ],
 )
 def test_numbers_out_of_range_are_usage_errors(capsys, kind, arguments, message):
@@ -77,11 +86,12 @@ def test_numbers_out_of_range_are_usage_errors(capsys, kind, arguments, message)
     assert message in capsys.readouterr().err
 
 
-def test_every_integer_setting_has_bounds():
+def test_every_number_has_a_range():
     for kind in (DenoiserConfiguration, ClassifierConfiguration):
         hints = get_type_hints(kind)
         for item in fields(kind):
             assert (item.metadata["bounds"] is not None) == (hints[item.name] in (int, tuple[int, ...])), item.name
+            assert (item.metadata["check"] is not None) == (hints[item.name] is float), item.name
 
 
 @pytest.mark.parametrize(

@@ -197,13 +197,6 @@ def test_an_evaluation_and_a_demo_by_versions_without_markers_go_on(tmp_path):
         assert (demo / ".pursamere").read_text() == "demo\n"
 
 
-def test_the_demo_writes_what_its_folder_is_recognized_by(tmp_path, capsys):
-    assert main([*COMMANDS["demo"], "-o", str(tmp_path)]) == 0
-    capsys.readouterr()
-    (tmp_path / ".pursamere").unlink()
-    require_own(tmp_path, "demo")
-
-
 FOREIGN = {
     "evaluate": [
         {"environment.json": "{}"},

@@ -51,7 +51,7 @@ def no_work(monkeypatch):
 
     monkeypatch.setattr(training_run, "load_data", unexpected)
     monkeypatch.setattr("pursamere.datasets.load", unexpected)
-    monkeypatch.setattr("pursamere.demo.run.run_demo", unexpected)
+    monkeypatch.setattr("pursamere.pretrained.digits.make_denoiser", unexpected)
     monkeypatch.setattr(purify, "build_denoiser", unexpected)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import pursamere as ps
-from pursamere.demo.run import build_purifier
-from pursamere.demo.settings import SETTINGS
+from pursamere import pretrained
+from pursamere._threads import cpu_threads
+from pursamere.pretrained.digits import train_classifier
 
 SIGMAS = (0.1, 0.2, 0.4, 0.8)
 FLOAT32 = Path(__file__).parent / "data" / "mnist_float32_logits.npz"
@@ -28,6 +29,11 @@ def test_set():
     if not os.environ.get("PURSAMERE_DATA"):
         pytest.skip("PURSAMERE_DATA is not set, so there is no MNIST")
     return ps.datasets.load("mnist", "test")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return ps.load_pretrained("digits")
 
 
 def error(denoiser, images, sigma):
@@ -52,6 +58,46 @@ def test_the_images_are_the_first_of_the_test_set(mnist, test_set):
 
 def test_the_classifier_and_the_images_name_their_classes_alike(mnist):
     assert mnist.classifier.class_names == mnist.test.classes == tuple("0123456789")
+
+
+def test_the_digits_come_with_networks_that_have_seen_the_training_split_only(digits):
+    test, train = (ps.datasets.load("digits", split) for split in ("test", "train"))
+    assert torch.equal(digits.test.images, test.images)
+    assert torch.equal(digits.denoiser.images, train.images)
+    assert not digits.classifier.training
+    assert not any(parameter.requires_grad for parameter in digits.classifier.parameters())
+    assert float((digits.classifier(test.images).argmax(1) == test.labels).float().mean()) > 0.97
+
+
+def test_the_classifier_of_the_digits_depends_on_its_seed_alone(digits):
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    with torch.random.fork_rng(), cpu_threads(threads + 1), torch.no_grad():
+        torch.manual_seed(12345)
+        again, other = train_classifier(), train_classifier(seed=1, epochs=1)
+        assert torch.get_num_threads() == threads + 1
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), digits.classifier.parameters(), strict=True))
+    assert not torch.equal(other[0].weight, again[0].weight)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_purifier_has_the_tuned_settings_and_helps(name, request):
+    """Against a one-step attack on the classifier alone, at the smaller radius that the settings were tuned for."""
+    loaded = request.getfixturevalue(name)
+    for setting, value in pretrained.TUNED[name].items():
+        assert getattr(loaded.purifier.noise if setting == "draws" else loaded.purifier, setting) == value
+    assert loaded.purifier.denoiser is loaded.denoiser
+    images, labels = loaded.test.images[:64], loaded.test.labels[:64]
+    eps = pretrained.EPS[name][0]
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(loaded.classifier(x), labels), x)
+    adversarial = (images + eps * gradient.sign()).clamp(0, 1)
+    model = ps.PurifiedClassifier(loaded.purifier, loaded.classifier)
+    with torch.no_grad():
+        undefended, purified = (float((f(adversarial).argmax(1) == labels).float().mean())
+                                for f in (loaded.classifier, model))  # fmt: skip
+    assert purified > undefended + 0.1
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -109,10 +155,10 @@ def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
 
 
 def test_half_precision_decides_like_the_float32_weights(mnist):
-    """Their logits on the images that ship were written by experiments/mnist_half.py, from the training itself."""
+    """`experiments/run.py mnist-half` wrote the float32 weights' logits, from the state of the training itself."""
     original = {name: torch.from_numpy(logits) for name, logits in np.load(FLOAT32).items()}
     assert json.loads((FOLDER / "denoiser" / "config.json").read_text())["weights"]["dtype"] == "float16"
-    model = ps.PurifiedClassifier(build_purifier(mnist.denoiser, SETTINGS["mnist"]), mnist.classifier)
+    model = ps.PurifiedClassifier(pretrained.make_purifier("mnist", mnist.denoiser, micro_batch=8), mnist.classifier)
     for name, said in (
         ("undefended", mnist.classifier(mnist.test.images)),
         ("purified", model(mnist.test.images[:32])),
@@ -122,21 +168,25 @@ def test_half_precision_decides_like_the_float32_weights(mnist):
         torch.testing.assert_close(said, expected, rtol=0, atol=0.05)
 
 
-def test_devices_that_cannot_be_used(monkeypatch):
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_devices_that_cannot_be_used(monkeypatch, name):
     from pursamere import _validation
 
     monkeypatch.setattr(_validation, "BUILT_WITH_CUDA", False)
     with pytest.raises(ValueError, match="device is on cuda, but pursamere was built without CUDA"):
-        ps.load_pretrained("mnist", "cuda")
+        ps.load_pretrained(name, "cuda")
 
 
-@pytest.mark.parametrize("package", ["diffusers", "safetensors.torch"])
-def test_a_missing_extra_is_named(monkeypatch, package):
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("mnist", "diffusers", "train"), ("mnist", "safetensors.torch", "train"), ("digits", "sklearn.datasets", "demo")],
+)
+def test_a_missing_extra_is_named(monkeypatch, name, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r'pip install "pursamere\[train\]"'):
-        ps.load_pretrained("mnist")
+    with pytest.raises(ImportError, match=rf'pip install "pursamere\[{extra}\]"'):
+        ps.load_pretrained(name)
 
 
 def test_other_names_are_refused():
-    with pytest.raises(ValueError, match="name must be one of 'mnist', got 'imagenet'"):
+    with pytest.raises(ValueError, match="name must be one of 'digits', 'mnist', got 'imagenet'"):
         ps.load_pretrained("imagenet")

@@ -1,43 +1,54 @@
-"""The networks that options name, and the device that they go to."""
+"""The networks and the device that options name."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
+from pursamere import ConvClassifier, load_checkpoint, pretrained
+from pursamere._devices import own_device
 from pursamere._text import printable
 from pursamere._validation import check_supported_device
 from pursamere.cli.errors import CommandError
+from pursamere.models import EDMUNet
+
+__all__ = ["find_device", "load_network"]
 
 
 def find_device(name: str) -> torch.device:
-    """The device that ``--device`` names; under torchrun each process of a machine has a GPU of its own."""
+    """Return the device that ``--device`` names; see :func:`pursamere._devices.own_device` for "cuda".
+
+    Raises:
+        CommandError: it isn't cpu, cuda or cuda:N, or PyTorch finds no such device.
+        ValueError: this build has no CUDA.
+    """
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or not (number.isdecimal() or name == kind):
         raise CommandError(f"--device: expected cpu, cuda or cuda:N, got {printable(name)}")
     if kind == "cpu":
         return torch.device("cpu")
     check_supported_device("--device", torch.device("cuda"))
-    devices = torch.cuda.device_count()
     if not torch.cuda.is_available():
         raise CommandError("--device: PyTorch finds no CUDA device")
+    devices = torch.cuda.device_count()
     if number and int(number) >= devices:
         raise CommandError(f"--device: PyTorch finds {devices} CUDA devices, counted from 0, got {name}")
-    return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")) % devices)
+    return own_device(f"cuda:{int(number)}" if number else "cuda")
 
 
 def load_network(option: str, source: str, device: torch.device) -> Any:
-    """The network that ``--denoiser`` or ``--classifier`` names: one that ships, or that of a checkpoint."""
-    from pursamere import ConvClassifier, load_checkpoint, pretrained
-    from pursamere.models import EDMUNet
+    """Load the network that ``--denoiser`` or ``--classifier`` names: one that ships, or a checkpoint.
 
-    folder = pretrained.folder(source) / option if source in pretrained.NAMES else source
+    Raises:
+        CommandError: there is no such network, or it isn't a denoiser or a classifier.
+        ValueError: a file is damaged.
+    """
+    folder = pretrained.folder(source) / option if source in pretrained.SHIPPED else source
     try:
         network = load_checkpoint(folder, device)
     except FileNotFoundError as error:
-        names = " or ".join(pretrained.NAMES)
+        names = " or ".join(pretrained.SHIPPED)
         raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
     kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
     if not isinstance(network, kind):

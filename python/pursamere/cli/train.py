@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from pursamere._text import printable
 from pursamere.cli import types
-from pursamere.cli.progress import progress_bar, say, tell
+from pursamere.cli.progress import is_first_process, progress_bar, say, tell
 
 _DESCRIPTION = """\
 Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
@@ -59,7 +59,7 @@ def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
             f"--{item.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             help=f"{item.metadata['help']} (default: {_shown(item.default)})",
-            **_form(hints[item.name], item.metadata["bounds"]),
+            **_form(hints[item.name], item.metadata),
         )
 
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = read_settings(arguments.config) if arguments.config else {}
     chosen |= {item.name: getattr(arguments, item.name) for item in fields(kind) if item.name in arguments}
     settings = configuration(kind, chosen)
-    quiet = arguments.quiet or os.environ.get("RANK", "0") != "0"
+    quiet = arguments.quiet or not is_first_process()
     with progress_bar(settings.steps, f"train {arguments.kind}", unit="step", quiet=quiet) as advance:
         result = train(
             settings,
@@ -105,14 +105,16 @@ def _settings_class(kind: str) -> Any:
     return {"denoiser": DenoiserConfiguration, "classifier": ClassifierConfiguration}[kind]
 
 
-def _form(kind: Any, bounds: tuple[int, int] | None) -> dict[str, Any]:
+def _form(kind: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """How argparse reads a setting of some type."""
-    if bounds is not None:
-        several = {"nargs": "+", "metavar": "N"}
-        return {"type": types.integer(*bounds), **({"metavar": "INT"} if kind is int else several)}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    return {"type": {str: types.text, float: types.number}[kind], "metavar": kind.__name__.upper()}
+    if kind is str:
+        return {"type": types.text, "metavar": "STR"}
+    if kind is float:
+        return {"type": types.checked(metadata["check"]), "metavar": "FLOAT"}
+    form = {"metavar": "INT"} if kind is int else {"nargs": "+", "metavar": "N"}
+    return {"type": types.integer(*metadata["bounds"]), **form}
 
 
 def _shown(default: Any) -> str:

@@ -52,6 +52,20 @@ def nonnegative(value: str) -> float:
     return found
 
 
+def checked(check: Callable[[str, float], object]) -> Callable[[str], float]:
+    """The type of a number that ``check(name, value)`` accepts, otherwise raising a ``ValueError``."""
+
+    def parse(value: str) -> float:
+        found = number(value)
+        try:
+            check("the value", found)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return found
+
+    return parse
+
+
 def _integer(value: str, low: int, high: int) -> int:
     try:
         found = int(value)

@@ -1,55 +1,113 @@
-"""Trained networks that come with the library, so that something works at once: a folder for each data set."""
+"""Ready-made networks for a data set, and the purifier with the settings tuned for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 
-from pursamere._validation import check_choice
+from pursamere._validation import check_choice, check_supported_device
 from pursamere.datasets import Dataset, load
-from pursamere.models.checkpoints import load_checkpoint
+from pursamere.denoisers import Denoiser
+from pursamere.models import load_checkpoint
+from pursamere.noise import GaussianNoise
+from pursamere.purifier import Purifier
 
-NAMES = ("mnist",)
+from .digits import make_denoiser, train_classifier
+
+__all__ = ["EPS", "SHIPPED", "TUNED", "Pretrained", "folder", "load_pretrained", "make_purifier"]
+
+SHIPPED = ("mnist",)
+"""The data sets whose networks come as checkpoints."""
+
+TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "digits": MappingProxyType({"sigma": 0.2, "radius": 0.2, "steps": 5, "ascent_radius": 0.05, "draws": 8}),
+        "mnist": MappingProxyType(
+            {
+                "sigma": 0.5, "radius": 0.3, "steps": 4, "step_size": 3.0, "ascent_radius": 0.05, "draws": 2,
+                "direction": "score",
+            }
+        ),
+    }
+)  # fmt: skip
+"""Settings of :class:`pursamere.Purifier`, and the draws of its noise, by data set.
+
+They were chosen on validation images (``docs/results/*-sweep.csv``). One purifier faces all attacks, since a defender
+doesn't know their radius.
+"""
+
+EPS: Mapping[str, tuple[float, ...]] = MappingProxyType({"digits": (0.1, 0.15), "mnist": (0.2, 0.3)})
+"""The Linf radii of attacks that the settings were tuned for, by data set."""
+
 _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A denoiser and a classifier for one kind of images, and some images to try them on.
+    """Networks for a data set, the purifier tuned for it, and images that none of them has seen.
 
     Attributes:
-        denoiser: in evaluation mode with frozen parameters, see :class:`pursamere.models.EDMUNet`.
-        classifier: images [N, C, H, W] in [0, 1] to logits, in evaluation mode with frozen parameters.
-        test: the first 512 images of the test set, which neither has been trained on, on the CPU.
+        denoiser: the purifier's: a :class:`pursamere.models.EDMUNet` in evaluation mode with frozen parameters for
+            MNIST, a :class:`pursamere.denoisers.KernelDensity` for the digits.
+        classifier: images [N, C, H, W] in [0, 1] to logits [N, classes]; in evaluation mode with frozen parameters.
+        purifier: the denoiser with the settings in :data:`TUNED`.
+        test: the first 512 images of the test set, with their labels, on the CPU.
     """
 
-    denoiser: nn.Module
+    denoiser: Denoiser
     classifier: nn.Module
+    purifier: Purifier
     test: Dataset
 
 
-def folder(name: str) -> Path:
-    """Where the checkpoints ``denoiser`` and ``classifier`` of that name are."""
-    return _FOLDER / check_choice("name", name, NAMES)
-
-
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained:
-    """Load the networks for "mnist", [1, 28, 28]. Nothing is downloaded, and nothing in the files is executed.
+    """Load what :class:`Pretrained` lists for "digits" ([1, 8, 8]) or "mnist" ([1, 28, 28]).
+
+    Nothing is downloaded, and no code in the files is executed. The networks for MNIST ship with the library; the
+    classifier of the digits is trained in a few seconds, to the same weights every time.
 
     Args:
-        name: "mnist".
-        device: where the networks go.
+        name: "digits" or "mnist".
+        device: the networks' device.
 
     Raises:
-        MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
-        ValueError: ``name`` is unknown, ``device`` is not one that this build can use, or a file is damaged.
+        MissingExtraError: the digits need scikit-learn (the extra ``demo``); MNIST needs diffusers and safetensors
+            (the extra ``train``).
+        ValueError: ``name`` is unknown, ``device`` can't be used with this build, or a file is damaged.
     """
-    test = load(folder(name) / "images.npz")
-    return Pretrained(
-        load_checkpoint(folder(name) / "denoiser", device),
-        load_checkpoint(folder(name) / "classifier", device),
-        replace(test, name=name),
-    )
+    check_choice("name", name, TUNED)
+    if name in SHIPPED:
+        denoiser, classifier = (load_checkpoint(folder(name) / kind, device) for kind in ("denoiser", "classifier"))
+        test = replace(load(folder(name) / "images.npz"), name=name)
+    else:
+        check_supported_device("device", torch.device(device))
+        denoiser, classifier = make_denoiser(device=device), train_classifier().to(device)
+        test = load(name, "test")
+    return Pretrained(denoiser, classifier, make_purifier(name, denoiser), test)
+
+
+def make_purifier(name: str, denoiser: Denoiser, **changes: Any) -> Purifier:
+    """Return the purifier with the settings tuned for a data set.
+
+    Args:
+        name: a key of :data:`TUNED`.
+        denoiser: what it works with.
+        changes: other settings of :class:`pursamere.Purifier`; ``draws`` replaces the draws of its noise.
+
+    Raises:
+        TypeError: a setting has the wrong type or is unknown.
+        ValueError: ``name`` is unknown, or a setting is out of its range.
+    """
+    settings = {**TUNED[check_choice("name", name, TUNED)], **changes}
+    return Purifier(denoiser, noise=GaussianNoise(draws=settings.pop("draws")), **settings)
+
+
+def folder(name: str) -> Path:
+    """Return the folder of the checkpoints ``denoiser`` and ``classifier`` for one of :data:`SHIPPED`."""
+    return _FOLDER / check_choice("name", name, SHIPPED)

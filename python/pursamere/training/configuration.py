@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -20,9 +20,33 @@ SIGMA_DISTRIBUTIONS = ("log-uniform", "log-normal")
 _T = TypeVar("_T", bound="TrainingConfiguration")
 
 
-def _setting(default: Any, text: str, bounds: tuple[int, int] | None = None) -> Any:
-    """A setting; ``bounds`` are the least and the largest value of an integer, or of each of several."""
-    return field(default=default, metadata={"help": text, "bounds": bounds})
+def _check_fraction(name: str, value: Any) -> float:
+    if not check_nonnegative(name, value) < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return float(value)
+
+
+def _check_share(name: str, value: Any) -> float:
+    if check_nonnegative(name, value) > 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return float(value)
+
+
+def _setting(
+    default: Any,
+    text: str,
+    bounds: tuple[int, int] | None = None,
+    check: Callable[[str, Any], float] | None = None,
+) -> Any:
+    """A setting.
+
+    Args:
+        default: its default value.
+        text: help text.
+        bounds: the least and the largest value of an integer, or of each of several integers.
+        check: ``check(name, value)`` raises unless a float is in its range.
+    """
+    return field(default=default, metadata={"help": text, "bounds": bounds, "check": check})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +60,15 @@ class TrainingConfiguration:
     dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
     steps: int = _setting(1000, "optimizer steps", _STEPS)
     batch_size: int = _setting(128, "images per step, over all processes together", (1, 2**16))
-    learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up")
+    learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up", check=check_positive)
     warmup_steps: int = _setting(
         100, "steps in which the learning rate rises; it falls along a cosine afterwards", (0, _STEPS[1])
     )
-    weight_decay: float = _setting(1e-4, "of AdamW")
-    clip_norm: float = _setting(1.0, "gradients longer than this are shortened to it")
-    ema_decay: float = _setting(0.999, "of the moving average of the weights, which is what the checkpoint holds")
+    weight_decay: float = _setting(1e-4, "of AdamW", check=check_nonnegative)
+    clip_norm: float = _setting(1.0, "gradients with a larger norm are scaled down to it", check=check_positive)
+    ema_decay: float = _setting(
+        0.999, "of the moving average of the weights, which the checkpoint holds", check=_check_fraction
+    )
     precision: str = _setting("auto", "auto (bfloat16 on CUDA, float32 on a CPU), float32, or bfloat16 (autocast)")
     channels_last: bool = _setting(False, "memory format of the network, faster on GPUs")
     flip: bool = _setting(False, "mirror half of the training images")
@@ -55,11 +81,8 @@ class TrainingConfiguration:
             bounds, value = item.metadata["bounds"], getattr(self, item.name)
             if bounds and isinstance(item.default, int):  # the network checks what is several
                 check_integer(item.name, value, low=bounds[0], high=bounds[1])
-        for name in ("learning_rate", "clip_norm"):
-            check_positive(name, getattr(self, name))
-        check_nonnegative("weight_decay", self.weight_decay)
-        if not check_nonnegative("ema_decay", self.ema_decay) < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+            if item.metadata["check"]:
+                item.metadata["check"](item.name, value)
         check_choice("precision", self.precision, PRECISIONS)
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
@@ -82,18 +105,22 @@ class DenoiserConfiguration(TrainingConfiguration):
     patch: int = _setting(1, "side of the patches in which images enter the network, in pixels", (1, LARGEST_PATCH))
     attention: bool = _setting(False, "attention at the lowest level")
     groups: int = _setting(8, "of the group normalization", _SIZES)
-    sigma_data: float = _setting(0.6, "standard deviation of the data in the network's range [-1, 1]")
+    sigma_data: float = _setting(
+        0.6, "standard deviation of the data in the network's range [-1, 1]", check=check_positive
+    )
     sigma_distribution: str = _setting("log-uniform", "log-uniform or log-normal, of the noise levels in training")
-    sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units")
-    sigma_max: float = _setting(1.5, "highest noise level in training, in pixel units")
-    sigma_median: float = _setting(0.3, "of the log-normal distribution (cut to the range), in pixel units")
-    sigma_spread: float = _setting(1.0, "standard deviation of the logarithm, for the log-normal distribution")
+    sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units", check=check_positive)
+    sigma_max: float = _setting(1.5, "highest noise level in training, in pixel units", check=check_positive)
+    sigma_median: float = _setting(
+        0.3, "of the log-normal distribution (truncated to the range), in pixel units", check=check_positive
+    )
+    sigma_spread: float = _setting(
+        1.0, "standard deviation of the logarithm, for the log-normal distribution", check=check_positive
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("sigma_distribution", self.sigma_distribution, SIGMA_DISTRIBUTIONS)
-        for name in ("sigma_min", "sigma_max", "sigma_median", "sigma_spread"):
-            check_positive(name, getattr(self, name))
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min must be less than sigma_max, {self.sigma_max}, got {self.sigma_min}")
 
@@ -108,31 +135,29 @@ class ClassifierConfiguration(TrainingConfiguration):
     residual: bool = _setting(False, "a residual block in every other stage (with four stages ResNet-9)")
     groups: int = _setting(8, "of the group normalization", _SIZES)
     shift: int = _setting(1, "training images are moved by up to so many pixels in both directions", (0, 64))
-    label_smoothing: float = _setting(0.0, "of the cross-entropy")
+    label_smoothing: float = _setting(0.0, "of the cross-entropy", check=_check_fraction)
     initial: str = _setting("", "checkpoint of a classifier whose weights the training starts from")
-    adversarial_eps: float = _setting(0.0, "Linf radius of the adversarial images to train on, in pixel units; 0: none")
+    adversarial_eps: float = _setting(
+        0.0, "Linf radius of the adversarial images to train on, in pixel units; 0: none", check=check_nonnegative
+    )
     adversarial_steps: int = _setting(1, "gradient steps for an adversarial image; 1 is the fast variant", (1, 1000))
-    adversarial_fraction: float = _setting(1.0, "share of the training images that are adversarial")
+    adversarial_fraction: float = _setting(1.0, "share of the training images that are adversarial", check=_check_share)
     purifier: str = _setting("", "checkpoint of a denoiser: train on images purified with it")
-    purifier_sigma: float = _setting(0.2, "noise level of the purifier, in pixel units")
-    purifier_radius: float = _setting(0.06, "Linf radius of the purifier's neighborhood, in pixel units")
+    purifier_sigma: float = _setting(0.2, "noise level of the purifier, in pixel units", check=check_positive)
+    purifier_radius: float = _setting(
+        0.06, "Linf radius of the purifier's neighborhood, in pixel units", check=check_positive
+    )
     purifier_steps: int = _setting(4, "steps of the purifier", (1, 100_000))
-    purifier_step_size: float = _setting(0.6, "L2 length of a step of the purifier")
+    purifier_step_size: float = _setting(0.6, "L2 length of a step of the purifier", check=check_positive)
     purifier_draws: int = _setting(2, "noise draws of the purifier", (1, 2**16))
-    purifier_ascent_radius: float = _setting(0.05, "of the purifier's ascent, an L2 length in pixel units")
+    purifier_ascent_radius: float = _setting(
+        0.05, "of the purifier's ascent, an L2 length in pixel units", check=check_nonnegative
+    )
     purifier_direction: str = _setting("score", "direction of the purifier: ere or score")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_nonnegative("adversarial_eps", self.adversarial_eps)
-        check_nonnegative("purifier_ascent_radius", self.purifier_ascent_radius)
-        for name in ("purifier_sigma", "purifier_radius", "purifier_step_size"):
-            check_positive(name, getattr(self, name))
         check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
-        if check_nonnegative("adversarial_fraction", self.adversarial_fraction) > 1:
-            raise ValueError(f"adversarial_fraction must be in [0, 1], got {self.adversarial_fraction}")
-        if not check_nonnegative("label_smoothing", self.label_smoothing) < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
 
 # Chosen on validation splits, but for CIFAR-10, whose networks have not been trained yet; these have the size that both

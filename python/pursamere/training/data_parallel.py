@@ -66,17 +66,3 @@ def processes(device: torch.device) -> Iterator[Processes]:
             distributed.destroy_process_group()
     else:
         yield Processes()
-
-
-def own_device(device: torch.device | str) -> torch.device:
-    """The device, with the number of this process's GPU where ``torchrun`` gave it one.
-
-    Raises:
-        ValueError: the device is neither a CPU nor a CUDA device.
-    """
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {device}")
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pursamere._devices import own_device
 from pursamere._extras import require
 from pursamere._files import write_bytes
 from pursamere._output import claim, require_own
@@ -22,7 +23,7 @@ from pursamere.models.edm_unet import EDMUNet
 from .classifier import ClassifierTask, build_classifier
 from .configuration import ClassifierConfiguration, DenoiserConfiguration
 from .data import describe_data, load_data
-from .data_parallel import own_device, processes
+from .data_parallel import processes
 from .denoiser import DenoiserTask, build_denoiser
 from .loop import Watcher, fit
 

@@ -1,0 +1,137 @@
+"""Comparisons of defenses: what they consist of, how they run, and the files they leave."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tables import Results, markdown_tables, outcome_rows, worst_case_rows
+
+import pursamere as ps
+from pursamere._files import write_bytes
+from pursamere.attacks import APGD, PGD, Clean, Transfer
+from pursamere.cli.defenses import build_defense
+from pursamere.cli.progress import evaluation_bars
+from pursamere.evaluation import PRESETS, Protocol
+from pursamere.pretrained import EPS, Pretrained
+from pursamere.pretrained.digits import make_denoiser
+
+MICRO_BATCH = 32
+SWEEP = Protocol(
+    "sweep",
+    (
+        Clean(),
+        Transfer("transfer-bare", steps=50, sources=("bare",)),
+        PGD("pgd-margin-bpda", gradient="identity", steps=20),
+        APGD("apgd-ce", steps=20, survivors_only=True),
+        APGD("apgd-t", loss="targeted_dlr", steps=20, survivors_only=True),
+    ),
+    "nearly everything: to compare settings with one another, not to claim robustness",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense: its name in the table, and the arguments of ``build_defense``; no defense for the bare classifier."""
+
+    name: str
+    defense: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    passes: int | None = None
+
+    def model(self, networks: Pretrained) -> Any:
+        if self.defense is None:
+            return networks.classifier
+        options, denoiser = dict(self.options), networks.denoiser
+        if "bandwidth" in options:  # of the digits' kernel density
+            denoiser = make_denoiser(options.pop("bandwidth"))
+        purifier = build_defense(self.defense, denoiser, options, self.passes)
+        return ps.PurifiedClassifier(purifier, networks.classifier)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Rows evaluated on the first ``samples`` images of a split, with the radii that the purifiers were tuned for.
+
+    With an introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise
+    NAME.csv.
+    """
+
+    name: str
+    data: str
+    split: str
+    samples: int
+    protocol: str | Protocol
+    rows: tuple[Row, ...]
+    introduction: str = ""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("-o", "--output", type=Path, required=True, help="folder of the runs; a killed experiment resumes from it")
+        add("--samples", type=int, default=self.samples, help="default: %(default)s")
+        add("--threads", type=int, default=1, help="CPU threads; the last bits may depend on them")
+        add("--part", default="0/1", metavar="I/N", help="run every N-th row from row I, to use several processes")
+        add("--write", type=Path, metavar="FOLDER", help="write the results into this folder")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        if arguments.write:
+            arguments.write.mkdir(parents=True, exist_ok=True)
+        first, every = map(int, arguments.part.split("/"))
+        networks = ps.load_pretrained(self.data)
+        images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
+        images = images.head(arguments.samples)
+        results: Results = []
+        for row in self.rows[first::every]:
+            result = ps.evaluate(
+                row.model(networks),
+                images.images,
+                images.labels,
+                folder=arguments.output / row.name,
+                eps=EPS[self.data],
+                preset=self.protocol,
+                micro_batch=MICRO_BATCH,
+                chunk=arguments.samples,
+                threads=arguments.threads,
+                data=f"{images.name}, {self.split} split",
+                bar=evaluation_bars(f"{row.name}: ", quiet=False),
+                keep_adversarial=False,
+            )
+            print(f"{row.name:40} {result.verdict}", flush=True)
+            results.append((row.name, result))
+        if arguments.write:
+            for name, content in self.files(results, arguments.samples).items():
+                write_bytes(arguments.write / name, content.encode(), overwrite=True)
+                print(f"wrote {arguments.write / name}", file=sys.stderr)
+
+    def files(self, results: Results, samples: int) -> dict[str, str]:
+        if not self.introduction:
+            return {f"{self.name}.csv": _csv(worst_case_rows(results))}
+        introduction = self.introduction.format(samples=samples, conditions=self._conditions(results))
+        return {
+            f"{self.name}.md": f"{introduction}\n\n{markdown_tables(results)}\n",
+            f"{self.name}-outcomes.csv": _csv(outcome_rows(results)),
+        }
+
+    def _conditions(self, results: Results) -> str:
+        environment = results[0][1].environment
+        protocol = self.protocol if isinstance(self.protocol, Protocol) else PRESETS[self.protocol]
+        return (
+            f"preset `{protocol.name}`, torch {environment['versions']['torch']} ({environment['machine']}), one CPU "
+            f"thread for each of two processes. Left out of the full protocol: {protocol.left_out}."
+        )
+
+
+def told(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

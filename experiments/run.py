@@ -1,0 +1,41 @@
+"""Run an experiment by its name.
+
+    python experiments/run.py digits-table -o FOLDER --write docs/results
+
+With two cores, run a comparison of defenses twice at the same time with --part 0/2 and --part 1/2, and then once more
+to write its results.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import diffpure_accuracy
+import mnist_half
+from digits import DIGITS_SWEEP, DIGITS_TABLE
+from mnist import MNIST_SWEEP, MNIST_TABLE
+
+# Each has add_arguments(parser) and run(arguments).
+EXPERIMENTS = {
+    "digits-sweep": DIGITS_SWEEP,
+    "digits-table": DIGITS_TABLE,
+    "mnist-sweep": MNIST_SWEEP,
+    "mnist-table": MNIST_TABLE,
+    "mnist-half": mnist_half,
+    "diffpure-accuracy": diffpure_accuracy,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = parser.add_subparsers(title="experiments", metavar="NAME", required=True)
+    for name, experiment in EXPERIMENTS.items():
+        chosen = names.add_parser(name, description=experiment.__doc__)
+        experiment.add_arguments(chosen)
+        chosen.set_defaults(run=experiment.run)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The model that the options of ``pursamere evaluate`` describe."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pursamere import PurifiedClassifier
+from pursamere._text import printable
+from pursamere.cli.defenses import build_defense
+from pursamere.cli.errors import CommandError
+from pursamere.cli.networks import load_network
+from pursamere.cli.progress import progress_bar, say
+from pursamere.datasets import Dataset
+from pursamere.pretrained import TUNED
+from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
+
+__all__ = ["build_model"]
+
+
+def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
+    """Return the model on ``arguments.device``.
+
+    Raises:
+        CommandError: an option is missing or doesn't go with another one, or names no network for images like ``data``.
+        TypeError: the value of an ``--option`` has the wrong type.
+        ValueError: the defense or an ``--option`` is unknown, or a value is out of its range.
+    """
+    options: dict[str, Any] = dict(arguments.option)
+    if "model" in arguments:
+        if options or any(name in arguments for name in ("defense", "passes", "classifier", "denoiser")):
+            raise CommandError(
+                "--model makes its own defense, so --defense, --option, --passes, --classifier and --denoiser "
+                "cannot be given with it"
+            )
+        return _from_file(arguments.model)
+    defense = getattr(arguments, "defense", "pursamere")
+    defended = defense != "none"
+    if "denoiser" in arguments and not defended:
+        raise CommandError("--denoiser: the defense none doesn't use one")
+    for name in ("classifier", *(["denoiser"] if defended else [])):
+        if name not in arguments and arguments.data not in TUNED:
+            raise CommandError(
+                f"--{name}: only {' and '.join(TUNED)} have their own; give mnist, a checkpoint, or a --model"
+            )
+    classifier = _network(arguments, "classifier", data)
+    purifier = None
+    if defended:
+        options = _complete(options, arguments)
+        denoiser = _network(arguments, "denoiser", data)
+        if denoiser is None:
+            denoiser = make_denoiser(options.pop("bandwidth", BANDWIDTH), arguments.device)
+        purifier = build_defense(defense, denoiser, options, getattr(arguments, "passes", None))
+        say(f"{defense}: {purifier.extra_repr()}")
+    if classifier is None:  # trained last, after everything else was found to be in order
+        with progress_bar(EPOCHS, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
+            classifier = train_classifier(seed=arguments.seed, progress=advance).to(arguments.device)
+    return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
+
+
+def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
+    """The network that an option names, checked for the shape of its images; ``None`` for the digits' own."""
+    source = getattr(arguments, option, "mnist" if arguments.data == "mnist" else None)
+    if source is None:
+        return None
+    network, shape = load_network(option, source, arguments.device), tuple(data.images.shape[1:])
+    if network.image_shape != shape:
+        where = f"--{option}: {printable(source)}"
+        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {network.image_shape}")
+    return network
+
+
+def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Add the options that were not given: the micro-batch, and the tuned settings of PurSAMERE and ERE descent."""
+    denoiser, defense = getattr(arguments, "denoiser", arguments.data), getattr(arguments, "defense", "pursamere")
+    if "bandwidth" in options and denoiser != "digits":
+        raise CommandError("--option bandwidth is for the kernel density of the digits, and there is another denoiser")
+    defaults: dict[str, Any] = {"micro_batch": arguments.micro_batch}
+    if defense in ("pursamere", "ere_descent"):
+        defaults |= TUNED.get(denoiser, TUNED["digits"])
+        if "passes" in arguments:  # they determine the steps
+            del defaults["steps"]
+        if defense == "ere_descent":
+            del defaults["ascent_radius"]
+    return {**defaults, **options}
+
+
+def _from_file(source: str) -> Any:
+    """Call FUNCTION of FILE.py, which the user names and so trusts."""
+    path, colon, name = source.rpartition(":")
+    if not colon or not path.endswith(".py") or not name.isidentifier():
+        raise CommandError(f"--model: expected FILE.py:FUNCTION, got {printable(source)}")
+    if not Path(path).is_file():
+        raise CommandError(f"--model: {printable(path)} does not exist")
+    try:
+        function = getattr(_import(Path(path)), name, None)
+        if not callable(function):
+            raise CommandError(f"--model: {printable(path)} has no function {name}")
+        return function()
+    except SystemExit as error:  # would end this command, with its exit code
+        raise CommandError(f"--model: {printable(source)} called sys.exit({error.code!r})") from error
+    except SyntaxError as error:  # whose text has the line
+        raise CommandError(f"--model: {printable(path)}: {error}") from error
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a file as Python would from the file's folder, which comes first on ``sys.path``.
+
+    A file named like a loaded module (``pickle.py``) gets another name instead of replacing that module.
+    """
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else "pursamere_evaluated_model"
+    specification = importlib.util.spec_from_file_location(name, path)
+    assert specification is not None  # as the file's name ends in .py
+    assert specification.loader is not None
+    sys.path.insert(0, os.path.realpath(path.parent))
+    # Registered before it is executed: dataclasses and pickle look their classes' module up by name.
+    module = sys.modules[name] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

@@ -1,1 +1,0 @@
-"""The demonstration behind ``pursamere demo``: real digits, a classifier, a purifier, and attacks on both."""

@@ -1,0 +1,81 @@
+"""The experiments still make the files in docs/results: same rows, same format."""
+
+import csv
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pursamere.pretrained import Pretrained, make_purifier
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("digits-sweep", "digits-table", "mnist-sweep", "mnist-table")
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    """Their modules have names like "run", which the other tests shall not see."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(ROOT / "experiments"))
+    try:
+        yield importlib.import_module("run").EXPERIMENTS
+    finally:
+        sys.path.remove(str(ROOT / "experiments"))
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(ROOT / "experiments"):
+                del sys.modules[name]
+
+
+def published(name):
+    file = {"digits-table": "digits-outcomes", "mnist-table": "mnist-outcomes"}.get(name, name)
+    with open(ROOT / "docs" / "results" / f"{file}.csv", newline="") as stream:
+        return list(csv.reader(stream))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_are_those_of_the_published_results(experiments, name):
+    names = list(dict.fromkeys(row[0] for row in published(name)[1:]))
+    assert [row.name for row in experiments[name].rows] == names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_has_settings_that_its_defense_takes(experiments, name):
+    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None)
+    for row in experiments[name].rows:
+        model = row.model(networks)
+        if row.passes:
+            assert 0 < model.purifier.network_passes.total <= row.passes
+        elif row.defense is None:
+            assert model is networks.classifier
+
+
+def test_the_recommended_settings_are_a_row_of_the_table(experiments):
+    (row,) = [row for row in experiments["mnist-table"].rows if row.name == "PurSAMERE, score, rho 0.05"]
+    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None)
+    expected = make_purifier("mnist", networks.denoiser, micro_batch=16)
+    assert row.model(networks).purifier.extra_repr() == expected.extra_repr()
+
+
+@pytest.mark.parametrize(("name", "first"), [("digits-sweep", 11), ("digits-table", 0)])
+def test_a_tiny_run_writes_files_like_the_published_ones(experiments, tmp_path, monkeypatch, capsys, name, first):
+    small = replace(experiments[name], rows=experiments[name].rows[first : first + 1])
+    monkeypatch.setitem(experiments, name, small)
+    monkeypatch.setattr(
+        sys, "argv", ["run.py", name, "-o", str(tmp_path / "runs"), "--samples", "2", "--write", str(tmp_path)]
+    )
+    sys.modules["run"].main()
+    said = capsys.readouterr()
+    assert small.rows[0].name in said.out
+    written = sorted(path.name for path in tmp_path.glob("*.*"))
+    assert written == (["digits-sweep.csv"] if name == "digits-sweep" else ["digits-outcomes.csv", "digits.md"])
+    with open(next(tmp_path.glob("*.csv")), newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == published(name)[0]
+    assert {row[0] for row in rows} == {small.rows[0].name}
+    if name == "digits-table":
+        mine, theirs = ((folder / "digits.md").read_text().splitlines() for folder in (tmp_path, ROOT / "docs/results"))
+        (samples,) = [number for number in range(13) if mine[number] != theirs[number]]  # the rest is figures
+        assert mine[samples].startswith("2 digits of the test split, preset `standard`")
