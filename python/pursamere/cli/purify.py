@@ -26,7 +26,7 @@ from pursamere.cli.reference import load_reference
 from pursamere.datasets import DATA_VARIABLE
 
 if TYPE_CHECKING:
-    from pursamere import Purifier
+    from pursamere import IterativePurifier
 
 __all__ = ["add_parser", "run"]
 
@@ -81,9 +81,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--ascent-radius", type=types.nonnegative, **tuned, help="L2 length of the ascent before each step (0.05)")
     add("--radius", type=types.positive, **tuned, help="how far an image may move from its input (0.2; mnist 0.3)")
     add("--norm", choices=("linf", "l2"), default="linf", help="norm of the radius")
-    add(
-        "--direction", choices=("ere", "score"), **tuned, help="ere is the paper's, score is cheaper (ere; mnist score)"
-    )
+    add("--direction", choices=("ere", "score"), **tuned, help="ere (the paper's) or score (ere; mnist score)")
     add("--draws", type=types.even_batch, **tuned, help="number of noise draws, even (8; mnist 2)")
     add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
     add("--batch-size", type=types.batch, default=64, help="images in memory at a time; doesn't change any output")
@@ -132,7 +130,7 @@ def _size(shape: Sequence[int]) -> Size:
     return channels, height, width
 
 
-def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> Purifier:
+def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> IterativePurifier:
     """The purifier that the options describe; settings that weren't given are tuned for MNIST or the digits."""
     from pursamere.cli.defenses import build_defense
     from pursamere.pretrained import TUNED
@@ -178,7 +176,7 @@ def _without_done(planned: Sequence[Job]) -> list[Job]:
 
 
 def _purify_batch(
-    purifier: Purifier, batch: Iterable[Job], size: Size, arguments: argparse.Namespace, advance: Advance
+    purifier: IterativePurifier, batch: Iterable[Job], size: Size, arguments: argparse.Namespace, advance: Advance
 ) -> int:
     """Purify some files, and return how many failed."""
     ready: list[tuple[Job, Tensor]] = []
