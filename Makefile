@@ -21,13 +21,14 @@ export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Threads that spin while they wait (the default of OpenMP) slow each other down many times over on a busy machine.
-demo test train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
+demo test test-fast train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test lint bench train-mnist train-cifar10 gpu-check wheel clean
+.PHONY: help demo test test-fast lint bench train-mnist train-cifar10 gpu-check wheel clean
 
 help:
 	@echo "make demo          install into .venv and run the demo        (DEMO_ARGS=...)"
 	@echo "make test          lint and the whole test suite              (TEST_ARGS=...)"
+	@echo "make test-fast     lint, and the tests that are neither slow nor need the CUDA kernels compiled"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
 	@echo "make train-mnist   train the networks for MNIST               (TRAIN_ARGS=...)"
@@ -41,8 +42,10 @@ demo: $(VENV)/.installed
 	$(BIN)/pursamere demo $(DEMO_ARGS)
 
 # From tests/, because in this folder pursamere_ext/ would hide the installed package.
-test: lint $(VENV)/.tools
-	cd tests && ../$(BIN)/python -m pytest $(TEST_ARGS)
+test test-fast: lint $(VENV)/.tools
+	cd tests && ../$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(TEST_ARGS)
+
+test-fast: override TEST_ARGS += -m "not slow and not cuda_on_cpu"
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check
@@ -71,13 +74,18 @@ gpu-check:
 
 wheel: $(VENV)/.wheel
 
-# Of that torch only the headers are needed, so none of the CUDA libraries that it depends on.
+# Only the headers of that torch are needed, so none of the CUDA libraries that it depends on. The flags stand for a tool
+# chain that links the C++ library statically; the module must depend on the shared one all the same.
 oldest-torch:
 	rm -rf build/oldest-torch
 	$(PYTHON) -m venv build/oldest-torch
 	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet --no-deps $(OLDEST_TORCH)
 	PIP_CONSTRAINT= build/oldest-torch/bin/pip install --quiet scikit-build-core 'pybind11>=3.0' cmake ninja
-	PIP_CONSTRAINT= build/oldest-torch/bin/pip wheel --no-build-isolation --no-deps --wheel-dir build/oldest-torch/dist .
+	PIP_CONSTRAINT= LDFLAGS="-static-libstdc++ -static-libgcc" \
+		build/oldest-torch/bin/pip wheel --no-build-isolation --no-deps --wheel-dir build/oldest-torch/dist .
+	$(PYTHON) -m zipfile -e build/oldest-torch/dist/*.whl build/oldest-torch/wheel
+	grep -aq libstdc++.so.6 build/oldest-torch/wheel/pursamere_ext/_C*.so
+	grep -aq libgcc_s.so.1 build/oldest-torch/wheel/pursamere_ext/_C*.so
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
-"""Fixtures that more than one file uses."""
+"""Fixtures, markers and a summary that all test files share."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -21,3 +22,18 @@ def cuda():
     if missing:
         pytest.skip(missing)
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cuda" in getattr(item, "fixturenames", ()):
+            item.add_marker("cuda")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line for each reason to skip, with the number of tests."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason}")

@@ -51,8 +51,8 @@ def conv_denoiser(channels: int = 1, dtype: torch.dtype = torch.float32) -> nn.M
     return fixed_weights(ConvDenoiser(channels)).to(dtype)
 
 
-def conv_classifier(channels: int = 1, dtype: torch.dtype = torch.float32) -> nn.Module:
+def conv_classifier(channels: int = 1, dtype: torch.dtype = torch.float32, classes: int = 10) -> nn.Module:
     net = nn.Sequential(
-        nn.Conv2d(channels, 8, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+        nn.Conv2d(channels, 8, 3, padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes)
     )
     return fixed_weights(net, 1).to(dtype)

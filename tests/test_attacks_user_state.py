@@ -8,7 +8,7 @@ import pursamere as ps
 from pursamere.attacks import apgd, autoattack, square
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-MODEL = conv_classifier()
+MODEL = conv_classifier(classes=4)  # AutoAttack's time is proportional to their number
 LABELS = MODEL(X).argmax(1)
 ATTACKS = {
     "apgd": lambda model, x, norm: apgd(model, x, LABELS, eps=0.5, steps=6, norm=norm),

@@ -26,14 +26,16 @@ from float_modes import MODES, float_mode
 
 import pursamere  # noqa: F401  (registers the ops)
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.cuda_on_cpu,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+]
 HALVES = (torch.float16, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    given = os.environ.get("PURSAMERE_KERNELS")
-    return Kernels(Path(given) if given else compile_kernels(tmp_path_factory.mktemp("kernels")))
+def kernels():
+    return Kernels(Path(os.environ.get("PURSAMERE_KERNELS") or compile_kernels()))
 
 
 @pytest.fixture(params=["forward", "reverse"])

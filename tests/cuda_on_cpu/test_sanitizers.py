@@ -13,13 +13,14 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
+@pytest.mark.cuda_on_cpu
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_sanitizers_find_nothing_in_the_kernels(tmp_path):
+def test_the_sanitizers_find_nothing_in_the_kernels():
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     runtime = Path(found.stdout.strip())
     if not runtime.is_absolute():
         pytest.skip("needs g++'s AddressSanitizer")
-    library = compile_kernels(tmp_path, sanitize=True)
+    library = compile_kernels(sanitize=True)
     environment = {
         **os.environ,
         "LD_PRELOAD": str(runtime),  # before Python, so that the memory of tensors has red zones too

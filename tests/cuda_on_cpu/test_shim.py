@@ -5,27 +5,36 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from build_kernels import cached
 
 HERE = Path(__file__).parent
+PROGRAM = HERE / "shim_program.cu"
 SETTINGS = """
 #include <cuda_runtime.h>
 void set_reverse_order(bool reverse) { cuda_on_cpu::reverse_order = reverse; }
 """
 # object-size finds some of the writes that AddressSanitizer is to find here, and would come first.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=object-size", "-fno-sanitize-recover=all"]
-FLAGS = {"plain": ["-O2"], "sanitized": ["-O1", "-g", *SANITIZERS]}
+FLAGS = {"plain": ["-O1"], "sanitized": ["-O1", "-g", *SANITIZERS]}
 DEADLOCK = "cuda_on_cpu: deadlock in block ({}) of {} threads: {} wait at __syncthreads, "
 DEADLOCK += "{} at __syncwarp, {} at a warp shuffle, {} have exited"
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.cuda_on_cpu,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+]
 
 
-def _start(tmp_path_factory, kind):
-    folder = tmp_path_factory.mktemp(kind)
-    settings, program = folder / "settings.cpp", folder / "program"
-    settings.write_text(SETTINGS)
+def _start(kind):
     command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Wshadow", "-Werror", *FLAGS[kind], "-I", HERE / "shim"]
-    subprocess.run([*command, "-x", "c++", HERE / "shim_program.cu", settings, "-o", program], check=True)
+
+    def build(folder):
+        settings = folder / "settings.cpp"
+        settings.write_text(SETTINGS)
+        subprocess.run([*command, "-x", "c++", PROGRAM, settings, "-o", folder / "program"], check=True)
+
+    sources = [PROGRAM, *sorted((HERE / "shim").glob("*.h"))]
+    program = cached(f"{kind}-shim", sources, [command, SETTINGS], build) / "program"
 
     def start(mode, order="forward"):
         return subprocess.run([program, mode, order], capture_output=True, text=True, timeout=120)
@@ -34,16 +43,16 @@ def _start(tmp_path_factory, kind):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return _start(tmp_path_factory, "plain")
+def plain():
+    return _start("plain")
 
 
 @pytest.fixture(scope="module")
-def sanitized(tmp_path_factory):
+def sanitized():
     library = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     if not Path(library.stdout.strip()).is_absolute():
         pytest.skip("needs g++'s AddressSanitizer")
-    return _start(tmp_path_factory, "sanitized")
+    return _start("sanitized")
 
 
 @pytest.fixture(params=["plain", "sanitized"])
