@@ -11,21 +11,20 @@ import pursamere
 
 ROOT = Path(pursamere.__file__).parent
 
-# From top to bottom: a module may import its own room and those below it. The order is docs/layout.md's.
+# From top to bottom: a module may import its own room and those below it. The order is that of docs/architecture.md.
 ROOMS = [
     {"pursamere.__main__"},
     {"pursamere.cli"},
-    {"pursamere.demo"},  # moving into pursamere.cli
     {"pursamere.training"},
     {"pursamere"},  # the public names
     {"pursamere._evaluate"},
     {"pursamere.report"},
     {"pursamere.evaluation"},
     {"pursamere.attacks"},
-    {"pursamere.baselines"},
     {"pursamere.pretrained"},
-    {"pursamere.classifier"},
+    {"pursamere.baselines"},
     {"pursamere.purifier"},
+    {"pursamere.classifier"},
     {"pursamere.stepping"},
     {"pursamere.objective"},
     {"pursamere.derivative_check"},
