@@ -15,7 +15,6 @@ ROOT = Path(pursamere.__file__).parent
 ROOMS = [
     {"pursamere.__main__"},
     {"pursamere.cli"},
-    {"pursamere.demo"},  # moving into pursamere.cli
     {"pursamere.training"},
     {"pursamere"},  # the public names
     {"pursamere._evaluate"},
