@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import pursamere as ps
-from pursamere.attacks import LOSSES, difference_of_logits_ratio, ere_penalty, margin, pgd, random_search
+from pursamere.attacks import difference_of_logits_ratio, ere_penalty, margin, pgd, random_search
+from pursamere.attacks.losses import LOSSES
 
 EPS = 0.1
 

@@ -364,7 +364,7 @@ NOT_LOGITS = {
     "maps": (lambda y: y[..., None], ValueError, r"model must return logits \[\d, classes\], got shape \(\d, 4, 1\)"),
     "whole": (lambda y: (100 * y).long(), TypeError, "what model returns must have a floating dtype .*got torch.int64"),
     "device": (lambda y: y.to("meta"), ValueError, "what model returns must be on the device of its images, cpu, got"),
-    "one class": (lambda y: y[:, :1], ValueError, "model must tell at least 2 classes apart, got 1"),
+    "one class": (lambda y: y[:, :1], ValueError, "model must have at least 2 classes, got 1"),
 }
 
 
