@@ -97,6 +97,7 @@ def test_targeted_pgd_reaches_the_exact_robust_accuracy(problem, norm):
     assert torch.equal(model(found).argmax(1) == labels, model.is_robust(images, labels, eps, norm))
 
 
+@pytest.mark.slow
 def test_square_and_autoattack_reach_the_exact_robust_accuracy(problem):
     model, images, labels = problem
     images, labels = images[:40], labels[:40]
@@ -189,6 +190,7 @@ def test_apgd_on_float64_images_sees_the_whole_gradient(norm):
         torch.testing.assert_close(flat @ basis @ basis.T, flat, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [apgd, autoattack, square])
 def test_inference_mode_does_not_matter(problem, attack):
     model, images, labels = problem
@@ -209,6 +211,7 @@ def test_a_samples_fate_under_apgd_does_not_depend_on_the_others(problem):
     assert torch.equal(model(again).argmax(1) != labels, fallen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [apgd, autoattack, square])
 @pytest.mark.parametrize("closure", [False, True])
 def test_the_caller_is_undisturbed(problem, attack, closure):
@@ -255,6 +258,7 @@ def test_float64_models_and_wrong_images_and_empty_batches(problem, attack):
     assert attack(model, images[:0], labels[:0], eps=0.02, **options).shape == (0, 1, 4, 4)
 
 
+@pytest.mark.slow
 def test_autoattack_hands_on_warnings_and_explains_a_purifier():
     images = torch.rand(4, 1, 4, 4, generator=generator(3))
     linear = Linear()
@@ -296,6 +300,7 @@ def flags_of(model, images, labels):
     return ["dynamic" in text for text in said]
 
 
+@pytest.mark.slow
 def test_a_model_is_called_dynamic_by_itself_alone(problem):
     """Whatever was attacked before, failed, or is attacked meanwhile in another thread."""
     plain, loop = dynamic_models()
@@ -323,6 +328,7 @@ def test_a_model_is_called_dynamic_by_itself_alone(problem):
         counted["grad"] = 0
 
 
+@pytest.mark.slow
 def test_attacks_in_other_threads_make_no_difference(problem):
     """The package seeds and draws from generators, and counts in a dictionary, of which the process has one each."""
     _, images, labels = problem
