@@ -141,6 +141,7 @@ def test_margin():
     torch.testing.assert_close(margin(logits, torch.tensor([1, 2, 2])), torch.tensor([0.5, -0.5, 5.0]))
 
 
+@pytest.mark.slow
 def test_global_state_is_left_alone(problem):
     model, images, labels = problem
     before = torch.get_rng_state()
@@ -323,6 +324,7 @@ def test_the_callers_modes_and_tensors_do_not_matter(problem):
     assert torch.equal(tracked, want)
 
 
+@pytest.mark.slow
 def test_a_purified_classifier_is_attacked_end_to_end(problem):
     _, images, _ = problem
     denoiser = ps.denoisers.GaussianMixture(torch.stack([torch.full((1, 4, 4), 0.2), torch.full((1, 4, 4), 0.8)]), 0.1)

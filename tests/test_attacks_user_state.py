@@ -29,6 +29,7 @@ def float64_by_default():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "norm"), CASES)
 def test_another_default_dtype_changes_no_bit(attack, norm):
     want = ATTACKS[attack](MODEL, X, norm)
@@ -64,6 +65,7 @@ class Noting(torch.autograd.Function):
         return v, None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64_by_default")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_the_model_meets_the_users_default_dtype(attack):

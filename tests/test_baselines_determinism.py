@@ -62,6 +62,7 @@ for name, make in MODELS.items():
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(request):
     script = SCRIPT.format(folder=str(request.path.parent))
     lines = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

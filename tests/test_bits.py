@@ -36,6 +36,7 @@ if platform.machine() == "x86_64":
     FLAGS += [["-O2", "-mno-fma"], ["-O3", "-mavx2", "-mfma"]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_every_optimization_level_gives_the_bits_of_the_installed_library(tmp_path, request):
     source = tmp_path / "bits.cpp"

@@ -133,6 +133,7 @@ def test_the_build_refuses_what_a_toolchain_file_adds(tmp_path):
     assert "-use_fast_math, in the directory's COMPILE_OPTIONS," in message
 
 
+@pytest.mark.slow
 @needs_cmake
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")

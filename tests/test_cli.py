@@ -52,12 +52,14 @@ def test_no_command_prints_help(capsys):
         assert command in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["pursamere", "pursamere.cli"])
 def test_version_of_the_installed_distribution(tmp_path, module):
     done = run_module("--version", cwd=tmp_path, module=module)
     assert (done.returncode, done.stdout) == (0, f"pursamere {version('pursamere')}\n")
 
 
+@pytest.mark.slow
 def test_info_needs_no_extra(tmp_path):
     done = run_without(EXTRAS, ["info", "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -100,6 +102,7 @@ def test_info_tells_of_an_extension_that_does_not_load(tmp_path, capsys, monkeyp
     assert "pursamere_ext" in json.loads(capsys.readouterr().out)["extension"]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -121,6 +124,7 @@ def test_demo_without_its_extra_says_how_to_install_it_before_working(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_purify_without_pillow_says_how_to_install_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
@@ -163,6 +167,7 @@ def test_interrupt_exits_130(monkeypatch, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(tmp_path):
     # Unbuffered output would fail in print itself and leave nothing for the flush at exit to fail on.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

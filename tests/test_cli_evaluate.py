@@ -59,6 +59,7 @@ def data(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_digits_from_beginning_to_end(tmp_path):
     done = evaluate(tmp_path, "--samples", "8", "--eps", "0.1", *CHEAP, "--threads", "1")
     assert done.returncode == 0, done.stderr
@@ -79,6 +80,7 @@ def test_digits_from_beginning_to_end(tmp_path):
     assert "holds a run of another configuration: eps[0] is 0.1 there, and 0.2 was asked for" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_model_from_a_file_and_shards(data):
     common = ["--data", "data.npz", "--model", "model.py:model", "--samples", "12", "--eps", "0.02", "--chunk", "6"]
     first = evaluate(data, *common, "--shard", "1/2", "--threads", "1")
@@ -163,6 +165,7 @@ def checkpoints(data, monkeypatch):
         ps.save_checkpoint(name, network)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     arguments = ["--data", "data.npz", "--samples", "4", "--eps", "0.05", "--micro-batch", "4", *CHEAP]
     networks = ["--denoiser", "denoiser", "--classifier", "classifier"]
@@ -180,6 +183,7 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     assert [int(row["prediction"]) for row in clean] == expected.tolist()
 
 
+@pytest.mark.slow
 def test_mnist_has_the_networks_that_ship():
     """What is evaluated is what the shipped networks say, with the tuned settings where no others are given."""
     shipped, images = ps.load_pretrained("mnist"), ps.load_pretrained("mnist").test.images[:4]

@@ -111,6 +111,7 @@ def test_fractions_are_numbers(monkeypatch, capsys):
     assert [_option(text)[1] for text in texts] == [8 / 255, "score", "1/x", 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPORTS)
 def test_a_model_in_a_file_is_an_ordinary_import(folder, name):
     """In a process and a folder of its own: imports change ``sys``."""

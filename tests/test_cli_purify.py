@@ -76,6 +76,7 @@ def test_the_folder_is_streamed(monkeypatch):
     assert "".join(events) == "rrwwrw"
 
 
+@pytest.mark.slow
 def test_a_corrupt_file_is_named_and_the_rest_done(folder, capsys):
     (folder / "in/broken.png").write_bytes((folder / "in/a.png").read_bytes()[:-30])
     (folder / "in/text.jpg").write_text("this is no image")
@@ -150,6 +151,7 @@ def test_denoisers_that_are_refused(capsys, arguments, code, message):
     assert not os.path.exists("out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quiet", "size"), [(True, (24, 80)), (False, (24, 80)), (False, (0, 0)), (False, (0, 80))])
 def test_the_progress_bar_is_for_terminals(monkeypatch, quiet, size):
     pty, fcntl, termios = (pytest.importorskip(name) for name in ("pty", "fcntl", "termios"))

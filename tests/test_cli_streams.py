@@ -59,6 +59,7 @@ def run(arguments, closing="", start="module", **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "closing"), [("script", ">&-"), ("script", "2>&-"), ("script", "<&- >&- 2>&-"), ("module", ">&- 2>&-")]
 )
@@ -70,6 +71,7 @@ def test_closed_streams_change_nothing_of_the_work(folder, closing, start):
     assert sorted(os.listdir("out")) == ["b.png", "é.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closing", [">&-", "2>&-"])
 def test_the_exit_code_of_an_error_is_kept_and_the_error_goes_nowhere_else(closing):
     done = run(["purify", "nowhere", "-o", "out"], closing)
@@ -78,6 +80,7 @@ def test_the_exit_code_of_an_error_is_kept_and_the_error_goes_nowhere_else(closi
     assert run(["purify"], closing).returncode == 2
 
 
+@pytest.mark.slow
 @FULL
 @pytest.mark.parametrize("unbuffered", ["1", ""])
 @pytest.mark.parametrize("command", WRITTEN)
@@ -89,6 +92,7 @@ def test_a_stdout_that_cannot_be_written_is_named_after_the_work(command, unbuff
     assert all(os.path.exists(f"out/{file}") for file in files)
 
 
+@pytest.mark.slow
 @FULL
 def test_a_stderr_that_cannot_be_written_changes_nothing_of_the_work():
     """Inputs that failed or are skipped are told on stderr."""
@@ -149,6 +153,7 @@ def test_one_of_several_processes_shows_its_progress_bar(folder, monkeypatch, ra
         assert (sys.stderr.writes < 1000) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
 def test_what_a_terminal_cannot_show_is_escaped(start):
     done = run([*TRAIN, "-o", "é"], start=start, **ASCII)
@@ -157,6 +162,7 @@ def test_what_a_terminal_cannot_show_is_escaped(start):
     assert os.path.exists("é/model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_training_in_a_folder_whose_name_is_no_text_goes_on():
     for _ in range(2):
         done = run([*TRAIN, "-o", NO_TEXT])
@@ -164,6 +170,7 @@ def test_a_training_in_a_folder_whose_name_is_no_text_goes_on():
         assert done.stdout.splitlines()[-1] == r"checkpoint in out\udcfe"
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_a_folder_whose_name_is_no_text():
     assert run([*TRAIN, "-o", "network"]).returncode == 0
     done = run(
@@ -176,6 +183,7 @@ def test_an_evaluation_in_a_folder_whose_name_is_no_text():
     assert os.path.exists(f"{NO_TEXT}/pictures.png")
 
 
+@pytest.mark.slow
 def test_files_opened_later_do_not_take_the_place_of_a_closed_stream(folder):
     """Otherwise what a library in C prints would end up in the file."""
     program = (

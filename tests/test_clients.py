@@ -162,6 +162,7 @@ def test_the_fast_gradient_step_is_that_of_autograd(model, digits, name):
     torch.testing.assert_close(found[clear], want[clear], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDED | MAY_FIND_NONE)
 def test_bounded_attacks(model, digits, name):
     found = run((BOUNDED | MAY_FIND_NONE)[name], model, digits)
@@ -170,11 +171,13 @@ def test_bounded_attacks(model, digits, name):
     assert after < margin(model, digits) if name in BOUNDED else after <= margin(model, digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNBOUNDED)
 def test_attacks_that_minimize_the_distance(model, digits, name):
     run(UNBOUNDED[name], model, digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEAVE_THE_RANGE)
 def test_attacks_that_leave_the_range_need_clip(model, digits, name):
     with pytest.raises(ValueError, match=r"x must have values in \[0, 1\].*clip=True"):
@@ -187,6 +190,7 @@ def margin(model, digits):
     return ps.attacks.margin(model(digits[0]), digits[1]).mean()
 
 
+@pytest.mark.slow
 def test_attributions_are_autograds(model, digits):
     """Captum's, of the exact gradient."""
     attr = pytest.importorskip("captum.attr", reason=MISSING)

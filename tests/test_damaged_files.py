@@ -65,6 +65,7 @@ DAMAGED_COURSES = [
 UNIT, TENSORS = "units/clean-eps0.0-00000.json", "adversarial/random-search-eps0.1-00000.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -120,6 +121,7 @@ def test_the_advice_is_right(finished, name):
     assert (finished / "run" / "outcomes.csv").read_bytes() == outcomes
 
 
+@pytest.mark.slow
 def test_a_course_that_is_whole_is_read(finished):
     path = finished / "run" / UNIT
     whole = path.read_bytes()

@@ -287,6 +287,7 @@ def test_global_state_is_left_alone(pictures):
         assert [load(*source).sha256 for source in sources] == first
 
 
+@pytest.mark.slow
 def test_importing_needs_no_extra():
     program = "import sys, pursamere.datasets; print(sorted({'sklearn', 'PIL'} & set(sys.modules)))"
     # In this folder, as PYTHONPATH may be relative to it.

@@ -52,6 +52,7 @@ def check(of, tmp_path):
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "denoiser"])
 def test_training(kind, tmp_path):
     """Weights, moments, order and pictures."""
@@ -65,6 +66,7 @@ def test_training(kind, tmp_path):
     check(trained, tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluation(tmp_path):
     def outcomes(folder):
         result = ps.evaluate(MODEL, X, LABELS, folder=folder / "run", eps=0.05, preset=PROTOCOL)

@@ -114,6 +114,7 @@ def test_a_killed_demo_resumes_and_another_needs_another_folder(demo, tmp_path, 
     assert "holds a run of another configuration" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mnist_is_attacked_with_the_networks_that_ship(tmp_path):
     out, _, folder = run(tmp_path / "out", "--dataset", "mnist", "--samples", "2", "--attack-steps", "1", "-q")
     assert out.startswith("2 held-out images of mnist")
@@ -138,6 +139,7 @@ def test_what_the_command_refuses(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_global_state_is_left_alone(tmp_path):
     before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
     run(tmp_path / "out", "--samples", "2", "--attack-steps", "1", "--epochs", "1")

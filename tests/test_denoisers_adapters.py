@@ -304,6 +304,7 @@ def test_a_range_that_is_none(bounds, error, message):
         DiffPure(denoiser)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["ere", "score"])
 def test_exact_gradient_through_a_purifier(random_denoiser, direction):
     noise = ps.GaussianNoise(draws=2)

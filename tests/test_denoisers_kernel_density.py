@@ -259,6 +259,7 @@ for queries, images, shape, order in [
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_queries_times_images():
     pytest.importorskip("resource")
     result = subprocess.run([sys.executable, "-c", MEMORY_SCRIPT], capture_output=True, text=True, check=True)

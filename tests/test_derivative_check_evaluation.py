@@ -56,6 +56,7 @@ def test_an_evaluation_warns_where_it_cannot_tell(tmp_path):
     assert [check.passed for check in result.checks if check.name == "derivative"] == [False]
 
 
+@pytest.mark.slow
 def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tmp_path):
     purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
     model = nn.Sequential(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])).eval()

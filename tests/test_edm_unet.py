@@ -57,6 +57,7 @@ def test_one_noise_level_per_image_is_the_same_as_one_call_each():
     assert network.float()(y, 0.4).dtype == torch.float64  # of the images, whatever the weights are
 
 
+@pytest.mark.slow
 def test_exact_gradient_is_unrolled_in_float64():
     network = tiny_denoiser((1, 6, 6), attention=True).double()
     purifier = ps.Purifier(

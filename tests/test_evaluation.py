@@ -30,6 +30,7 @@ def whole(tmp_path_factory):
     return evaluation_case.run(folder), folder
 
 
+@pytest.mark.slow
 def test_outcomes_are_what_the_model_says_of_the_kept_images(whole):
     result, folder = whole
     model, images, labels = evaluation_case.model_and_data()
@@ -125,6 +126,7 @@ def planted(model, tmp_path, samples=80):
     return evaluate(model, images, labels, folder=tmp_path / "run", eps=0.05, preset=protocol), images, labels
 
 
+@pytest.mark.slow
 def test_a_robust_model_passes_all_checks_and_has_its_known_accuracy(tmp_path):
     model = Smooth()
     result, images, labels = planted(model, tmp_path)
@@ -140,6 +142,7 @@ def test_a_robust_model_passes_all_checks_and_has_its_known_accuracy(tmp_path):
     assert torch.equal(labels, model(images).argmax(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [(Staircase, {"black-box", "gradients", "accuracy falls with eps"}), (Shattered, {"black-box"})],
@@ -151,6 +154,7 @@ def test_planted_obfuscation_is_flagged(tmp_path, kind, expected):
     assert "masking check(s) warn" in result.verdict
 
 
+@pytest.mark.slow
 def test_a_blind_attack_is_flagged_and_not_counted_as_robustness(tmp_path):
     class NaNGradient(Smooth):
         def forward(self, x):
@@ -163,6 +167,7 @@ def test_a_blind_attack_is_flagged_and_not_counted_as_robustness(tmp_path):
     assert result.worst_case[0.05].count == 0
 
 
+@pytest.mark.slow
 def test_one_blind_sample_hides_no_other(tmp_path):
     """The gradient is NaN for the one image that is bright."""
 
@@ -186,6 +191,7 @@ def test_one_blind_sample_hides_no_other(tmp_path):
     assert [row["sample"] for row in rows_of(tmp_path / "run") if row["blind"] == "1"] == ["17"]
 
 
+@pytest.mark.slow
 def test_nan_logits_count_as_wrong(tmp_path):
     class NaNForOne(Smooth):
         def forward(self, x):
@@ -205,6 +211,7 @@ def test_nan_logits_count_as_wrong(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_random_defense_is_evaluated_and_left_as_it_was(tmp_path):
     _, images, labels = evaluation_case.model_and_data(6)
     means = torch.stack([torch.full((1, 3, 3), 0.2), torch.full((1, 3, 3), 0.8)])
@@ -267,6 +274,7 @@ def test_a_model_that_looks_at_the_batch_is_refused(tmp_path):
         planted(Batch(), tmp_path)
 
 
+@pytest.mark.slow
 def test_global_state_is_left_alone(tmp_path):
     before = torch.get_rng_state(), torch.get_num_threads()
     evaluation_case.run(tmp_path / "run")

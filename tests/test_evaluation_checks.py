@@ -91,6 +91,7 @@ def test_loss_at_rest_counts_the_samples_that_both_attacks_tried(found, passed):
     assert check_of("loss at rest", line(long, [True] * 100), line(longest, [True], saw=[False])) is None
 
 
+@pytest.mark.slow
 def test_loss_at_rest_does_not_depend_on_the_chunk(tmp_path):
     """Two samples of 128 that only a fine search breaks, among the 32 that the long one looks at."""
     images = torch.full((128, 1, 2, 2), 0.5)

@@ -69,6 +69,7 @@ def folder(tmp_path, monkeypatch):
 # Labels go by name.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [KNOWN, ("owl", "dog", "yak", "cat")])
 def test_labels_are_those_that_the_classifier_has_for_the_names(capsys, names):
     write_data(names=names)
@@ -81,6 +82,7 @@ def test_labels_are_those_that_the_classifier_has_for_the_names(capsys, names):
     assert told in Path("run/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_fewer_classes_than_the_classifier_knows(capsys):
     write_data(of=("dog", "owl"))
     ps.save_checkpoint("net", network())
@@ -90,6 +92,7 @@ def test_fewer_classes_than_the_classifier_knows(capsys):
     assert "of 2 of 4 classes (1 dog: 4, 2 owl: 4); none is of 0 cat, 3 yak." in Path("run/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_from_a_file_has_names_too(capsys):
     write_data(names=("yak", "owl", "dog", "cat"))
     ps.save_checkpoint("net", network())
@@ -117,6 +120,7 @@ def test_classes_that_cannot_be_matched_are_refused(capsys, data, known, message
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_without_names_the_order_is_taken_for_granted_and_said(capsys):
     write_data()
     ps.save_checkpoint("net", network(None))
@@ -165,6 +169,7 @@ def test_names_in_python(tmp_path):
 # The samples represent the data.
 
 
+@pytest.mark.slow
 def test_the_samples_are_of_all_classes_of_a_set_that_is_sorted_by_class(capsys):
     write_data(per_class=9)
     ps.save_checkpoint("net", network())
@@ -179,6 +184,7 @@ def test_the_samples_are_of_all_classes_of_a_set_that_is_sorted_by_class(capsys)
     assert " of 4 classes (0 cat: " in report
 
 
+@pytest.mark.slow
 def test_classes_without_a_sample_are_named(capsys):
     write_data()
     ps.save_checkpoint("net", network())

@@ -115,6 +115,7 @@ def rolled(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [RolledForward, RolledCall, RolledByParameter, hooked, hooked_classifier])
 def test_a_subclass_and_hooks_are_in_what_is_judged_and_in_what_is_attacked(rolled, tmp_path, make):
     purifier, classifier, images, labels = parts()
@@ -130,6 +131,7 @@ def test_a_subclass_and_hooks_are_in_what_is_judged_and_in_what_is_attacked(roll
     assert not [name for name in vars(purifier) if name == "forward"]
 
 
+@pytest.mark.slow
 def test_hooks_and_subclasses_of_the_purifier_count_too(tmp_path):
     _, classifier, images, _ = parts()
 
@@ -155,6 +157,7 @@ def test_hooks_and_subclasses_of_the_purifier_count_too(tmp_path):
     assert outcomes(tmp_path / "hook") == outcomes(tmp_path / "subclass")
 
 
+@pytest.mark.slow
 def test_a_hook_before_the_model_counts_too(tmp_path):
     purifier, classifier, images, _ = parts()
     model = ps.PurifiedClassifier(purifier, classifier)
@@ -163,6 +166,7 @@ def test_a_hook_before_the_model_counts_too(tmp_path):
     assert run(model, images, labels, tmp_path / "run").clean.count == SAMPLES
 
 
+@pytest.mark.slow
 def test_a_random_subclass_is_copied_and_left_as_it_was(tmp_path):
     _, classifier, images, labels = parts()
     purifier = ps.baselines.DiffPure(
@@ -244,6 +248,7 @@ def test_what_cannot_be_attacked_is_refused_before_any_attack(tmp_path, make, er
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_wrapped_model_is_attacked_through_its_own_gradient_and_the_report_says_what_is_not_run(
     tmp_path, monkeypatch
 ):
@@ -270,6 +275,7 @@ def broken_on_bright(function, like):
     return broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["denoiser", "classifier", "plain"])
 @pytest.mark.parametrize("row", [0, 4, 16])
 def test_a_sample_on_which_the_model_is_nan_has_fallen_and_is_named(tmp_path, monkeypatch, part, row):

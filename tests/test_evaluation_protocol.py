@@ -294,6 +294,7 @@ def shortened(attack):
     return replace(attack, survivors_only=False, samples=None, sweep=False, **few)
 
 
+@pytest.mark.slow
 def test_purified_classifiers_are_attacked_through_every_gradient(tmp_path, monkeypatch):
     seen = set()
     real = ps.Purifier.forward

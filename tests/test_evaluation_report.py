@@ -129,6 +129,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_tables_agree_with_the_outcomes(made):
     folder, _ = made
     found = tables((folder / "report.md").read_text())
@@ -301,6 +302,7 @@ def test_pictures_show_something(made, name):
     assert 0.02 < (picture < 250).any(axis=2).mean() < 0.9
 
 
+@pytest.mark.slow
 def test_same_run_same_bytes(made, tmp_path):
     folder, _ = made
     run(tmp_path, data="gray pixels")
@@ -325,12 +327,14 @@ def test_colors_are_kept(tmp_path):
         assert (picture == color).all(axis=1).sum() > 1000
 
 
+@pytest.mark.slow
 def test_a_model_without_purifier_has_no_purified_rows(made, tmp_path):
     folder, _ = made
     run(tmp_path, conv_classifier(), preset=BRIEF)
     assert len(pixels(tmp_path / "pictures.png")) < 0.7 * len(pixels(folder / "pictures.png"))
 
 
+@pytest.mark.slow
 def test_rgb_with_purifier(tmp_path):
     run(tmp_path, channels=3, preset=BRIEF)
     picture = pixels(tmp_path / "pictures.png").astype(int)
@@ -348,6 +352,7 @@ def test_no_grid_without_images_to_show(tmp_path, channels, keep):
     assert len([e for e, _ in Page((tmp_path / "report.html").read_text()).elements if e == "img"]) == 3
 
 
+@pytest.mark.slow
 def test_without_gradient_attacks_there_are_no_loss_curves(tmp_path):
     run(tmp_path, preset=Protocol("p", (Clean(), RandomSearch("random-search", queries=2))))
     assert not (tmp_path / "loss.png").exists()
@@ -383,6 +388,7 @@ def test_broken_samples_come_first_with_the_attack_that_broke_them(made):
             assert unit.attack.name == min(attacked, key=lambda r: float(r["margin"]))["attack"]
 
 
+@pytest.mark.slow
 def test_matplotlib_is_left_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
     before = matplotlib.rcParams.copy()

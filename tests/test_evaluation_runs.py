@@ -43,6 +43,7 @@ def whole(tmp_path_factory):
     return evaluation_case.run(folder), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", ["0.3", "0.7"])
 def test_killed_and_resumed_is_the_same_to_the_byte(whole, tmp_path, fraction):
     folder = tmp_path / "run"
@@ -58,6 +59,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(whole, tmp_path, fraction):
     assert len(list((folder / "units").iterdir())) > len(done)
 
 
+@pytest.mark.slow
 def test_two_shards_are_the_same_to_the_byte(whole, tmp_path):
     folder = tmp_path / "run"
     first = start(str(folder), "1/2")
@@ -70,6 +72,7 @@ def test_two_shards_are_the_same_to_the_byte(whole, tmp_path):
     assert (folder / "outcomes.csv").read_bytes() == (whole[1] / "outcomes.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_says_what_for(whole, tmp_path, monkeypatch):
     """``RANK`` and ``WORLD_SIZE`` may be set although this is the only process that evaluates."""
     folder, now = tmp_path / "run", 0.0
@@ -93,6 +96,7 @@ def test_a_process_that_waits_says_what_for(whole, tmp_path, monkeypatch):
     assert evaluation_case.run(tmp_path / "alone", shard=(0, 1)).verdict == whole[0].verdict
 
 
+@pytest.mark.slow
 def test_torchrun_is_the_same_to_the_byte(whole, tmp_path):
     done = start(str(tmp_path / "run"), torchrun=2)
     assert done.returncode == 0, done.stderr
@@ -170,11 +174,13 @@ def test_another_version_is_refused(whole, monkeypatch):
         evaluation_case.run(whole[1])
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_threads_it_began_with(whole):
     with pytest.warns(UserWarning, match="evaluating with 1 CPU threads, as the run began, not 2"):
         evaluation_case.run(whole[1], threads=2)
 
 
+@pytest.mark.slow
 def test_a_truncated_unit_is_an_error_that_names_the_file(whole, tmp_path):
     folder = tmp_path / "run"
     evaluation_case.run(folder)

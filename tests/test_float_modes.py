@@ -50,6 +50,7 @@ def assert_expected(got, expected):
         assert_same_bits(result, want, (name, *arguments[2:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 5])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_of_the_calling_thread_changes_no_bit(mode, threads, expected):
@@ -152,6 +153,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_no_mode_and_ops_do_not_trap():
     """Compilers may divide or compare what is not needed, so a trap that is meant for others must not catch an op."""
     program = [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, Path(__file__).parent]

@@ -94,6 +94,7 @@ def test_the_ops_for_the_sanitizers_run(monkeypatch):
     gpu_check_ops.main(torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_without_a_cuda_device_it_says_so_and_fails(tmp_path):
     command = [sys.executable, gpu_check.__file__, "--output", tmp_path / "new" / "folder"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

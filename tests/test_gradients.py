@@ -60,6 +60,7 @@ def test_derivatives_match_those_of_the_reference(image, network):
             assert float((got.double() - want.double()).abs().max()) <= limit * scale, (name, arguments[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((2, 3, 4, 5), torch.float32), ((3, 7), torch.float16), ((0, 3), torch.float64)], ids=str
 )
@@ -72,6 +73,7 @@ def test_opcheck(shape, dtype):
             torch.library.opcheck(op, tuple(filled(leaves)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_breaks(dynamic):
     noise = ps.GaussianNoise(seed=1, draws=4)

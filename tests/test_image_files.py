@@ -225,6 +225,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_pillows_warnings_are_one_line_with_the_name_of_the_file(folder):
     os.makedirs("in")
     for name in ("big 1.png", "big\n2.png"):

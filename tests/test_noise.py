@@ -37,6 +37,7 @@ def ulps(got, exact):
     return np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_logarithm_is_within_one_ulp():
     """Over [2^-32, 1], where uniform numbers lie: every float of the two binades below 1, every 61st of the others.
 
@@ -82,6 +83,7 @@ def test_golden_bits():
         assert hashlib.sha256(data).hexdigest() == case["sha256"]
 
 
+@pytest.mark.slow
 def test_distribution_of_ten_million_draws():
     z = ps.GaussianNoise(seed=1, draws=2, antithetic=False).sample((5_000_000,)).double().flatten().numpy()
     n = z.size

@@ -90,6 +90,7 @@ def test_small_sigma_expansion():
         assert float((ere - sigma**2 * norm) / sigma**4 / second_order) == pytest.approx(1, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sigma", "minima"), [(0.1, (0.221, 0.779)), (0.05, (0.247, 0.753))])
 def test_minima_of_figure_1(sigma, minima):
     """M5: where the ERE of the truncated mixture is smallest, by our estimator, by quadrature, and as published."""

@@ -136,6 +136,7 @@ def test_one_process_writes_at_a_time_unless_all_share(tmp_path, first, second, 
         pass
 
 
+@pytest.mark.slow
 def test_the_claim_ends_with_a_process_that_is_killed(data, tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
     try:

@@ -90,6 +90,7 @@ def test_a_folder_without_permission_is_refused(folder, monkeypatch):
     assert asked == [("closed", os.W_OK | os.X_OK)]
 
 
+@pytest.mark.slow
 def test_a_read_only_output_of_purify(folder):
     drop = shutil.which("setpriv")
     if os.getuid() == 0 and drop is None:

@@ -37,6 +37,7 @@ def gradient_of(model, x, mode):
     return torch.autograd.grad((model(leaf, gradient=mode) * weight).sum(), leaf)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.fixed_dictionaries({name: st.sampled_from(values) for name, values in OPTIONS.items()}))
 def test_exact_is_unrolled_in_float64(options):

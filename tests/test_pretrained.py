@@ -136,6 +136,7 @@ def purified(mnist, gradient="exact", **options):
     return ps.PurifiedClassifier(purifier, mnist.classifier, gradient=gradient)
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_any_batch(mnist):
     """D2, where it does not hold by construction: several images go through the network at a time."""
     model = purified(mnist, micro_batch=4, invariance="strict")
@@ -146,6 +147,7 @@ def test_the_same_bits_in_any_batch(mnist):
     assert torch.equal(model(images.roll(2, 0)).roll(-2, 0), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["ere", "score"])
 def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
     x = mnist.test.images[:2].clone().requires_grad_()
@@ -154,6 +156,7 @@ def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
     assert float((exact - unrolled).norm()) <= 1e-4 * float(unrolled.norm())
 
 
+@pytest.mark.slow
 def test_half_precision_decides_like_the_float32_weights(mnist):
     """`experiments/run.py mnist-half` wrote the float32 weights' logits, from the state of the training itself."""
     original = {name: torch.from_numpy(logits) for name, logits in np.load(FLOAT32).items()}

@@ -180,6 +180,7 @@ for name, denoiser in denoisers().items():
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bits(request):
     """D1, also with another hash seed."""
     script = SCRIPT.format(folder=str(request.path.parent))

@@ -66,6 +66,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["guided-diffusion", "compiled"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_derivative_is_enough(how, kind):

@@ -48,6 +48,7 @@ def value_and_gradient(model, x):
     return value.detach(), *torch.autograd.grad(value.square().sum(), leaf)
 
 
+@pytest.mark.slow
 def test_four_threads_through_a_network_with_attention():
     x = tensor(0, 3, 1, 6, 6, dtype=torch.float32)
     denoiser = fixed_weights(AttentionDenoiser())
@@ -69,6 +70,7 @@ def test_four_threads_through_a_network_with_attention():
     assert settings() == before
 
 
+@pytest.mark.slow
 def test_a_plain_network_beside_a_purification_keeps_its_bits():
     """Fused attention rounds otherwise, so a setting that leaked into the other thread would show."""
     x = tensor(0, 2, 1, 12, 12, dtype=torch.float32)

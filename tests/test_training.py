@@ -45,6 +45,7 @@ def global_state():
 # What a training makes.
 
 
+@pytest.mark.slow
 def test_denoiser_from_the_command_line(data, tmp_path, capsys):
     before, out = global_state(), tmp_path / "out"
     flags = (
@@ -76,6 +77,7 @@ def test_denoiser_from_the_command_line(data, tmp_path, capsys):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_classifier_learns_and_half_precision_decides_alike(data, tmp_path, no_pictures):
     before = global_state()
     settings = settings_of("classifier", data, steps=30, validate_every=10)
@@ -103,6 +105,7 @@ def test_classifier_learns_and_half_precision_decides_alike(data, tmp_path, no_p
 # Interrupted, resumed, divided.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_goes_on_with_the_same_bits(data, tmp_path, no_pictures, kind):
     settings = settings_of(kind, data)
@@ -135,6 +138,7 @@ def test_a_killed_training_goes_on_with_the_same_bits(data, tmp_path, no_picture
     assert (again.history, again.table) == (whole.history, whole.table)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(data, tmp_path, no_pictures):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (COMMON | {"batch_size": 7, "groups": 4}).items()]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pursamere", "train"]

@@ -268,6 +268,7 @@ def test_errors_are_public():
     assert ps.MissingExtraError is ps._extras.MissingExtraError
 
 
+@pytest.mark.slow
 def test_import_without_the_metadata_of_the_distribution():
     code = (
         "from importlib import metadata\n"
@@ -386,6 +387,7 @@ def test_functional(call, arguments, keywords, error, message):
         call(*arguments, **keywords)
 
 
+@pytest.mark.slow
 def test_source_folder_in_the_way_is_explained(request):
     """Python started in the repository's root would import the folder without the compiled module."""
     root = request.path.parent.parent

@@ -72,20 +72,20 @@ inline void start_switch(void** save, const void* to, size_t size) { __sanitizer
 inline void finish_switch(void* saved, const void** from, size_t* size) {
   __sanitizer_finish_switch_fiber(saved, from, size);
 }
-inline void switch_context(Context& from, Context& to) { swapcontext(&from.start, &to.start); }
 #else
 constexpr size_t kStackSize = 64 << 10;
 inline void start_switch(void**, const void*, size_t) {}
 inline void finish_switch(void*, const void**, size_t*) {}
-// swapcontext saves the signal mask at every switch, a system call that would take most of the time. Not for
-// AddressSanitizer, which clears the red zones of the whole stack at a longjmp.
-[[gnu::noinline]] inline void switch_context(Context& from, Context& to) {
+#endif
+
+// swapcontext saves the signal mask at every switch, a system call that would take most of the time. Not sanitized, since
+// AddressSanitizer clears the red zones of the whole stack before a longjmp.
+[[gnu::noinline, gnu::no_sanitize_address]] inline void switch_context(Context& from, Context& to) {
   if (__builtin_setjmp(from.registers)) return;
   from.entered = true;
   if (to.entered) __builtin_longjmp(to.registers, 1);
   setcontext(&to.start);
 }
-#endif
 
 class Machine {
  public:
