@@ -38,7 +38,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="attack a classifier of handwritten digits with and without purification",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", choices=tuple(_SAMPLES), default="digits", help="8x8 digits of scikit-learn, or MNIST")

@@ -59,7 +59,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="evaluate a defended classifier with a protocol of attacks",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
     add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, help="output folder")

@@ -62,11 +62,10 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="purify an image file or a folder of them",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
     add("input", type=types.path, metavar="INPUT", help=f"a {FORMAT_NAMES} file, or a folder (with its subfolders)")
-    # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
     add("--overwrite", action="store_true", help="replace existing outputs instead of skipping their inputs")
     source = parser.add_mutually_exclusive_group().add_argument
