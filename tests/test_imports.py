@@ -11,7 +11,7 @@ import pursamere
 
 ROOT = Path(pursamere.__file__).parent
 
-# From top to bottom: a module may import its own room and those below it. The order is docs/layout.md's.
+# From top to bottom: a module may import its own room and those below it. The order is that of docs/architecture.md.
 ROOMS = [
     {"pursamere.__main__"},
     {"pursamere.cli"},
@@ -21,10 +21,10 @@ ROOMS = [
     {"pursamere.report"},
     {"pursamere.evaluation"},
     {"pursamere.attacks"},
-    {"pursamere.baselines"},
     {"pursamere.pretrained"},
-    {"pursamere.classifier"},
+    {"pursamere.baselines"},
     {"pursamere.purifier"},
+    {"pursamere.classifier"},
     {"pursamere.stepping"},
     {"pursamere.objective"},
     {"pursamere.derivative_check"},

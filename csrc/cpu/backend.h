@@ -1,4 +1,4 @@
-// The CPU's kernels, as csrc/ops.h wants them.
+// The CPU's kernels as the backend that csrc/ops.h describes.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -6,20 +6,6 @@
 #include "problems.h"
 
 namespace pursamere {
-namespace cpu {
-
-template <class Stored>
-void run(const Noise<Stored>& problem);
-template <class Image, class Network>
-void run(const Perturb<Image, Network>& problem);
-template <class Image, class Network>
-void run(const Residual<Image, Network>& problem);
-template <class Image, class Network>
-void run(const AccumulateAscend<Image, Network>& problem);
-template <class Image, class Network>
-void run(const AccumulateDescend<Image, Network>& problem);
-
-}  // namespace cpu
 
 struct CpuBackend {
   explicit CpuBackend(const torch::stable::Tensor&) {}
