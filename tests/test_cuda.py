@@ -48,7 +48,6 @@ def test_special_values_come_out_as_on_the_cpu(cuda, d):
         assert_bits_of_the_cpu(cuda, name, arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_of_the_calling_thread_changes_no_bit(cuda, mode):
     """The host computes the kernels' constants."""

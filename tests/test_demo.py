@@ -49,6 +49,7 @@ def worst_case(folder, eps):
     return [all(sample) for sample in correct.values()]
 
 
+@pytest.mark.slow
 def test_each_classifier_has_the_folder_of_an_evaluation(demo):
     out, err, folder = demo
     assert err == ""  # no bars: stderr is no terminal
@@ -101,6 +102,7 @@ def test_the_classifiers_are_those_of_the_library(demo):
             assert said == judge(images).argmax(1).tolist()
 
 
+@pytest.mark.slow
 def test_a_killed_demo_resumes_and_another_needs_another_folder(demo, tmp_path, capsys):
     out, _, folder = demo
     before = (folder / "purified" / "outcomes.csv").read_bytes()

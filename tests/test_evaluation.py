@@ -65,6 +65,7 @@ def test_outcomes_are_what_the_model_says_of_the_kept_images(whole):
     assert 0 < result.worst_case[0.1].count < result.clean.count
 
 
+@pytest.mark.slow
 def test_late_attacks_see_survivors_only(whole):
     _, folder = whole
     rows = rows_of(folder)

@@ -157,6 +157,7 @@ def test_the_tables_agree_with_the_outcomes(made):
     ]
 
 
+@pytest.mark.slow
 def test_the_run_used_here_tells_something(made):
     _, result = made
     shares = [result.worst_case[eps].count for eps in EPS]

@@ -104,6 +104,7 @@ def test_torchrun_is_the_same_to_the_byte(whole, tmp_path):
     assert (tmp_path / "run" / "outcomes.csv").read_bytes() == (whole[1] / "outcomes.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

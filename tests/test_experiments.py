@@ -41,6 +41,7 @@ def test_the_rows_are_those_of_the_published_results(experiments, name):
     assert [row.name for row in experiments[name].rows] == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_has_settings_that_its_defense_takes(experiments, name):
     networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None)
@@ -59,6 +60,7 @@ def test_the_recommended_settings_are_a_row_of_the_table(experiments):
     assert row.model(networks).purifier.extra_repr() == expected.extra_repr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "first"), [("digits-sweep", 11), ("digits-table", 0)])
 def test_a_tiny_run_writes_files_like_the_published_ones(experiments, tmp_path, monkeypatch, capsys, name, first):
     small = replace(experiments[name], rows=experiments[name].rows[first : first + 1])

@@ -65,6 +65,7 @@ def test_the_mode_of_the_calling_thread_changes_no_bit(mode, threads, expected):
     assert_expected(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_of_the_worker_threads_changes_no_bit(mode, expected):
     usual = probe()

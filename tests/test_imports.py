@@ -114,6 +114,7 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_import_pursamere_loads_no_command_line_and_nothing_that_draws():
     loaded = loaded_by("import pursamere")
     assert "pursamere.attacks.pgd" in loaded
@@ -124,6 +125,7 @@ def test_import_pursamere_loads_no_command_line_and_nothing_that_draws():
 
 
 # Importing any of the others first imports pursamere, which loads them all.
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["pursamere.cli", "pursamere.training", "pursamere.report"])
 def test_a_package_loads_no_room_above_it(package):
     above = {room_of(name) for name in loaded_by(f"import {package}") if name in MODULES}

@@ -60,6 +60,7 @@ def test_the_classifier_and_the_images_name_their_classes_alike(mnist):
     assert mnist.classifier.class_names == mnist.test.classes == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_the_digits_come_with_networks_that_have_seen_the_training_split_only(digits):
     test, train = (ps.datasets.load("digits", split) for split in ("test", "train"))
     assert torch.equal(digits.test.images, test.images)
@@ -69,6 +70,7 @@ def test_the_digits_come_with_networks_that_have_seen_the_training_split_only(di
     assert float((digits.classifier(test.images).argmax(1) == test.labels).float().mean()) > 0.97
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_digits_depends_on_its_seed_alone(digits):
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     with torch.random.fork_rng(), cpu_threads(threads + 1), torch.no_grad():
@@ -81,6 +83,7 @@ def test_the_classifier_of_the_digits_depends_on_its_seed_alone(digits):
     assert not torch.equal(other[0].weight, again[0].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_the_purifier_has_the_tuned_settings_and_helps(name, request):
     """Against a one-step attack on the classifier alone, at the smaller radius that the settings were tuned for."""

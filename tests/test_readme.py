@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 
 
+@pytest.mark.slow
 def test_python_blocks_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("diffusers", reason="diffusers is not installed")
     monkeypatch.chdir(tmp_path)
