@@ -1,7 +1,7 @@
-// Every op from tensors to tensors: checks, results, and the problem that a backend's kernels then run.
+// Every op at the tensor level: checks arguments, allocates results, and runs a problem on a backend.
 //
-// A Backend is made on a tensor's device, and offers run(problem) for each problem of problems.h and scratch_values(batch,
-// d, sums), the number of values of scratch memory that `sums` sums over each sample take.
+// A Backend is constructed from a tensor, for its device. It provides run(problem) for each problem in problems.h, and
+// scratch_values(batch, d, sums), the number of scratch values that `sums` sums over each sample need.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& predi
   return {cotangent, drift.tensor, ere};
 }
 
-// What both accumulating ops start from, checked and made contiguous.
+// Inputs of the accumulating ops, checked and contiguous.
 struct DrawSumTensors {
   Tensor x, per_draw;
   std::optional<Tensor> direct;

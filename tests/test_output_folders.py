@@ -101,7 +101,7 @@ def test_a_marker_that_no_command_wrote_is_refused_and_left_as_it_is(tmp_path, m
             refuse(out, command)
         with monkeypatch.context() as patch:  # as if the marker had come after the first look
             patch.setattr("pursamere._output.require_own", lambda *_: None)
-            with pytest.raises(ValueError, match=r"out/\.pursamere was not written"), claim(out, command):
+            with pytest.raises(ValueError, match=r"out/\.pursamere is not a marker"), claim(out, command):
                 pass
     after = (out / ".pursamere").lstat()
     assert contents(out) == before[0]

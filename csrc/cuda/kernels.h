@@ -1,5 +1,5 @@
 // The CUDA kernels, one file for each op. Free of torch: compiled by nvcc, or for a host without a GPU by g++ (see
-// tests/cuda_on_cpu/). Nothing here waits for the device or allocates.
+// tests/cuda_on_cpu/). Nothing here synchronizes or allocates.
 #pragma once
 
 #include "cuda/device.h"
@@ -19,7 +19,7 @@ void run(const AccumulateAscend<Image, Network>& problem, const Device& device);
 template <class Image, class Network>
 void run(const AccumulateDescend<Image, Network>& problem, const Device& device);
 
-// What of a backend (csrc/ops.h) does not depend on torch.
+// The part of the backend (csrc/ops.h) that does not depend on torch.
 class Kernels {
  public:
   explicit Kernels(const Device& device) : device_(device) {}
