@@ -103,7 +103,7 @@ def test_a_model_from_a_file_has_names_too(capsys):
     ("data", "known", "message"),
     [
         ({"calls": ("cat", "fox", "owl", "yak"), "names": ("cat", "fox", "owl", "yak")}, KNOWN,
-         "--data: classes must include those of the images of 'data': 'fox' is not among 'cat', 'dog', 'owl', 'yak'"),
+         "--data: classes must include those of 'data': 'fox' is not among 'cat', 'dog', 'owl', 'yak'"),
         ({"calls": numbers(4), "names": numbers(4)}, KNOWN, "'0', '1', '2', '3' are not among 'cat', 'dog', 'owl', 'y"),
         ({}, numbers(4), "'cat', 'dog', 'owl', 'yak' are not among '0', '1', '2', '3'"),
         ({"of": ("dog", "owl")}, None, "class_names must have 4 names, one per class, got 2"),

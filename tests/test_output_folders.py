@@ -248,7 +248,7 @@ def test_a_pipe_of_that_name_does_not_block(tmp_path):
     (tmp_path / "units").mkdir()
     for name, command in {"config.json": "evaluate", "demo.json": "demo", "training.safetensors": "train"}.items():
         os.mkfifo(tmp_path / name)
-        with pytest.raises(ValueError, match="is not marked"):
+        with pytest.raises(ValueError, match="was not created by"):
             require_own(tmp_path, command)
 
 
