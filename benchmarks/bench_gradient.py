@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from timing import machine
 from torch import nn
 
 import pursamere as ps
@@ -98,9 +99,7 @@ def main() -> None:
         gradient, steps = arguments.row
         print(json.dumps(measure(gradient, int(steps), torch.device(arguments.device))))
         return
-    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    machine += f", torch {torch.__version__}"
-    print(f"{machine}; {BATCH} image {CHANNELS}x{SIDE}x{SIDE}, {DRAWS} draws")
+    print(f"{machine(arguments.device)}; {BATCH} image {CHANNELS}x{SIDE}x{SIDE}, {DRAWS} draws")
     print(f"{'gradient':<18}{'steps':>6}{'seconds':>10}{'x forward':>11}{'peak MiB':>10}")
     rows = []
     # Freed memory goes back to the system at once, so that the peak is what was in use.
@@ -120,7 +119,7 @@ def main() -> None:
     peaks = {steps: next(r["mib"] for r in rows if (r["gradient"], r["steps"]) == ("exact", steps)) for steps in STEPS}
     print(f"peak of the exact gradient, {STEPS[1]} steps over {STEPS[0]}: {peaks[STEPS[1]] / peaks[STEPS[0]]:.3f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine(arguments.device), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from op_cases import OPS, Case, candidates, check_agreement, make_inputs
 from ops_on_cuda import run_on_cuda
-from timing import medians
+from timing import machine, medians
 
 from pursamere._files import write_bytes
 
@@ -54,8 +53,7 @@ def measure(case: Case, rounds: int) -> tuple[dict[str, float], dict[str, str]]:
 
 def run_on_cpu(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any]], None]) -> None:
     keep_freed_memory()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"float32, {machine}; times in microseconds")
+    print(f"float32, {machine('cpu')}; times in microseconds")
     print(
         f"{'op':<19}{'K, B, d':<17}{'ours':>9}{'GB/s':>7}{'eager':>10}{'compiled':>10}{'fresh':>10}{'copy':>9}", end=""
     )
@@ -80,7 +78,7 @@ def run_on_cpu(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any
             )
             for name, reason in not_run.items():
                 print(f"    {name} was not run: {reason}", flush=True)
-            write({"machine": machine, "rows": rows})
+            write({"machine": machine("cpu"), "rows": rows})
 
 
 def main() -> None:

@@ -7,13 +7,12 @@ run. For tiny tensors, where the host decides, there is also the time of a call 
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from op_cases import Case, candidates, check_agreement, eager, make_inputs, ours, raw_op
-from timing import cuda_medians, host_medians
+from timing import cuda_medians, host_medians, machine
 
 LARGE, TINY = ((8, 512, 3072), (8, 64, 150528)), (4, 1, 64)
 COPY_BYTES = 2**30
@@ -138,12 +137,16 @@ def measure_host(op: str, generator: torch.Generator, rounds: int) -> dict[str, 
 def run_on_cuda(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any]], None]) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     generator = torch.Generator(device).manual_seed(0)
-    name = torch.cuda.get_device_name(device)
-    machine = f"{name}, CUDA {torch.version.cuda}, torch {torch.__version__}, Python {platform.python_version()}"
     copy, copied = copy_bandwidth(generator, rounds)
-    print(f"{machine}; times in microseconds")
+    print(f"{machine('cuda')}; times in microseconds")
     print(f"copy on the device: {copy:.0f} GB/s read and written, {copied / 2**30:.2f} GiB copied")
-    report: dict[str, Any] = {"machine": machine, "copy_gb_per_s": copy, "copied_bytes": copied, "rows": [], "host": []}
+    report: dict[str, Any] = {
+        "machine": machine("cuda"),
+        "copy_gb_per_s": copy,
+        "copied_bytes": copied,
+        "rows": [],
+        "host": [],
+    }
     headings = "".join(f"{h:>15}" for h in ("% of copy", "eager/ours", "compiled/ours", "fresh/ours"))
     print("one call on {}, {}, {}: by the host's clock, and in a CUDA graph".format(*TINY))
     print(f"{'op':<19}{'public':>15}{'raw op':>15}{'eager':>15}{'graph':>15}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 import warnings
@@ -11,9 +12,21 @@ from functools import partial
 
 import torch
 
+from pursamere._environment import versions
+
 Call = Callable[[], object]
 CALLS = 20  # about as many in a batch on the GPU: fewer launches than its queue holds, also for the longest candidate
 LONGEST_SLEEP = 2**29  # cycles, a quarter of a second
+
+
+def machine(device: str) -> str:
+    """Return what a report says of the machine that it was made on."""
+    if device == "cuda":
+        hardware = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    else:
+        hardware = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    known = versions()
+    return f"{hardware}, torch {known['torch']}, Python {known['python']}"
 
 
 def medians(candidates: Mapping[str, Call], *, rounds: int, seconds: float = 0.01) -> dict[str, float]:

@@ -1,12 +1,17 @@
-// Every op at the tensor level: checks arguments, allocates results, and runs a problem on a backend.
+// Every op: its schema, and the function from tensors to tensors, which checks its arguments, allocates its results and
+// hands a backend's kernels the problem to run. PURSAMERE_FOR_EACH_OP, at the end, lists the ops.
 //
-// A Backend is constructed from a tensor, for its device. It provides run(problem) for each problem in problems.h, and
-// scratch_values(batch, d, sums), the number of scratch values that `sums` sums over each sample need.
+// Shapes: x [B, *], prediction and per_draw [K, B, *], `like` [*] (one sample). Python validates arguments
+// (python/pursamere/functional.py); the checks here are the backstop.
+//
+// A Backend is constructed from a tensor on its device. It has run(problem) for each problem of problems.h, and
+// scratch_values(batch, d, sums), the number of values of scratch memory that `sums` sums over each sample take.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 
@@ -15,6 +20,9 @@
 #include "tensors.h"
 
 namespace pursamere {
+
+// The noise xi, [K, *], in the dtype and on the device of `like`, whose values are not read.
+inline constexpr char noise_schema[] = "(Tensor like, int draws, int seed, bool antithetic) -> Tensor";
 
 template <class Backend>
 Tensor noise(const Tensor& like, int64_t draws, int64_t seed, bool antithetic) {
@@ -27,6 +35,10 @@ Tensor noise(const Tensor& like, int64_t draws, int64_t seed, bool antithetic) {
   });
   return out;
 }
+
+// y_k = x + sigma xi_k, [K, B, *], in `dtype` (by default that of x).
+inline constexpr char perturb_schema[] =
+    "(Tensor x, float sigma, int draws, int seed, bool antithetic, ScalarType? dtype=None) -> Tensor";
 
 template <class Backend>
 Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool antithetic,
@@ -45,6 +57,12 @@ Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool 
   });
   return y;
 }
+
+// r_k the residual (csrc/residual.h). Returns the cotangent dR/d(prediction), [K, B, *]; drift = (2/K) sum_k r_k, [B, *],
+// which for a denoised prediction is dR/dx at fixed prediction; and R = (1/K) sum_k ||r_k||^2, [B].
+inline constexpr char residual_schema[] =
+    "(Tensor x, Tensor prediction, str kind, float sigma, int seed, bool antithetic)"
+    " -> (Tensor cotangent, Tensor drift, Tensor ere)";
 
 template <class Backend>
 std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& prediction, std::string_view kind_name,
@@ -73,7 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& predi
   return {cotangent, drift.tensor, ere};
 }
 
-// Inputs of the accumulating ops, checked and contiguous.
+// The inputs that both accumulating ops share, checked and made contiguous.
 struct DrawSumTensors {
   Tensor x, per_draw;
   std::optional<Tensor> direct;
@@ -96,6 +114,10 @@ struct DrawSumTensors {
   }
 };
 
+// g = direct + sum_k per_draw_k. Returns x + ascent_radius g / ||g|| and ||g||, [B].
+inline constexpr char accumulate_ascend_schema[] =
+    "(Tensor x, Tensor per_draw, Tensor? direct, float ascent_radius) -> (Tensor point, Tensor norm)";
+
 template <class Backend>
 std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_draw,
                                              const std::optional<Tensor>& direct, double ascent_radius) {
@@ -114,6 +136,12 @@ std::tuple<Tensor, Tensor> accumulate_ascend(const Tensor& x, const Tensor& per_
   });
   return {point.tensor, norm};
 }
+
+// g as above. Returns clip(P(x - step_size u(g))), P around `start`; step_rule in {gradient, unit, sign}, norm in
+// {linf, l2}.
+inline constexpr char accumulate_descend_schema[] =
+    "(Tensor x, Tensor start, Tensor per_draw, Tensor? direct, str step_rule, float step_size, str norm, float radius)"
+    " -> Tensor";
 
 template <class Backend>
 Tensor accumulate_descend(const Tensor& x, const Tensor& start, const Tensor& per_draw,
@@ -139,13 +167,19 @@ Tensor accumulate_descend(const Tensor& x, const Tensor& start, const Tensor& pe
   return next.tensor;
 }
 
+#define PURSAMERE_FOR_EACH_OP(DO) DO(noise) DO(perturb) DO(residual) DO(accumulate_ascend) DO(accumulate_descend)
+
+inline void define_ops(torch::stable::detail::StableLibrary& library) {
+#define PURSAMERE_DEFINE(op) library.def((std::string(#op) + op##_schema).c_str());
+  PURSAMERE_FOR_EACH_OP(PURSAMERE_DEFINE)
+#undef PURSAMERE_DEFINE
+}
+
 template <class Backend>
 void register_ops(torch::stable::detail::StableLibrary& library) {
-  library.impl("noise", TORCH_BOX(&noise<Backend>));
-  library.impl("perturb", TORCH_BOX(&perturb<Backend>));
-  library.impl("residual", TORCH_BOX(&residual<Backend>));
-  library.impl("accumulate_ascend", TORCH_BOX(&accumulate_ascend<Backend>));
-  library.impl("accumulate_descend", TORCH_BOX(&accumulate_descend<Backend>));
+#define PURSAMERE_REGISTER(op) library.impl(#op, TORCH_BOX(&op<Backend>));
+  PURSAMERE_FOR_EACH_OP(PURSAMERE_REGISTER)
+#undef PURSAMERE_REGISTER
 }
 
 }  // namespace pursamere

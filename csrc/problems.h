@@ -1,8 +1,9 @@
-// Kernel arguments: pointers, sizes and parameters of every op, in the types that it is compiled for.
+// What a kernel is given: for every op the pointers, sizes and parameters, in the types that it is compiled for, and the
+// kernels of both backends.
 //
 // Images have the type Image, inputs and outputs of the network the type Network. Everything is contiguous. Shapes: images
 // [B, d], network tensors [K, B, d], per-sample values [B]. csrc/ops.h fills these in from tensors; csrc/cpu/ and
-// csrc/cuda/ run them.
+// csrc/cuda/ define `run`, each with one file for each op.
 #pragma once
 
 #include "residual.h"
@@ -11,12 +12,29 @@
 
 namespace pursamere {
 
+namespace cuda {
+struct Device;
+}
+
+// Declares the kernels for a problem, which is a template over the given types.
+#define PURSAMERE_KERNELS(TYPES, ...)                         \
+  namespace cpu {                                             \
+  template <PURSAMERE_UNPACK TYPES>                           \
+  void run(const __VA_ARGS__& problem);                       \
+  }                                                           \
+  namespace cuda {                                            \
+  template <PURSAMERE_UNPACK TYPES>                           \
+  void run(const __VA_ARGS__& problem, const Device& device); \
+  }
+#define PURSAMERE_UNPACK(...) __VA_ARGS__
+
 template <class Stored>
 struct Noise {
   Stored* out;  // [K, d]
   int64_t draws, d, seed;
   bool antithetic;
 };
+PURSAMERE_KERNELS((class Stored), Noise<Stored>)
 
 template <class Image, class Network>
 struct Perturb {
@@ -26,6 +44,7 @@ struct Perturb {
   int64_t draws, batch, d, seed;
   bool antithetic;
 };
+PURSAMERE_KERNELS((class Image, class Network), Perturb<Image, Network>)
 
 template <class Image, class Network>
 struct Residual {
@@ -43,6 +62,7 @@ struct Residual {
   bool antithetic;
   A* scratch;
 };
+PURSAMERE_KERNELS((class Image, class Network), Residual<Image, Network>)
 
 // g = direct + sum_k per_draw_k, added in this order.
 template <class Image, class Network>
@@ -63,6 +83,7 @@ struct AccumulateAscend {
   A radius;
   A* scratch;
 };
+PURSAMERE_KERNELS((class Image, class Network), AccumulateAscend<Image, Network>)
 
 template <class Image, class Network>
 struct AccumulateDescend {
@@ -77,6 +98,7 @@ struct AccumulateDescend {
   A step_size, radius;
   A* scratch;
 };
+PURSAMERE_KERNELS((class Image, class Network), AccumulateDescend<Image, Network>)
 
 // Instantiates DEFINE(Image, Network) for every supported pair of types: equal types, or float images with a half-type
 // network.

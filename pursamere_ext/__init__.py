@@ -37,8 +37,8 @@ try:
 except ImportError as error:
     raise ImportError(_why_not_loaded(error)) from error
 
-from . import autograd, fake  # noqa: E402  (they need the operations that _C registers)
+from . import ops  # noqa: E402, F401  (it completes the operations that _C registers)
 
 build_info = _C.build_info
 
-__all__ = ["_C", "autograd", "build_info", "fake"]
+__all__ = ["_C", "build_info"]

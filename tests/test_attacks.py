@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from attacks_case import TwoOfThree, make_problem
 from torch import Tensor
 
 import pursamere as ps
-from pursamere.attacks import LOSSES, difference_of_logits_ratio, ere_penalty, margin, pgd, random_search
+from pursamere.attacks import difference_of_logits_ratio, ere_penalty, margin, pgd, random_search, transfer
+from pursamere.attacks.losses import LOSSES
 
 EPS = 0.1
 
@@ -361,3 +363,18 @@ def test_bad_input_is_refused_before_any_work(attack):
         attack(lambda images: images.flatten(1)[:, :2], x, torch.tensor([0, 1, 5]), eps=0.1)
     with pytest.raises(ValueError, match=r"model must return logits \[3, classes\], got shape \(3,\)"):
         attack(lambda images: images.flatten(1).sum(1), x, labels, eps=0.1)
+
+
+def test_transfer_keeps_the_best_of_its_sources():
+    _, images, _ = make_problem()
+    model, other = TwoOfThree(), TwoOfThree()
+    other.weight.data = -model.weight.data
+    labels = model(images).argmax(1)
+    margins = [
+        margin(model(transfer(model, images, labels, sources=sources, eps=0.02, steps=5)), labels)
+        for sources in ([other], [model], [other, model])
+    ]
+    clean = margin(model(images), labels)
+    assert torch.equal(margins[0], clean)  # moving against the model helps nobody, so the images stay
+    assert torch.equal(margins[2], margins[1])
+    assert bool((margins[1] < clean).all())

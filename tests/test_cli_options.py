@@ -1,5 +1,6 @@
 """Options that several commands have behave alike, and ``--model FILE.py:FUNCTION`` is an ordinary import."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 from training_case import settings_of, write_data
 
-from pursamere.cli import main, networks
+from pursamere.cli import build_parser, main, networks
 from pursamere.cli.evaluate import _option
 from pursamere.cli.networks import find_device
+from pursamere.pretrained import EPS, TUNED
 from pursamere.training import run as training_run
 from pursamere.training import train
 
@@ -121,3 +123,20 @@ def test_a_model_in_a_file_is_an_ordinary_import(folder, name):
     )
     assert done.returncode == 0, done.stderr
     assert Path("run/report.html").exists()
+
+
+def default_in_help(command, option):
+    """The end of the option's help, in brackets: the default, and MNIST's where it is another one."""
+    (commands,) = [action for action in build_parser()._actions if action.dest == argparse.SUPPRESS and action.choices]
+    return commands.choices[command]._option_string_actions[option].help.rpartition("(")[2].rstrip(")")
+
+
+def test_the_tuned_settings_are_those_in_the_help():
+    for name, digits in TUNED["digits"].items():
+        mnist = TUNED["mnist"][name]
+        expected = f"{digits}" if mnist == digits else f"{digits}; mnist {mnist}"
+        assert default_in_help("purify", f"--{name.replace('_', '-')}") == expected
+    assert default_in_help("purify", "--step-size").endswith(f"; mnist {TUNED['mnist']['step_size']:g}")
+    assert default_in_help("purify", "--direction") == f"ere; mnist {TUNED['mnist']['direction']}"
+    digits, mnist = (" and ".join(map(str, EPS[name])) for name in ("digits", "mnist"))
+    assert default_in_help("evaluate", "--eps") == f"{digits}; mnist {mnist}"

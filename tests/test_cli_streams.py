@@ -137,6 +137,18 @@ def test_a_progress_bar_on_a_terminal_that_fails_does_not_stop_the_work(folder, 
     assert done == 1000
 
 
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), ("0", True), ("1", False)])
+def test_one_of_several_processes_shows_its_progress_bar(folder, monkeypatch, rank, shown):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with open(folder / "terminal", "w") as file:
+        monkeypatch.setattr(sys, "stderr", FailingTerminal(file, 1000))
+        with progress_bar(1, "test", unit="image", quiet=False) as advance:
+            advance(1)
+        assert (sys.stderr.writes < 1000) == shown
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_what_a_terminal_cannot_show_is_escaped(start):
     done = run([*TRAIN, "-o", "é"], start=start, **ASCII)

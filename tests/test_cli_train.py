@@ -72,7 +72,7 @@ def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():
         (
             "classifier",
             ["--weight-decay", "-0.5"],
-            "--weight-decay: the value must be nonnegative and finite, got -0.5",
+            "--weight-decay: the value must be at least 0 and finite, got -0.5",
         ),
         ("classifier", ["--ema-decay", "1"], "--ema-decay: the value must be in [0, 1), got 1.0"),
         ("classifier", ["--clip-norm", "nan"], "--clip-norm: expected a finite number, got 'nan'"),

@@ -3,107 +3,26 @@
 import pytest
 import torch
 from cases import tensor
+from derivative_cases import (
+    NOISE,
+    RIGHT,
+    WRONG_TWICE,
+    Denoiser,
+    Silu,
+    SiluDetached,
+    SiluIntermediate,
+    SiluOnce,
+    X,
+    make_purifier,
+    only_float32,
+    weights,
+)
 from nets import AttentionDenoiser, fixed_weights
 from torch import nn
 
 import pursamere as ps
-from pursamere.attacks import PGD, Clean, RandomSearch, Transfer
 from pursamere.baselines import DiffPure, ScoreOptO
 from pursamere.derivative_check import compare_derivatives
-from pursamere.evaluation import Protocol
-
-NOISE = ps.GaussianNoise(seed=2, draws=4)
-
-
-def derivative_of_silu(x):
-    s = torch.sigmoid(x)
-    return s * (1 + x * (1 - s))
-
-
-class Silu(torch.autograd.Function):
-    """Right twice."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return nn.functional.silu(x)
-
-    @staticmethod
-    def backward(ctx, v):
-        return v * derivative_of_silu(*ctx.saved_tensors)
-
-
-class SiluDetached(Silu):
-    @staticmethod
-    def backward(ctx, v):
-        return (v * derivative_of_silu(*ctx.saved_tensors)).detach()
-
-
-class SiluOnce(Silu):
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, v):
-        return v * derivative_of_silu(*ctx.saved_tensors)
-
-
-class SiluIntermediate(Silu):
-    """Saves what it computed where gradients are off, as many fused kernels do."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(derivative_of_silu(x))
-        return nn.functional.silu(x)
-
-    @staticmethod
-    def backward(ctx, v):
-        return v * ctx.saved_tensors[0]
-
-
-def only_float32(function):
-    """The function, which takes no other dtype, as hand-written kernels often do."""
-
-    class OnlyFloat32(function):
-        @staticmethod
-        def forward(ctx, x):
-            if x.dtype != torch.float32:
-                raise TypeError("float32 only")
-            return function.forward(ctx, x)
-
-    return OnlyFloat32
-
-
-class Denoiser(nn.Module):
-    def __init__(self, activation):
-        super().__init__()
-        sizes = ((1, 8), (8, 8), (8, 1))
-        self.convolutions = nn.ModuleList([nn.Conv2d(*size, 3, padding=1) for size in sizes])
-        self.activation = activation
-
-    def forward(self, y, sigma):
-        first, second, third = self.convolutions
-        return y + sigma * third(self.activation(second(nn.functional.silu(first(y - 0.5)))))
-
-
-def make_purifier(activation, direction="ere", wrap=lambda net: net, **options):
-    denoiser = wrap(fixed_weights(Denoiser(activation)))
-    return ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=2, noise=NOISE, direction=direction, **options)
-
-
-def weights(model):
-    function = model.denoiser
-    net = function if isinstance(function, nn.Module) else function.__closure__[0].cell_contents
-    return net.parameters()
-
-
-RIGHT = {
-    "silu": nn.functional.silu,
-    "relu": torch.relu,
-    "custom": Silu.apply,
-    "in float32 inside": lambda x: nn.functional.silu(x.float()).to(x.dtype),
-    "in its weights' dtype": lambda x: x * torch.ones(()).to(x.dtype),
-}
-WRONG_TWICE = {"detached": SiluDetached.apply, "once": SiluOnce.apply, "intermediate": SiluIntermediate.apply}
-X = tensor(0, 2, 1, 8, 8, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("direction", ["ere", "score"])
@@ -321,15 +240,6 @@ class Detached(nn.Module):
         return self.inner(x) + torch.sin(x).detach()
 
 
-def test_a_wrapper_around_a_purified_classifier_is_compared_before_any_attack(tmp_path):
-    purifier = ps.Purifier(fixed_weights(Denoiser(SiluDetached.apply)), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
-    model = nn.Sequential(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])).eval()
-    protocol = Protocol("tiny", (Clean(), EXACT))
-    with pytest.raises(RuntimeError, match="differs from finite differences"):
-        ps.evaluate(model, X, torch.arange(len(X)) % 4, folder=tmp_path / "run", eps=0.05, preset=protocol)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["DiffPure", "EreDescent", "ScoreOptN"])
 def test_baselines_are_checked_too(name):
     options = {"sigma": 0.3, "radius": 0.2} if name == "EreDescent" else {}
@@ -369,48 +279,3 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
         is None
     )
     assert ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=0).check_derivative(X) is None
-
-
-def evaluation_of(denoiser, folder, *attacks, direction="ere"):
-    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE, direction=direction)
-    model = ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :4])
-    protocol = Protocol("tiny", (Clean(), *attacks))
-    labels = torch.arange(len(X)) % 4
-    return ps.evaluate(model, X, labels, folder=folder, eps=0.05, preset=protocol)
-
-
-EXACT = PGD("pgd-exact", steps=2)
-OTHER = Transfer("other-noise", sources=("other_noise",), steps=2)
-HARMLESS = (
-    PGD("pgd-bpda", steps=2, gradient="identity"),
-    Transfer("bare", sources=("bare",), steps=2),
-    RandomSearch("search", queries=2),
-)
-
-
-@pytest.mark.parametrize("attack", [EXACT, OTHER], ids=lambda attack: attack.name)
-def test_an_evaluation_refuses_a_wrong_derivative_before_any_attack(tmp_path, attack):
-    with pytest.raises(RuntimeError, match="differs from finite differences"):
-        evaluation_of(fixed_weights(Denoiser(SiluDetached.apply)), tmp_path / "run", attack)
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_evaluation_without_exact_gradients_needs_no_derivative(tmp_path):
-    result = evaluation_of(fixed_weights(Denoiser(SiluDetached.apply)), tmp_path / "run", *HARMLESS)
-    assert "derivative" not in [check.name for check in result.checks]
-
-
-def test_an_evaluation_reports_the_figure(tmp_path):
-    result = evaluation_of(fixed_weights(Denoiser(Silu.apply)), tmp_path / "run", EXACT, *HARMLESS)
-    (check,) = [check for check in result.checks if check.name == "derivative"]
-    assert check.passed
-    assert "in float64" in check.detail
-    assert check.detail in (tmp_path / "run" / "report.md").read_text()
-
-
-def test_an_evaluation_warns_where_it_cannot_tell(tmp_path):
-    function = only_float32(Silu).apply
-    denoiser = fixed_weights(Denoiser(lambda x: function(x) + 0.01 * torch.relu(torch.sin(1e4 * x))))
-    with pytest.warns(RuntimeWarning, match="could not be verified"):
-        result = evaluation_of(denoiser, tmp_path / "run", EXACT)
-    assert [check.passed for check in result.checks if check.name == "derivative"] == [False]

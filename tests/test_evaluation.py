@@ -10,10 +10,17 @@ from evaluation_case import Smooth, rows_of
 from safetensors.torch import load_file
 
 import pursamere as ps
+from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere.attacks import APGD, PGD, Clean, RandomSearch, Square
 from pursamere.evaluation import Protocol
 from pursamere.evaluation.protocol import sweep_radii
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Most tests here don't look at the report, which takes more time than the attacks; ``undo()`` brings it back."""
+    monkeypatch.setattr(_evaluate, "write_summary", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere.attacks import APGD, PGD, Clean, Square, apgd, margin, pgd
 from pursamere.evaluation import AttackResult, Protocol
@@ -12,6 +13,12 @@ from pursamere.evaluation.checks import masking_checks
 from pursamere.evaluation.course import Course, joined
 from pursamere.evaluation.units import Unit
 from pursamere.report.terminal import text_table
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Most tests here don't look at the report, which takes more time than the attacks; ``undo()`` brings it back."""
+    monkeypatch.setattr(_evaluate, "write_summary", lambda *_: None)
 
 
 def line(attack, correct, curve=(), *, attacked=None, saw=None, eps=0.1):

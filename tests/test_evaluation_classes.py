@@ -121,7 +121,9 @@ def test_without_names_the_order_is_taken_for_granted_and_said(capsys):
     write_data()
     ps.save_checkpoint("net", network(None))
     assert run("--classifier", "net") == 0
-    assert "does not name its classes: its logits are taken to be in the order 'cat', 'dog'," in capsys.readouterr().err
+    assert (
+        "does not name its classes; its logits are assumed to be in the order 'cat', 'dog'," in capsys.readouterr().err
+    )
     assert "(0 cat: 2, 1 dog: 2, 2 owl: 2, 3 yak: 2). The model does not name its classes: that its" in (
         Path("run/report.md").read_text()
     )

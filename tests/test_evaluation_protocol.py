@@ -11,10 +11,18 @@ import torch
 from evaluation_case import Smooth, rows_of
 
 import pursamere as ps
+from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
 from pursamere.attacks import APGD, PGD, Attack, AutoAttack, Clean, RandomSearch, Square, Transfer
 from pursamere.evaluation import PRESETS, Protocol
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Most tests here don't look at the report, which takes more time than the attacks; ``undo()`` brings it back."""
+    monkeypatch.setattr(_evaluate, "write_summary", lambda *_: None)
+
 
 # An attack is a class: nothing else knows it.
 
@@ -56,7 +64,8 @@ class Brightness(Attack):
 NEW = (Clean(), Brightness("brightness"), PGD("pgd", steps=3), Brightness("sweep", levels=2, sweep=True))
 
 
-def test_a_new_attack_is_run_judged_and_reported(tmp_path):
+def test_a_new_attack_is_run_judged_and_reported(tmp_path, monkeypatch):
+    monkeypatch.undo()
     model = Smooth()
     images = 0.5 + 0.4 * (torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(2)) - 0.5)
     labels = model(images).argmax(1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from evaluation_case import Smooth, rows_of
 
+from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere.attacks import Clean, RandomSearch
 from pursamere.evaluation import Protocol, case, engine
@@ -21,6 +22,12 @@ CASE = Path(evaluation_case.__file__)
 WITHOUT_SQUARE = Protocol(
     "tiny", tuple(each for each in evaluation_case.PROTOCOL.attacks if each.name != "square"), "without Square"
 )
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Most tests here don't look at the report, which takes more time than the attacks; ``undo()`` brings it back."""
+    monkeypatch.setattr(_evaluate, "write_summary", lambda *_: None)
 
 
 def start(*arguments: str, torchrun: int = 0) -> subprocess.CompletedProcess:

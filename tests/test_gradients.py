@@ -154,7 +154,9 @@ def test_the_ops_themselves_refuse_forward_mode(name, compiled):
 def test_purifiers_refuse_forward_mode(name):
     """Whether or not an op that refuses it is on the way."""
     kind = getattr(ps, name, None) or getattr(ps.baselines, name)
-    model = kind(lambda y, sigma: torch.tanh(2 * y), steps=2, **({"sigma": 0.3} if name == "Purifier" else {}))
+    model = kind(
+        lambda y, sigma: torch.tanh(2 * y), steps=2, **({"sigma": 0.3, "radius": 0.2} if name == "Purifier" else {})
+    )
     x = tensor(1, 2, 1, 4, 4)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
         model(forward_ad.make_dual(x, x))

@@ -82,7 +82,7 @@ def test_other_files_are_named_and_hidden_ones_are_not(folder, capsys):
     for name in names:
         (folder / name).write_text("?")
     assert cli.main(["purify", "in", "-o", "out", *FAST]) == 0
-    line = "not used in in, as their names are not those of images: 'b/notes.txt', 'b/photo', 'b/x.avif'"
+    line = "not used in in, since their names are not those of images: 'b/notes.txt', 'b/photo', 'b/x.avif'"
     assert capsys.readouterr().err.splitlines() == [line]
     load_reference("in")
     assert capsys.readouterr().err.splitlines() == [line]

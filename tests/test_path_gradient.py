@@ -47,6 +47,17 @@ def test_exact_is_unrolled_in_float64(options):
     assert float(want.norm()) > 0
 
 
+@pytest.mark.parametrize("mode", ["exact", "straight_through", "unrolled"])
+def test_a_sign_needs_no_derivative_of_the_denoiser(mode):
+    x, options = tensor(0, 2, 1, 6, 6, dtype=torch.float32), {"step_rule": "sign", "direction": "score"}
+    cut, whole = (
+        make_purifier(denoiser, **options) for denoiser in (torch.no_grad()(conv_denoiser()), conv_denoiser())
+    )
+    got = gradient_of(cut, x, mode)
+    assert torch.equal(got, gradient_of(whole, x, mode))
+    assert float(got.norm()) > 0
+
+
 @pytest.mark.parametrize("direction", OPTIONS["direction"])
 @pytest.mark.parametrize("step_rule", OPTIONS["step_rule"])
 @pytest.mark.parametrize("norm", OPTIONS["norm"])

@@ -6,20 +6,6 @@
 #include "problems.h"
 
 namespace pursamere {
-namespace cpu {
-
-template <class Stored>
-void run(const Noise<Stored>& problem);
-template <class Image, class Network>
-void run(const Perturb<Image, Network>& problem);
-template <class Image, class Network>
-void run(const Residual<Image, Network>& problem);
-template <class Image, class Network>
-void run(const AccumulateAscend<Image, Network>& problem);
-template <class Image, class Network>
-void run(const AccumulateDescend<Image, Network>& problem);
-
-}  // namespace cpu
 
 struct CpuBackend {
   explicit CpuBackend(const torch::stable::Tensor&) {}

@@ -1,5 +1,5 @@
-// The CUDA kernels, one file for each op. Free of torch: compiled by nvcc, or for a host without a GPU by g++ (see
-// tests/cuda_on_cpu/). Nothing here synchronizes or allocates.
+// The CUDA kernels. Free of torch: compiled by nvcc or, for a host without a GPU, by g++ (see tests/cuda_on_cpu/). Nothing
+// here waits for the device or allocates.
 #pragma once
 
 #include "cuda/device.h"
@@ -8,18 +8,7 @@
 
 namespace pursamere::cuda {
 
-template <class Stored>
-void run(const Noise<Stored>& problem, const Device& device);
-template <class Image, class Network>
-void run(const Perturb<Image, Network>& problem, const Device& device);
-template <class Image, class Network>
-void run(const Residual<Image, Network>& problem, const Device& device);
-template <class Image, class Network>
-void run(const AccumulateAscend<Image, Network>& problem, const Device& device);
-template <class Image, class Network>
-void run(const AccumulateDescend<Image, Network>& problem, const Device& device);
-
-// The part of the backend (csrc/ops.h) that does not depend on torch.
+// The part of a backend (csrc/ops.h) that does not depend on torch.
 class Kernels {
  public:
   explicit Kernels(const Device& device) : device_(device) {}

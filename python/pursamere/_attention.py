@@ -1,4 +1,4 @@
-"""Attention that can be differentiated twice, chosen for one thread and one block of code."""
+"""Attention that can be differentiated twice."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+__all__ = ["DifferentiableAttention"]
+
 
 class DifferentiableAttention(TorchFunctionMode):
-    """Inside the block, run this thread's attention unfused: PyTorch's fused kernels can be differentiated once only.
+    """Context manager in which this thread's attention runs unfused: PyTorch's fused kernels have one derivative only.
 
-    ``torch.nn.attention.sdpa_kernel`` would do the same for the whole process, so that other threads, which may be in a
-    forward pass of the same network, would get other bits.
+    ``torch.nn.attention.sdpa_kernel`` applies to the whole process and would change the bits of other threads' results.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace the two functions that lead to fused kernels."""
+        """Replace the two functions that call fused kernels."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return _unfused(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
-            # It calls the other function where this mode is not in force, but only if nobody wants the weights.
+            # It calls the other function where this mode is not active, but only if the weights are not needed.
             output, weights = func(*args, **{**kwargs, "need_weights": True})
             return output, weights if kwargs.get("need_weights", True) else None
         return func(*args, **kwargs)
@@ -43,7 +44,7 @@ def _unfused(
     enable_gqa: bool = False,
 ) -> Tensor:
     device = query.device.type
-    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:  # as the replaced function does
+    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:  # like the replaced function
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             query, key, value = (t.to(dtype) for t in (query, key, value))

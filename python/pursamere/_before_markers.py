@@ -24,12 +24,18 @@ def made_before_markers(folder: Path, command: str) -> bool:
 
 
 def _holds_a_training(folder: Path) -> bool:
-    from pursamere.training.state import FILE, read_progress  # slow to import
-
-    try:
-        return (folder / FILE).is_file() and read_progress(folder) is not None
-    except ValueError:
+    file = folder / "training.safetensors"
+    if not file.is_file():  # a pipe would block
         return False
+    try:
+        with naming(file), file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if size > file.stat().st_size:
+                return False
+            progress = json.loads(json.loads(stream.read(size))["__metadata__"]["progress"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(progress, dict) and {"settings", "step", "history", "losses"} <= progress.keys()
 
 
 def _is_object_with(file: Path, keys: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Backward passes that cannot be differentiated again, and say so."""
+"""Backward passes that raise if they are differentiated again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["differentiable_once"]
+
 
 def differentiable_once(message: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate the ``backward`` of an autograd function so that differentiating its results raises ``message``.
 
-    ``torch.autograd.function.once_differentiable`` raises only where the engine happens to reach its error node, which
-    nothing connects with the inputs: ``torch.autograd.grad`` with respect to these takes the results for constants and
-    returns zero.
+    ``torch.autograd.function.once_differentiable`` is not enough: its error node is not connected to the inputs, so
+    ``torch.autograd.grad`` with respect to these never reaches it and returns zero.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +40,7 @@ def differentiable_once(message: str) -> Callable[[Callable[..., Any]], Callable
 
 
 class _Refuse(torch.autograd.Function):
-    """``value``, whose derivative with respect to any of the inputs is an error."""
+    """``value``; differentiating it with respect to any of the inputs is an error."""
 
     @staticmethod
     def forward(ctx: Any, message: str, value: Tensor, *inputs: Tensor) -> Tensor:

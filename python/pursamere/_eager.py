@@ -1,4 +1,4 @@
-"""Functions that run eagerly only, and say so to PyTorch's transforms, compilers and exporters."""
+"""Functions that only run eagerly, not under PyTorch's transforms, compilers and exporters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from ._run_op import innermost_transform
 
+__all__ = ["check_eager", "eager_only"]
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# Private to PyTorch. Without it the transforms fail with their own errors.
+# Private to PyTorch. Without it, vmap fails with its own error.
 _is_batched = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
 
 
 def eager_only(function: _Function) -> _Function:
-    """Decorate a function that looks at values and differentiates networks inside, which nothing can trace.
+    """Decorate a function that can't be traced, because it checks values and differentiates networks.
 
-    ``torch.compile`` runs it eagerly, so that its results keep their bits; with ``fullgraph=True`` its error says what
-    to do, like those of ``torch.export``, ``torch.jit.trace`` and the ``torch.func`` transforms.
+    ``torch.compile`` runs it eagerly, with the same bits. With ``fullgraph=True``, and under ``torch.export``,
+    ``torch.jit.trace`` and ``torch.func`` transforms, it raises an error that says what to do.
     """
 
     @functools.wraps(function)
@@ -36,7 +38,7 @@ def eager_only(function: _Function) -> _Function:
 
 
 def check_eager(*gradients: Tensor) -> None:
-    """Refuse to run inside a transform or an exporter, or on gradients that are several at once."""
+    """Refuse to run inside a transform or an exporter, or on batched gradients."""
     transformed = innermost_transform is not None and innermost_transform() is not None
     if transformed or any(map(_is_batched, gradients)):
         raise NotImplementedError(

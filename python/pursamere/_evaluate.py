@@ -6,7 +6,9 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +16,17 @@ from torch import Tensor
 from pursamere._extras import require
 from pursamere._output import claim, require_own
 from pursamere._threads import cpu_threads
+from pursamere._validation import check_choice, check_integer, check_positive
+from pursamere.attacks._balls import NORMS, check_problem
 from pursamere.attacks.attack import Model
-from pursamere.evaluation import IncompleteRunError, Protocol, Result
-from pursamere.evaluation.case import Case, make_case
+from pursamere.evaluation import PRESETS, IncompleteRunError, Protocol, Result
+from pursamere.evaluation.case import Case
 from pursamere.evaluation.engine import Bar, check_shard, run_chunk, wait_for
 from pursamere.evaluation.environment import describe_environment
 from pursamere.evaluation.folder import RunFolder
 from pursamere.evaluation.plan import Plan, make_plan
 from pursamere.evaluation.summary import summarize, summary_json
+from pursamere.evaluation.target import Target
 
 __all__ = ["evaluate", "require_packages"]
 
@@ -90,27 +95,29 @@ def evaluate(
             :meth:`pursamere.IterativePurifier.check_derivative`.
     """
     require_own(folder, "evaluate")
-    case = make_case(
-        model,
-        images,
-        labels,
-        eps=eps,
-        norm=norm,
-        preset=preset,
-        seed=seed,
-        chunk=chunk,
-        micro_batch=micro_batch,
-        data=data,
-        class_names=class_names,
-    )
+    target = Target(model, check_integer("micro_batch", micro_batch, low=1))
+    images = check_problem(images, labels).detach()
+    if len(images) == 0:
+        raise ValueError("images must hold at least one image, got none")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"images must be float32 or float64, since half types round the ball away, got {images.dtype}")
+    given: Any = [eps] if isinstance(eps, Real) else eps
+    radii = tuple(check_positive("eps", radius) for radius in given)
+    if not radii or len(set(radii)) < len(radii):
+        raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
+    protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
+    check_choice("norm", norm, NORMS)
+    check_integer("seed", seed, low=0)
+    check_integer("chunk", chunk, low=1)
+    case = Case(target, images, labels.detach(), radii, norm, protocol, seed, chunk, micro_batch, data, class_names)
     number, count = check_shard(shard)
-    require_packages(case.protocol)
-    for attack in case.protocol.attacks:
-        attack.check_images(case.images, case.norm)
+    require_packages(protocol)
+    for attack in protocol.attacks:
+        attack.check_images(images, norm)
     derivative = case.check_model()
     config = case.config()
     with claim(folder, "evaluate", shared=count > 1):
-        run = RunFolder(Path(folder), config, describe_environment(case.images.device, threads))
+        run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
         original, asked = run.environment["threads"], threads or torch.get_num_threads()
         if original != asked:
             warnings.warn(f"evaluating with {original} CPU threads, as the run began, not {asked}", stacklevel=2)
@@ -118,7 +125,7 @@ def evaluate(
             plan = make_plan(case)
             mine = [units for i, units in enumerate(plan.chunks) if i % count == number]
             total = sum(unit.cost for units in mine for unit in units)
-            with bar(total, f"{case.protocol.name} evaluation") as advance:
+            with bar(total, f"{protocol.name} evaluation") as advance:
                 for units in mine:
                     run_chunk(run, case, units, keep_adversarial=keep_adversarial, advance=advance)
             missing = [unit for unit in plan.units if not run.is_done(unit)]

@@ -1,4 +1,4 @@
-"""Calling the compiled ops with little overhead."""
+"""Calls the compiled ops with little overhead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Private to PyTorch, but what its own Python layer for derivatives enters too. Without them the ops are only slower.
+__all__ = ["innermost_transform", "run_op"]
+
+# Private to PyTorch, which uses them in its own Python layer for derivatives. Without them the ops are only slower.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", None)
 
 
 def run_op(op: Any, *arguments: Any) -> Any:
-    """Return ``op(*arguments)``, without PyTorch's Python layer for derivatives where no derivative is asked for.
+    """Return ``op(*arguments)``, bypassing PyTorch's Python layer for derivatives if none is needed.
 
     That layer takes several microseconds, as long as a small op itself.
     """
@@ -32,7 +34,7 @@ def run_op(op: Any, *arguments: Any) -> Any:
 
 
 def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> None:
-    """Raise PyTorch's own error, ``torch.OutOfMemoryError`` on CUDA: the stable ABI has no way to keep its type."""
+    """Raise PyTorch's own error, ``torch.OutOfMemoryError`` on CUDA, whose type the stable ABI loses."""
     missing = re.search(r"could not allocate a tensor of shape \[([\d, ]*)\] with (\d) bytes per value", str(error))
     if missing is None:
         return
@@ -46,8 +48,8 @@ def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> 
 
 
 def _may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
-    """Whether a derivative may be asked for: errs on the side of yes."""
-    # Inside a torch.func transform or a forward-mode level, requires_grad does not tell.
+    """Whether a derivative may be needed; errs on the side of yes."""
+    # Inside a torch.func transform or a forward-mode level, requires_grad says nothing.
     if (
         innermost_transform is None
         or innermost_transform() is not None

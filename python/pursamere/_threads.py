@@ -1,4 +1,4 @@
-"""PyTorch's CPU threads, on which the last bits of a network may depend."""
+"""The number of CPU threads, on which the last bits of a network's results may depend."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 import torch
 
+__all__ = ["cpu_threads"]
+
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Use so many CPU threads in this thread's operations inside the block, and as many as before after it."""
+    """Context manager in which this thread's operations use ``count`` CPU threads; restores the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    # The number also becomes that of every thread of Python's that runs its first operation later, and would stay it.
-    # What another thread sets last is what those get.
+    # Python threads that run their first operation later also start with the number that was set last, by any thread.
+    # So another thread sets the old number again.
     other = threading.Thread(target=torch.set_num_threads, args=(before,))
     other.start()
     other.join()

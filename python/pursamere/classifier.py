@@ -19,34 +19,37 @@ from .determinism import (
 )
 from .stepping import GRADIENTS, GradientOf, IterativePurifier
 
+__all__ = ["PurifiedClassifier"]
+
 
 class PurifiedClassifier(FixedModule):
-    """Images [B, C, H, W] in [0, 1] to the logits [B, classes] of the purified images.
+    """Classifies purified images: images [B, C, H, W] in [0, 1] to logits [B, classes].
 
-    The classifier runs on micro-batches of the purifier's size, so that the logits too have the same bits in any batch.
+    The classifier runs on micro-batches of the purifier's size, so that logits have the same bits in any batch.
 
     There is no training mode: the constructor switches the purifier and the classifier to evaluation mode, and
-    ``train()`` leaves them there, since attack libraries save a model's mode and restore it.
+    ``train()`` leaves them there, because attack libraries save a model's mode and restore it. Attributes are read-only
+    after construction.
 
-    A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``, since
+    Images outside [0, 1] by at most 1e-4 are taken for rounding errors. Float64 images are converted to float32 if the
+    purifier and the classifier have parameters and none of these is float64.
+
+    A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``:
     :func:`pursamere.evaluate` attacks it with other gradients than its own.
 
     Args:
-        purifier: a :class:`pursamere.Purifier`, or another :class:`pursamere.IterativePurifier`.
+        purifier: a :class:`pursamere.Purifier` or another :class:`pursamere.IterativePurifier`.
         classifier: any callable from images [N, C, H, W] to logits [N, classes]; call ``.eval()`` on a network
             that a function wraps.
-        gradient: how gradients with respect to the images pass through the purifier: "exact", "straight_through",
-            "identity" (BPDA) or "unrolled", see :meth:`pursamere.IterativePurifier.forward`. A claim of robustness must
-            hold under the exact gradient *and* the others.
+        gradient: the gradient through the purifier: "exact", "straight_through", "identity" (BPDA) or "unrolled", see
+            :meth:`pursamere.IterativePurifier.forward`. A claim of robustness must hold under the exact gradient *and*
+            the others.
         clip: clip images to [0, 1] first, for attacks that leave the range on purpose (Nesterov momentum, added noise).
-            For "exact" and "unrolled" the derivative is that of the clip, zero for a pixel outside; for
-            "straight_through" and "identity" it is the identity's. Without ``clip`` images outside are an error.
-
-    Images may leave [0, 1] by 1e-4, which is taken for rounding. Float64 images are converted to float32 if the
-    purifier and the classifier are modules with parameters, and none of these is float64.
+            The derivative of the clip is exact for "exact" and "unrolled", zero for pixels outside, and that of the
+            identity for "straight_through" and "identity". Without ``clip``, images outside [0, 1] are an error.
 
     Raises:
-        TypeError: an argument of the wrong type.
+        TypeError: an argument has the wrong type.
         ValueError: ``gradient`` is unknown.
     """
 
@@ -74,7 +77,7 @@ class PurifiedClassifier(FixedModule):
 
     @property
     def class_names(self) -> Any:
-        """The classifier's own, what each logit stands for; ``None`` if it has none."""
+        """The classifier's ``class_names``, one for each logit; ``None`` if it has none."""
         return getattr(self.classifier, "class_names", None)
 
     @eager_only
@@ -82,10 +85,10 @@ class PurifiedClassifier(FixedModule):
         """Return the logits, [B, classes].
 
         Raises what the purifier raises, and:
-            TypeError: the classifier does not return a floating tensor.
+            TypeError: the classifier does not return a floating-point tensor.
             ValueError: the classifier is in training mode, or does not return [N, classes] on the device of ``x``.
         """
-        for name, part in self.named_children():  # also those that a subclass has added
+        for name, part in self.named_children():  # including what a subclass adds
             if name != "purifier":
                 check_evaluation_mode(name, part)
         x = check_finite_images("x", x) if self.clip else check_tensor("x", x)  # the purifier checks the rest
@@ -107,12 +110,12 @@ class PurifiedClassifier(FixedModule):
         clipped = x.clamp(0.0, 1.0)
         if self.gradient in ("straight_through", "identity"):
             return GradientOf.apply(x, clipped.detach())
-        # What rounding left outside keeps its derivative, as in check_images.
+        # Rounding errors keep their derivative, as in check_images.
         return torch.where((x - clipped).abs() > RANGE_TOLERANCE, clipped, x)
 
     def _logits(self, images: Tensor) -> tuple[Tensor]:
         return (check_logits("classifier", self.classifier(images), images),)
 
     def extra_repr(self) -> str:
-        """Return the parameters, for ``print``."""
+        """Return the settings, for ``print``."""
         return f"gradient={self.gradient!r}" + (", clip=True" if self.clip else "")

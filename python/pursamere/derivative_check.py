@@ -1,13 +1,12 @@
-"""Whether autograd differentiates a function rightly: its derivative along a direction against finite differences.
+"""Compares autograd's derivatives of a network with finite differences.
 
-Autograd goes wrong without a word where a part of a network is detached, or has a backward pass that is itself detached
-or was written for one derivative only: what it misses it takes for zero.
+Autograd silently takes derivatives for zero where a part of a network is detached, or has a backward pass that can't be
+differentiated again.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +16,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
+from ._float64 import InFloat64
 from .determinism import RandomNumbersError, Snapshot, is_compiled, sample_images, without_random_numbers
 from .noise import GaussianNoise
+
+__all__ = [
+    "Agreement",
+    "DerivativeCheck",
+    "compare_derivatives",
+    "compare_in_float64",
+    "depends_on",
+    "explained_derivative",
+    "require_agreement",
+    "worst",
+]
 
 Function = Callable[[Tensor], Tensor]
 
 
-REMEDY = (
+_REMEDY = (
     "A network has no second derivative, which the exact gradient of direction='ere' needs, if torch.compile compiled "
     "it (pass the uncompiled one); if it checkpoints activations with an autograd function of its own, as "
     "guided-diffusion's attention does, or with use_reentrant=True (use torch.utils.checkpoint with "
@@ -35,12 +45,12 @@ REMEDY = (
 
 
 class Agreement(NamedTuple):
-    """How far autograd and finite differences agree.
+    """How well autograd and finite differences agree.
 
     Attributes:
         error: their difference, relative to the finite difference.
-        uncertainty: that of the finite difference, by twice its step; infinite where there is none.
-        dtype: of the computation.
+        uncertainty: relative change of the finite difference when its step is doubled; infinite if there is none.
+        dtype: dtype of the computation.
     """
 
     error: float
@@ -49,12 +59,12 @@ class Agreement(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """Whether the finite difference is good enough to say anything."""
+        """Whether the finite difference is accurate enough to judge by."""
         return self.uncertainty < _RELIABLE
 
     @property
     def is_wrong(self) -> bool:
-        """Whether autograd's derivative is wrong beyond rounding."""
+        """Whether autograd's derivative is wrong by more than rounding."""
         return self.is_known and self.error > max(_TOLERANCE[self.dtype], 3 * self.uncertainty)
 
     def __str__(self) -> str:
@@ -64,8 +74,8 @@ class Agreement(NamedTuple):
 
 _RELIABLE = 0.03
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.01}
-# In pixel units. In float64 so small that no ReLU's kink is likely to lie between the points, unless a part of the
-# network computes in float32 and the differences drown in its rounding.
+# In pixel units. The first one in float64 is so small that a ReLU's kink is unlikely to lie between the points; the
+# larger ones are for networks of which a part computes in float32, whose rounding would dominate.
 _STEPS = {torch.float64: (1e-7, 1e-5, 1e-3), torch.float32: (1e-3, 1e-2)}
 
 
@@ -110,51 +120,49 @@ class DerivativeCheck:
         key = (settings, tuple(like.shape[1:]), like.dtype, like.device)
         if key not in self._agreements:
             few = replace(noise, draws=min(2, noise.draws))
-
-            def images(size: int) -> tuple[Tensor, ...]:
-                return sample_images((3 * size, *like.shape[1:]), like.device, like.dtype).split(size)
+            pairs = list(zip(functions(few), functions(noise), strict=True))
 
             def compare(cheap: Function, whole: Function) -> Agreement:
-                if not is_compiled(network):
-                    agreement = compare_in_float64(cheap, images(1))
-                    if agreement is not None and agreement.is_known:
-                        return agreement
-                return compare_derivatives(whole, images(micro_batch))
+                agreement = None if is_compiled(network) else compare_in_float64(cheap, _images(1, like))
+                if agreement is not None and agreement.is_known:
+                    return agreement
+                return compare_derivatives(whole, _images(micro_batch, like))
 
-            def compare_all() -> Agreement:
-                return worst([compare(*pair) for pair in zip(functions(few), functions(noise), strict=True)])
-
-            agreement = without_random_numbers(self.name, compare_all)
+            agreement = without_random_numbers(self.name, lambda: worst([compare(*pair) for pair in pairs]))
             require_agreement(self.name, agreement)
             self._agreements[key] = agreement
         return self._agreements[key]
 
 
+def _images(size: int, like: Tensor) -> tuple[Tensor, ...]:
+    return sample_images((3 * size, *like.shape[1:]), like.device, like.dtype).split(size)
+
+
 def compare_in_float64(function: Function, images: Sequence[Tensor]) -> Agreement | None:
-    """Return how far autograd and finite differences agree in float64, whatever the network's dtype.
+    """Return how well autograd and finite differences agree in float64, whatever the network's dtype.
 
     Args:
-        function: from images [B, C, H, W] to a tensor, differentiable; called with gradients enabled.
-        images: where to compare, [B, C, H, W] each, all different.
+        function: differentiable, from images [B, C, H, W] to a tensor; called with gradients enabled.
+        images: where to compare, different tensors [B, C, H, W].
 
     Returns:
-        The agreement, or ``None`` if an operation has no float64.
+        The agreement, or ``None`` if an operation does not support float64.
     """
     try:
-        with _InFloat64():
+        with InFloat64():
             return compare_derivatives(function, [each.double() for each in images])
     except RandomNumbersError:
         raise
-    except Exception:  # which may be of any kind
+    except Exception:  # any type: the network's code sees dtypes that it does not expect
         return None
 
 
 def compare_derivatives(function: Function, images: Sequence[Tensor]) -> Agreement:
-    """Return how far autograd and finite differences agree in the dtype of the images.
+    """Return how well autograd and finite differences agree in the dtype of the images.
 
-    What is missing may matter along some directions only: white noise hardly moves a mean. So several are tried, and
-    the worst counts. A finite difference may by chance be bad at one point, at a ReLU's kink for example, while a wrong
-    derivative is wrong everywhere, so for one direction one image and step at which they agree is enough.
+    A wrong derivative may show along some directions only (white noise hardly changes a mean), so several are tried and
+    the worst counts. A finite difference may be bad at one point, for example at a ReLU's kink, but a wrong derivative
+    is wrong everywhere, so agreement for one image and step is enough for a direction.
 
     Raises:
         Whatever ``function`` and its derivative raise.
@@ -166,12 +174,12 @@ def compare_derivatives(function: Function, images: Sequence[Tensor]) -> Agreeme
 
 
 def worst(agreements: Sequence[Agreement]) -> Agreement:
-    """One that is wrong, else one that is unknown, else the one with the largest error."""
+    """Return one that is wrong, else one that is unknown, else the one with the largest error."""
     return max(agreements, key=lambda each: (each.is_wrong, not each.is_known, each.error))
 
 
 def _directions(images: Sequence[Tensor]) -> list[Tensor]:
-    """Noise, all pixels alike, and a slow wave, all of about the size of the pixels' range."""
+    """Return noise, a constant and a slow wave, all of about the size of the pixel range."""
     height, width = images[0].shape[2:]
     rows, columns = (
         torch.cos(math.pi * (torch.arange(n, dtype=torch.float64, device=images[0].device) + 0.5) / n)
@@ -183,15 +191,17 @@ def _directions(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> Agreement:
-    """The first agreement that is known and not wrong; else the surest."""
+    """Return the first agreement that is known and not wrong, else the one with the least uncertainty."""
     found: list[Agreement] = []
     for x in images:
         for step in _STEPS[x.dtype]:
             near, far = (_difference(function, x, direction, factor * step) for factor in (1, 2))
             size = float(torch.linalg.vector_norm(near))
-            along = near / size if size > 0 else torch.ones_like(near)  # along itself a difference has its whole length
+            along = (
+                near / size if size > 0 else torch.ones_like(near)
+            )  # v along the difference itself, where it is largest
             leaf = x.clone().requires_grad_()
-            result = function(leaf)  # anew: a network that checkpoints, or is compiled, may run its graph once
+            result = function(leaf)  # again: a graph with checkpoints, or a compiled one, may run only once
             with explained_derivative():
                 (pulled,) = torch.autograd.grad(result, leaf, along)
             scale = max(size, torch.finfo(x.dtype).tiny)
@@ -209,11 +219,11 @@ def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -
 
 
 def require_agreement(name: str, agreement: Agreement) -> None:
-    """Raise if the derivative of the network ``name`` is wrong, and warn if nobody can tell."""
+    """Raise if the derivative of the network ``name`` is wrong; warn if it could not be verified."""
     if agreement.is_wrong:
         raise RuntimeError(
             f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
-            f"detached, or has a backward pass that can't be differentiated again. {REMEDY}"
+            f"detached, or has a backward pass that can't be differentiated again. {_REMEDY}"
         )
     if not agreement.is_known:
         message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
@@ -222,22 +232,22 @@ def require_agreement(name: str, agreement: Agreement) -> None:
 
 @contextmanager
 def explained_derivative() -> Iterator[None]:
-    """Inside the block, which differentiates a denoiser, an error of autograd's says what to change."""
+    """Context manager that differentiates a denoiser and explains autograd's errors."""
     try:
         yield
     except (torch.OutOfMemoryError, RandomNumbersError):
         raise
     except Exception as error:  # guided-diffusion's second backward pass ends in an AttributeError
         raise RuntimeError(
-            f"the denoiser can't be differentiated as often as this gradient needs. {REMEDY}. The error was: "
+            f"the denoiser can't be differentiated as often as this gradient needs. {_REMEDY}. The error was: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def depends_on(result: Tensor, x: Tensor) -> bool:
-    """Whether ``result`` depends on ``x``, which requires a gradient, as far as autograd knows.
+    """Whether ``result`` depends on ``x``, which requires a gradient, according to autograd.
 
-    The graph is walked and not run, since a network that checkpoints activations, or is compiled, may run it once.
+    Walks the graph without running it: a graph with checkpoints, or a compiled one, may run only once.
     """
     if not result.requires_grad:
         return False
@@ -250,53 +260,3 @@ def depends_on(result: Tensor, x: Tensor) -> bool:
             seen.add(node)
             pending += [function for function, _ in node.next_functions]
     return False
-
-
-class _InFloat64(TorchFunctionMode):
-    """Inside the block, this thread's operations on floating tensors run in float64; the tensors stay as they are.
-
-    Raises:
-        RuntimeError: an operation writes to a tensor of another dtype.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Convert the arguments, and results that were asked for in another dtype."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        written = kwargs.get("out", args[0] if args and _is_write(name) else None)
-        if _widened(written) is not written:
-            raise RuntimeError(f"{name} writes to a tensor of another dtype")
-        converted = [_widened(value) for value in args]
-        result = func(*converted, **{key: _widened(value) for key, value in kwargs.items()})
-        if func in _CONVERSIONS and _widened(result) is not result:
-            return converted[0].to(result.device)
-        return _widened(result) if func in _FACTORIES else result
-
-
-# add_ (which is also += here) and __setitem__, but not __add__
-_is_write = re.compile(r"[a-z]\w*[a-z0-9]_|__setitem__").fullmatch
-_CONVERSIONS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.to, Tensor.type, Tensor.type_as)
-
-
-_FACTORIES = (
-    torch.arange,
-    torch.empty,
-    torch.eye,
-    torch.full,
-    torch.linspace,
-    torch.logspace,
-    torch.ones,
-    torch.scalar_tensor,
-    torch.tensor,
-    torch.zeros,
-)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
-        return value.double()
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_widened, value)) if type(value) in (tuple, list) else value
-    return value

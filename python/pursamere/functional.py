@@ -1,9 +1,9 @@
-"""The library's operations with their arguments checked: one call each, one pass over memory each.
+"""The compiled ops with argument checks: one kernel call and one pass over memory each.
 
-Images ``x`` are [B, *] (any shape per sample), tensors with a value per draw are [K, B, *]. Supported dtypes are
-float32, float64, float16 and bfloat16; a network may also work in a half type beside float32 images. Arithmetic is in
-float32 (float64 for float64), in one fixed order, so that a sample's result has the same bits in any batch. Inputs of
-any memory format are accepted, results are contiguous. All are differentiable twice.
+Images ``x`` are [B, *], with any shape per sample; tensors with a value per draw are [K, B, *]. Supported dtypes are
+float32, float64, float16 and bfloat16; the network's tensors may be float16 or bfloat16 while images are float32.
+Arithmetic is in float32 (float64 for float64) and in one fixed order, so that a sample's result has the same bits in
+any batch. Inputs may have any memory format; results are contiguous. All ops are differentiable twice.
 
 Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602.06269).
 """
@@ -29,6 +29,8 @@ from ._validation import (
 from .denoisers.protocol import Prediction
 from .noise import GaussianNoise
 
+__all__ = ["NORMS", "STEP_RULES", "accumulate_ascend", "accumulate_descend", "perturb", "residual"]
+
 STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
 
@@ -40,11 +42,11 @@ def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype
         x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws xi_k; the same for every sample.
-        dtype: of the result, for a network that works in a half type; by default that of ``x``.
+        dtype: dtype of the result, for a network that works in half precision; default: that of ``x``.
 
     Raises:
-        TypeError: a tensor or a number of the wrong type or dtype.
-        ValueError: ``sigma`` is not positive and finite, or there are no kernels for the device of ``x``.
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: ``sigma`` is not positive and finite, or the device of ``x`` is not supported.
     """
     _check_images(x)
     _check_noise(noise)
@@ -67,23 +69,23 @@ def residual(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Reduce a network's output to the expected reconstruction error and its gradients (M6, M7).
 
-    With r_k = x - D(x + sigma * xi_k), D expressed by the prediction:
+    r_k = x - D(x + sigma * xi_k), where D follows from the prediction.
 
     Args:
         x: images [B, *].
         prediction: the network's output at the noisy images, [K, B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
-        noise: the draws with which the noisy images were made.
-        kind: what was predicted: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
+        noise: the draws of the noisy images.
+        kind: the prediction: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
 
     Returns:
-        ``cotangent`` [K, B, *], the derivative of R with respect to the prediction; ``drift`` [B, *],
-        (2/K) sum_k r_k, which for a denoised prediction is the derivative with respect to x at a fixed prediction (for
-        the others that is zero) and by itself the direction of M10; ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
+        ``cotangent`` [K, B, *], the derivative of R with respect to the prediction. ``drift`` [B, *],
+        (2/K) sum_k r_k: the direction of M10 and, for a "denoised" prediction, the derivative of R with respect to x at
+        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
 
     Raises:
-        TypeError: a tensor or a number of the wrong type or dtype.
+        TypeError: an argument has the wrong type or dtype.
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     _check_images(x)
@@ -106,20 +108,20 @@ def residual(
 def accumulate_ascend(
     x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float
 ) -> tuple[Tensor, Tensor]:
-    """Sum a gradient over the draws and go up it (the ascent of M8).
+    """Sum a gradient over the draws and ascend along it (M8).
 
     Args:
         x: images [B, *].
         per_draw: the gradient's terms, [K, B, *], summed in the order of the draws.
-        direct: a term that is the same for all draws, [B, *], or None.
-        ascent_radius: rho >= 0, an L2 length per sample in pixel units.
+        direct: the term without draws, [B, *], or ``None``.
+        ascent_radius: an L2 length per sample in pixel units, at least 0.
 
     Returns:
-        ``point`` [B, *], x + rho * g / ||g||, and ``norm`` [B], ||g||. Where the sum of squares of g is zero (it
-        underflows for a float32 norm below about 1e-22) the point is x; where it overflows, NaN.
+        ``point`` [B, *], x + ascent_radius * g / ||g||, and ``norm`` [B], ||g||. If the sum of squares of g is zero (in
+        float32 it underflows for norms below about 1e-22), the point is x; if it overflows, the point is NaN.
 
     Raises:
-        TypeError: a tensor or a number of the wrong type or dtype.
+        TypeError: an argument has the wrong type or dtype.
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     _check_accumulated(x, per_draw, direct)
@@ -144,24 +146,24 @@ def accumulate_descend(
     norm: str,
     radius: float,
 ) -> Tensor:
-    """Sum a gradient over the draws and step down it, inside a neighborhood of the input (the descent of M8).
+    """Sum a gradient over the draws and descend along it, inside a ball around the purifier's input (M8).
 
     Args:
         x: images [B, *].
-        start: the purifier's input, [B, *], the center of the neighborhood.
+        start: the purifier's input and center of the ball, [B, *].
         per_draw: the gradient's terms, [K, B, *], summed in the order of the draws.
-        direct: a term that is the same for all draws, [B, *], or None.
+        direct: the term without draws, [B, *], or ``None``.
         step_rule: "unit" moves by ``step_size`` in L2 length, "gradient" by ``step_size`` times the gradient, "sign" by
             ``step_size`` per pixel.
-        step_size: eta >= 0.
-        norm: the neighborhood's shape, "linf" or "l2".
-        radius: its radius in pixel units, at least 0; infinity for no limit but the pixel range.
+        step_size: at least 0.
+        norm: the norm of the ball, "linf" or "l2".
+        radius: the radius of the ball in pixel units, at least 0; infinity for no ball, only the pixel range.
 
     Returns:
-        clip_[0,1](P(x - eta * u(g))), [B, *].
+        clip_[0,1](P(x - step_size * u(g))), [B, *].
 
     Raises:
-        TypeError: a tensor or a number of the wrong type or dtype.
+        TypeError: an argument has the wrong type or dtype.
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     _check_accumulated(x, per_draw, direct)

@@ -12,24 +12,26 @@ from torch import Tensor
 from ._run_op import run_op
 from ._validation import FLOATING_DTYPES, check_integer, check_shape, check_supported_device
 
+__all__ = ["MAX_SEED", "GaussianNoise"]
+
 MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Standard normal noise fixed once and for all: a pure function of (seed, draw, element).
+    """Fixed standard normal noise: a pure function of (seed, draw, element).
 
-    The words come from Philox4x32-10 (Salmon et al., SC 2011) by counter and become normals by Box-Muller; neither the
-    batch, nor the device, nor PyTorch's random state enters, and no state is kept. The first draws of a longer bank are
-    the shorter bank.
+    Random words come from the counter-based generator Philox4x32-10 (Salmon et al., SC 2011) and become normals by
+    Box-Muller. They do not depend on the batch, the device or PyTorch's random state, and there is no state. The first
+    draws of a longer bank equal the shorter bank. Instances are immutable.
 
     Args:
         seed: key of the generator, in [0, 2^63).
-        draws: number K of draws, at least 1; even with ``antithetic``.
-        antithetic: draws come in pairs (xi, -xi), next to each other.
+        draws: number K of draws, at least 1; even if ``antithetic``.
+        antithetic: draw in adjacent pairs (xi, -xi).
 
     Raises:
-        TypeError: an argument is of the wrong type.
+        TypeError: an argument has the wrong type.
         ValueError: ``seed`` or ``draws`` is out of range, or ``draws`` is odd with ``antithetic``.
     """
 
@@ -53,16 +55,16 @@ class GaussianNoise:
     ) -> Tensor:
         """Return the bank [draws, *shape] for samples of the given shape.
 
-        The normals are float32 numbers: float64 holds the same values, half types their nearest neighbors.
+        The normals are float32 values: float64 holds the same values, float16 and bfloat16 the nearest ones.
 
         Args:
-            shape: the shape of one sample, [C, H, W] for an image; the bank must have less than 2^63 bytes.
-            device: where the bank is created; the CPU by default.
+            shape: shape of one sample, [C, H, W] for an image; the bank must take less than 2^63 bytes.
+            device: device of the bank; default: the CPU.
             dtype: float32, float64, float16 or bfloat16.
 
         Raises:
-            TypeError: ``shape`` is not a sequence of ints, or ``dtype`` not floating.
-            ValueError: ``shape`` is out of range, or the library has no kernels for ``device``.
+            TypeError: ``shape`` is not a sequence of ints, or ``dtype`` is not floating.
+            ValueError: ``shape`` is out of range, or ``device`` is not supported.
         """
         sizes = check_shape("shape", shape)
         if dtype not in FLOATING_DTYPES:

@@ -19,16 +19,25 @@ from .derivative_check import depends_on, explained_derivative
 from .determinism import default_micro_batch, map_micro_batches
 from .noise import GaussianNoise
 
+__all__ = [
+    "NOT_DIFFERENTIABLE",
+    "GradientTerms",
+    "denoise",
+    "ere_gradient",
+    "expected_reconstruction_error",
+    "score_gradient",
+]
+
 NOT_DIFFERENTIABLE = (
     "denoiser must be differentiable in its input, but its result does not depend on it (is it decorated with "
     "torch.no_grad, or detached?); only direction='score' and DiffPure can do without, where no gradient is asked for"
 )
 
-WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used again: let it work on a copy"
+_WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used again; let it work on a copy"
 
 
 class GradientTerms(NamedTuple):
-    """A gradient before it is summed, g = direct + sum_k per_draw_k, and the ERE at the same point."""
+    """The terms of a gradient g = direct + sum_k per_draw_k, and the ERE at the same point."""
 
     per_draw: Tensor  # [K, B, C, H, W]
     direct: Tensor | None  # [B, C, H, W]
@@ -41,23 +50,23 @@ def expected_reconstruction_error(
 ) -> Tensor:
     """Return R_K(x) = (1/K) sum_k ||x - D(x + sigma * xi_k, sigma)||^2 (M6) of every image.
 
-    Differentiable in ``x``, twice, where the denoiser is.
+    Differentiable in ``x``, twice if the denoiser is.
 
     Args:
         denoiser: see :class:`pursamere.denoisers.Denoiser`.
-        x: images, float [B, C, H, W]; any finite values.
+        x: images, float [B, C, H, W], with any finite values.
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
         micro_batch: images per call of the denoiser, see :class:`pursamere.Purifier`.
 
     Returns:
-        [B], in squared pixel units, float32 (float64 for a float64 ``x``).
+        [B], in squared pixel units, float32 (float64 if ``x`` is).
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: ``x`` is not [B, C, H, W] or not finite, ``sigma`` is not positive, or the denoiser returns another
-            shape, dtype or device than it was given, writes into its input, or has no derivative where one is needed.
-            A denoiser of which a part only is detached goes unnoticed here; purifiers check that.
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: ``x`` is not [B, C, H, W] or not finite; ``sigma`` is not positive; or the denoiser returns another
+            shape, dtype or device than it was given, writes into its input, or has no derivative although ``x``
+            requires a gradient. A denoiser that is only partly detached is not detected here; purifiers check that.
     """
     check_finite("x", check_tensor("x", x, rank=4))
     check_positive("sigma", sigma)
@@ -78,7 +87,15 @@ def expected_reconstruction_error(
 def ere_gradient(
     denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
 ) -> GradientTerms:
-    """Return the terms of grad R_K (M7): one forward and one backward pass of the network on K * B images."""
+    """Return grad R_K (M7): one forward and one backward pass of the network on K * B images.
+
+    Args:
+        denoiser: see :class:`pursamere.denoisers.Denoiser`.
+        x: images [B, C, H, W].
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the fixed draws.
+        create_graph: whether the result is differentiated in turn.
+    """
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         if not create_graph:
@@ -95,7 +112,10 @@ def ere_gradient(
 def score_gradient(
     denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
 ) -> GradientTerms:
-    """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network and no backward pass."""
+    """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network, no backward pass.
+
+    The arguments are those of :func:`ere_gradient`.
+    """
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma)
@@ -108,16 +128,16 @@ def score_gradient(
 def denoise(
     denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False, differentiable: bool = False
 ) -> Tensor:
-    """Return D(y, sigma) [N, C, H, W], checked as every result of a denoiser is.
+    """Return D(y, sigma) [N, C, H, W], with the checks that apply to every result of a denoiser.
 
     Args:
         denoiser: see :class:`pursamere.denoisers.Denoiser`.
         y: noisy images [N, C, H, W].
         sigma: standard deviation of their noise, in pixel units, positive.
-        twice: the result will be differentiated twice.
-        differentiable: raise if for autograd the result does not depend on ``y``.
+        twice: whether the result will be differentiated twice.
+        differentiable: raise if autograd sees no dependence of the result on ``y``.
     """
-    # Whatever it predicts, a call of it returns the denoised image.
+    # A plain function, so that the denoised image is asked for, whatever the denoiser predicts.
     _, denoised = _predict(lambda y, sigma: denoiser(y, sigma), y, sigma, twice=twice)
     if differentiable:
         _check_depends_on(denoised, y)
@@ -125,13 +145,13 @@ def denoise(
 
 
 def _check_depends_on(prediction: Tensor, y: Tensor) -> None:
-    """Refuse a denoiser without a graph: it would pass for a constant, and the gradient be wrong."""
+    """Refuse a denoiser without a graph, whose derivative autograd would take for zero."""
     if not depends_on(prediction, y):
         raise ValueError(NOT_DIFFERENTIABLE)
 
 
 def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph: bool = False) -> Tensor:
-    """The vector-Jacobian product of the denoiser."""
+    """Return the vector-Jacobian product of the denoiser."""
     pulled_back = None
     if prediction.requires_grad:
         with explained_derivative():
@@ -143,28 +163,28 @@ def _pull_back(prediction: Tensor, y: Tensor, cotangent: Tensor, *, create_graph
 
 @contextmanager
 def _explained(y: Tensor) -> Iterator[None]:
-    """Inside the block, which runs the denoiser on ``y``, two errors of PyTorch's say what to change."""
+    """Context manager that runs the denoiser on ``y`` and explains two of PyTorch's errors."""
     try:
         yield
     except RuntimeError as error:
         if "in-place operation" in str(error):
-            raise ValueError(f"{WRITES_INTO_ITS_INPUT} ({error})") from error
+            raise ValueError(f"{_WRITES_INTO_ITS_INPUT} ({error})") from error
         if y.dtype != torch.float32 and re.search(r"dtype|[Tt]ype \(|scalar type", str(error)):
             raise TypeError(
-                f"the denoiser can't take {y.dtype} images: convert them, with x.float() for example, or the denoiser "
+                f"the denoiser can't take {y.dtype} images: convert them, for example with x.float(), or the denoiser "
                 f"({error})"
             ) from error
         raise
 
 
 def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
-    """What the denoiser predicts, and its kind; ``twice`` for a result that will be differentiated twice."""
+    """Return the kind of the denoiser's prediction and the prediction, which may be differentiated ``twice``."""
     kind, predict = prediction_of(denoiser)
     version = None if y.is_inference() else y._version
     with DifferentiableAttention() if twice else nullcontext(), _explained(y):
         prediction = predict(y, sigma)
     if version is not None and y._version != version:
-        raise ValueError(WRITES_INTO_ITS_INPUT)
+        raise ValueError(_WRITES_INTO_ITS_INPUT)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
     for what in ("shape", "dtype", "device"):

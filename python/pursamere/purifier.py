@@ -16,13 +16,15 @@ from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 from .stepping import IterativePurifier, NetworkPasses, StepMode, descend
 
+__all__ = ["DIRECTIONS", "PurificationTrace", "Purifier"]
+
 DIRECTIONS = {"ere": ere_gradient, "score": score_gradient}
-DEFAULT_GRADIENT_FACTOR = 0.25
+_DEFAULT_GRADIENT_FACTOR = 0.25
 
 
 @dataclass(frozen=True)
 class PurificationTrace:
-    """What a purification did, step by step; index 0 is the input, index ``steps`` the result.
+    """The steps of a purification; index 0 is the input and index ``steps`` the result.
 
     Attributes:
         images: x_t, [steps + 1, B, C, H, W].
@@ -38,32 +40,39 @@ class PurificationTrace:
 
 
 class Purifier(IterativePurifier):
-    """Moves images to a nearby point where the expected reconstruction error is small and flat.
+    """Moves images to a nearby point where the expected reconstruction error R_K is small and flat.
 
-    ``purifier(x)`` takes images, float [B, C, H, W] in [0, 1], and returns images of the same shape, dtype and device.
-    It is deterministic: a sample's result has the same bits in every run and in every batch. The default parameters are
-    our choice, not the paper's. It has no training mode, and switches the denoiser to evaluation mode.
+    ``purifier(x)`` maps images, float [B, C, H, W] in [0, 1], to images of the same shape, dtype and device, by
+    sharpness-aware minimization (M8): starting from x_0 = x, for t = 0, ..., ``steps`` - 1,
+
+        g = grad R_K(x_t)
+        g = grad R_K(x_t + ascent_radius g / ||g||)
+        x_{t+1} = clip_[0,1](P(x_t - step_size u(g)))
+
+    P projects onto the ball around x, and u is the step rule. The result is deterministic, with the same bits in every
+    run and in every batch. Attributes are read-only. There is no training mode; the denoiser is switched to evaluation
+    mode. ``sigma`` and ``radius`` depend on the data; defaults of the other settings are our choice, not the paper's.
 
     Args:
         denoiser: any callable ``(y [N, C, H, W], sigma) -> [N, C, H, W]``, see :class:`pursamere.denoisers.Denoiser`.
         sigma: standard deviation of the noise, in pixel units, positive.
-        steps: number of SAM steps, from 0 to 100,000.
-        step_size: eta of M8: the L2 length of a step for ``step_rule="unit"`` (by default, twice the L2 length of the
-            neighborhood's farthest point divided by ``steps``), a factor for ``"gradient"`` (by default 0.25), a
-            change per pixel for ``"sign"`` (by default 2 ``radius`` / ``steps``).
-        ascent_radius: rho of M8, an L2 length per sample in pixel units; 0 for plain descent.
-        radius: of the neighborhood around the input, in pixel units; infinity for none but the pixel range.
-        norm: shape of the neighborhood, "linf" or "l2".
-        step_rule: what a step follows: the "unit" gradient, the "gradient", or its "sign".
-        direction: "ere" for the gradient of the expected reconstruction error (the paper's), or "score" for the mean
-            score (M10), which runs no backward pass.
-        noise: the fixed draws; by default ``GaussianNoise()``, 8 antithetic draws.
+        radius: radius of the ball around the input, in pixel units; infinity for no ball, only the pixel range.
+        norm: norm of the ball, "linf" or "l2".
+        steps: number of steps, from 0 to 100,000.
+        step_rule: what a step follows: the "unit" gradient g / ||g||_2, the "gradient", or its "sign".
+        step_size: the L2 length of a step for ``step_rule="unit"`` (default: twice the L2 distance from the center of
+            the ball to its farthest point, divided by ``steps``); a factor for ``"gradient"`` (default: 0.25); a change
+            per pixel for ``"sign"`` (default: ``2 * radius / steps``).
+        ascent_radius: L2 length of the ascent per sample, in pixel units; 0 for plain descent.
+        direction: "ere", the paper's, for the gradient of the expected reconstruction error, or "score" for the mean
+            score (M10), which needs no backward pass.
+        noise: the fixed draws; default ``GaussianNoise()``, 8 antithetic draws.
         micro_batch: images per call of the denoiser, see :class:`pursamere.IterativePurifier`.
-        invariance: what to do when the denoiser mixes images, see there.
+        invariance: what to do if the denoiser mixes images, see :class:`pursamere.IterativePurifier`.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
 
     _parameters_shown = ("sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "step_rule", "direction")
@@ -74,11 +83,11 @@ class Purifier(IterativePurifier):
         *,
         sigma: float,
         radius: float,
+        norm: str = "linf",
         steps: int = 5,
+        step_rule: str = "unit",
         step_size: float | None = None,
         ascent_radius: float = 0.05,
-        norm: str = "linf",
-        step_rule: str = "unit",
         direction: str = "ere",
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
@@ -103,12 +112,12 @@ class Purifier(IterativePurifier):
 
     @property
     def network_passes(self) -> NetworkPasses:
-        """The network passes that purifying one image takes, without those for its gradient."""
+        """The network passes for purifying one image, without those for its gradient."""
         passes = self.steps * self.noise.draws * (2 if self.ascent_radius > 0 else 1)
         return NetworkPasses(passes, passes if self.direction == "ere" else 0)
 
     def _step(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
-        """Return x_{t+1} of M8, from x_t and the input, for one micro-batch."""
+        """Return x_{t+1}, from x = x_t and the input, for one micro-batch."""
         g = self._gradient(x, mode)
         if self.ascent_radius > 0:
             ascended, _ = functional.accumulate_ascend(x, g.per_draw, g.direct, self.ascent_radius)
@@ -138,13 +147,16 @@ class Purifier(IterativePurifier):
         return (0,)  # all steps are alike
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
-        # The gradient, rather than the step: whether the denoiser is right must not depend on the step size.
+        # The gradient instead of the step, so that the checks do not depend on the step size.
         g = self._gradient(images, mode)
         return (g.per_draw.transpose(0, 1), *(() if g.direct is None else (g.direct,)))
 
     @eager_only
     def trace(self, x: Tensor) -> PurificationTrace:
-        """Purify ``x`` and return every step's image, ERE, gradient norm and displacement; raises what a call does."""
+        """Purify ``x`` and return the image, ERE, gradient norm and displacement of every step.
+
+        Raises what :meth:`forward` raises.
+        """
         x = self._checked_input(x).detach()
         with self._in_network(x.device, grad=False):
             self._check_network(x)
@@ -164,7 +176,7 @@ class Purifier(IterativePurifier):
         if self.step_size is not None:
             return self.step_size
         if self.step_rule == "gradient":
-            return DEFAULT_GRADIENT_FACTOR
+            return _DEFAULT_GRADIENT_FACTOR
         if self.step_rule == "unit" and self.norm == "linf":
             return 2 * self.radius * math.sqrt(math.prod(x.shape[1:])) / self.steps
         return 2 * self.radius / self.steps

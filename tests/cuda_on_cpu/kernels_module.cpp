@@ -2,7 +2,6 @@
 // for CUDA in shim/.
 #include "cuda/kernels.h"
 #include "ops.h"
-#include "schemas.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-"""The sets of images that an attacker may choose from, and how to move in them."""
+"""The images an attacker may choose from, steps within them, and checks of an attack's arguments."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import NotFiniteError, check_choice, check_images, check_logits, check_positive
+
+__all__ = ["NORMS", "Ball", "check_labels", "check_problem", "logits_of"]
 
 NORMS = ("linf", "l2")
 
@@ -19,11 +21,11 @@ class Ball:
         self.center = center
 
     def rows(self, rows: Tensor) -> Ball:
-        """The balls of some of the samples."""
+        """The balls around some of the samples."""
         return Ball(self.norm, self.eps, self.center[rows])
 
     def random(self, generator: torch.Generator) -> Tensor:
-        """Uniform in the ball before the clip to [0, 1]; drawn on the CPU, so the same on every device."""
+        """Uniform in the ball, then clipped to [0, 1]. Drawn on the CPU, so the same on every device."""
         x = self.center
         if self.norm == "linf":
             offset = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 1
@@ -34,12 +36,12 @@ class Ball:
         return self.project(x + self.eps * _columns(radius, x) * _unit(offset))
 
     def step(self, x: Tensor, gradient: Tensor, length: float) -> Tensor:
-        """From ``x`` up the gradient: ``length`` in every pixel for "linf", in L2 length for "l2"."""
+        """Step from ``x`` up the gradient: by ``length`` in every pixel for "linf", by that L2 length for "l2"."""
         direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
         return self.project(x + length * direction)
 
     def project(self, x: Tensor) -> Tensor:
-        """The ball first, then the pixel range; that brings no image away from its center."""
+        """Project onto the ball, then clip to [0, 1]; the clip never leaves the ball, whose center is in [0, 1]."""
         if self.norm == "linf":
             low, high = (self.center - self.eps).clamp(0, 1), (self.center + self.eps).clamp(0, 1)
             return torch.minimum(torch.maximum(x, low), high)
@@ -49,7 +51,7 @@ class Ball:
 
 
 def check_problem(images: Tensor, labels: Tensor) -> Tensor:
-    """Return images [B, C, H, W] in [0, 1], see ``check_images``, that have a label each, on the same device."""
+    """Return ``images`` as :func:`check_images` does, and require an int64 label for each on the same device."""
     images = check_images("images", images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
@@ -62,19 +64,19 @@ def check_problem(images: Tensor, labels: Tensor) -> Tensor:
 
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
-    """Run the model and check what it returns."""
+    """Run the model and check its logits; half types are returned as float32."""
     logits = check_logits("model", model(images), images)  # type: ignore[operator]
     check_labels(labels, logits.shape[1])
     if not bool(torch.isfinite(logits.detach()).all()):
-        # A margin that is NaN is neither a success nor a failure, and would pass for a robust sample.
+        # A NaN margin is neither a success nor a failure; the sample would count as robust.
         raise NotFiniteError("model returned NaN or infinity")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
-    """Require that there are at least 2 classes, and that every label is one of them."""
+    """Require at least 2 classes, and labels among them."""
     if classes < 2:
-        raise ValueError(f"model must tell at least 2 classes apart, got {classes}")
+        raise ValueError(f"model must have at least 2 classes, got {classes}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels must be in [0, {classes}), got [{int(labels.min())}, {int(labels.max())}]")
 
@@ -88,7 +90,7 @@ def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def _unit(offset: Tensor) -> Tensor:
-    """Every sample divided by its L2 norm; 0 where it is 0. Scaled first, since squares of small numbers are lost."""
+    """Every sample divided by its L2 norm; 0 where it is 0. Scaled first, so that no square underflows."""
     largest = _columns(offset.flatten(1).abs().amax(dim=1), offset) if offset.numel() else offset
     scaled = torch.where(largest > 0, offset / largest, 0.0)
     return torch.where(largest > 0, scaled / _columns(_length(scaled), scaled), 0.0)

@@ -1,4 +1,4 @@
-"""What every attack of the package pyautoattack needs around it."""
+"""Runs attacks of the package pyautoattack without side effects."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ from pursamere._validation import NotFiniteError
 from ._balls import logits_of
 from .attack import Model
 
+__all__ = [
+    "NORMS",
+    "OwnGradient",
+    "Wrapped",
+    "as_float32",
+    "check_gradient",
+    "check_size",
+    "isolated",
+    "outside",
+    "package",
+]
+
 NORMS = {"linf": "Linf", "l2": "L2"}
 _ONE_AT_A_TIME = threading.RLock()
 _entered: list[_Factories] = []
@@ -32,13 +44,13 @@ def package(module: str) -> Any:
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """Keep what the package does inside the block, and what it did before, from having effects elsewhere.
+    """Contain the side effects of the package in the block.
 
-    It seeds PyTorch's global generators and draws from them, makes tensors on the default device and of the default
-    dtype (inside the block, ``device`` and float32), ends the caller's tracing (a debugger's, a coverage tool's), and
-    counts the calls by which it recognizes a dynamic defense in a dictionary of its module, which it never resets. One
-    thread at a time is let in, since generators and dictionary belong to the process: a model under attack must not
-    wait for another thread that attacks too.
+    The package seeds and draws from PyTorch's global generators, creates tensors on the default device with the default
+    dtype (inside the block: on ``device``, float32), ends the caller's tracing (of a debugger or a coverage tool), and
+    detects dynamic defenses by a module-level dictionary of call counts that it never resets. Generators and dictionary
+    are global, so only one thread runs the block at a time: a model under attack must not wait for another thread that
+    attacks too.
     """
     calls = package("checks").funcs
     with _ONE_AT_A_TIME:
@@ -62,7 +74,7 @@ def isolated(device: torch.device) -> Iterator[None]:
 
 
 class _Factories(TorchFunctionMode):
-    """Inside the block, tensors that this thread makes are on ``device``, and float32 where no dtype is asked for."""
+    """Creates this thread's tensors on ``device`` and as float32, unless device or dtype are given."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -71,13 +83,13 @@ class _Factories(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run ``func``, with the device and the dtype where it has a default of them."""
+        """Run ``func`` with its default device and dtype replaced."""
         kwargs = dict(kwargs or {})
         if func in _MAKE_TENSORS and kwargs.get("device") is None:
             kwargs["device"] = self.device
         if func in _MAKE_FLOATS and kwargs.get("dtype") is None:
             kwargs["dtype"] = torch.float32
-        self.active = False  # PyTorch has left the mode, also for what torch.autograd.grad runs
+        self.active = False  # PyTorch leaves the mode meanwhile, also in what torch.autograd.grad runs
         try:
             return func(*args, **kwargs)
         finally:
@@ -90,7 +102,7 @@ _MAKE_TENSORS = _MAKE_FLOATS | {torch.arange, torch.full, torch.randint, torch.r
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Inside the block, which runs the model, this thread is as it was outside :func:`isolated`."""
+    """Suspend :func:`isolated` in this thread while the block runs the model."""
     mode = _entered[-1] if _entered else None
     if mode is None or not mode.active or mode.thread != threading.get_ident():
         yield
@@ -106,8 +118,8 @@ def outside() -> Iterator[None]:
 
 @contextmanager
 def _seeds_for_later_kept() -> Iterator[None]:
-    """Undo that a seed for all devices also waits for CUDA to be initialized, where it has not been."""
-    waiting = getattr(torch.cuda, "_lazy_seed_tracker", None)  # private: where it is missing, the seed stays
+    """Restore the seed that PyTorch keeps for CUDA until CUDA is initialized."""
+    waiting = getattr(torch.cuda, "_lazy_seed_tracker", None)  # private; if it is missing, the seed stays changed
     before = dict(vars(waiting)) if waiting is not None else {}
     try:
         yield
@@ -117,15 +129,15 @@ def _seeds_for_later_kept() -> Iterator[None]:
 
 
 class OwnGradient(torch.autograd.Function):
-    """``function(x)``, of which the backward pass reaches ``x`` alone.
+    """``function(x)`` whose backward pass reaches only ``x``.
 
-    FAB calls ``backward``, which would leave gradients in every parameter behind ``function``. Both passes run
+    FAB calls ``backward``, which would accumulate gradients in the parameters of ``function``. Both passes run
     :func:`outside`.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run the function with its graph."""
+        """Run the function and keep its graph."""
         with torch.enable_grad(), outside():
             ctx.x = x.detach().requires_grad_()
             ctx.value = function(ctx.x)
@@ -137,7 +149,7 @@ class OwnGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        """Differentiate; the package may ask for one class after the other."""
+        """Differentiate; the package may do so once per class."""
         with outside():
             (gradient,) = torch.autograd.grad(ctx.value, ctx.x, v, retain_graph=True)
         check_gradient(gradient)
@@ -145,7 +157,7 @@ class OwnGradient(torch.autograd.Function):
 
 
 def check_gradient(gradient: Tensor) -> None:
-    """The package takes NaN for a zero, so that the attack would stand still and the sample look robust."""
+    """Raise if the gradient is not finite: the package replaces NaN by 0, and the sample would look robust."""
     if not bool(torch.isfinite(gradient).all()):
         raise NotFiniteError("the gradient of the model is NaN or infinite")
 
@@ -158,7 +170,7 @@ class Wrapped(nn.Module):
         self.model, self.dtype, self.called = model, dtype, called
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of ``x``, in which the package may leave [0, 1] by a rounding error."""
+        """Return the logits of ``x``, which may be outside [0, 1] by a rounding error of the package."""
         self.called()
         if not (x.requires_grad and torch.is_grad_enabled()):
             with outside():
@@ -172,24 +184,24 @@ class Wrapped(nn.Module):
 
 
 def as_float32(images: Tensor) -> Tensor:
-    """What the package is handed: float32, and contiguous, since it takes views of it."""
+    """A copy for the package: float32, and contiguous since the package takes views of it."""
     return images.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def check_size(images: Tensor, norm: str) -> None:
-    """Refuse images of a size at which the package's Square fails: in the L2 norm its first pattern must fit."""
+    """Refuse images too small for the package's Square; in the L2 norm its first pattern must fit."""
     height, width = images.shape[2:]
     reason = _square_fails(height, width, norm)
     if reason is not None:
         raise ValueError(
-            f"images must have a size that Square of the package pyautoattack can take, got {height} x {width} for "
-            f"norm={norm!r}, where it fails ({reason}): pad them inside the model, or leave Square out"
+            f"images must have a size that Square of the package pyautoattack supports, got {height} x {width} for "
+            f"norm={norm!r} ({reason}): pad them inside the model, or leave Square out"
         )
 
 
 @functools.cache
 def _square_fails(height: int, width: int, norm: str) -> str | None:
-    """Try it: its queries have all sizes of squares on the schedule for one query in 400."""
+    """Try it with 25 queries, whose squares have all sizes of the schedule for 10,000."""
     attack = package("square").SquareAttack(_Constant(), n_queries=25, eps=0.1, norm=NORMS[norm], seed=0)
     cpu = torch.device("cpu")
     try:

@@ -42,15 +42,15 @@ def apgd(
 ) -> Tensor:
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
-    PGD with momentum whose step size halves where the loss no longer rises. The steps are pyautoattack's (the extra
-    ``evaluation``), in float32; the random starts, what is kept and when a sample is left alone are as in :func:`pgd`,
-    as are the arguments, but for ``steps``: the model is differentiated ``steps + 1`` times in a restart.
+    PGD with momentum that halves the step size when the loss stops rising. The steps are pyautoattack's (extra
+    ``evaluation``), in float32. Random starts, the choice of iterates, early stopping and the arguments are those of
+    :func:`pgd`, except that a restart differentiates the model ``steps + 1`` times.
 
     Raises:
         MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
-        RuntimeError: logits or gradients are NaN or infinite.
+        NotFiniteError: logits or gradients are NaN or infinite.
     """
     images = check_problem(images, labels)
     check_integer("steps", steps, low=1)
@@ -70,7 +70,7 @@ def apgd(
         observe(seen.best_margin, None)
     with isolated(images.device):
         for restart in range(restarts):
-            # Drawn for the whole batch: a start does not depend on which samples fell before.
+            # Drawn for the whole batch, so that a start does not depend on which samples have fallen.
             start = ball.random(generator)
             rows = seen.rows = seen.left()
             seen.progress = progress
@@ -84,7 +84,7 @@ def apgd(
                 attack.dlr_loss = negative_margin
             if loss == TARGETED_DLR:
                 attack.y_target = likeliest_wrong_class(clean_logits, labels, restart)[rows]
-            # It would tell of zero gradients, which are those of the samples that are left alone.
+            # Silences warnings of zero gradients, which are those of samples no longer attacked.
             attack.logger = logging.Logger("pursamere.apgd", logging.CRITICAL)
             attack.init_hyperparam(images)
             seen.calls = 0
@@ -112,14 +112,14 @@ class APGD(GradientAttack):
 
 
 class _AllFound(Exception):  # noqa: N818 (it is no error)
-    """Ends a run of the package, which goes on when every sample is misclassified."""
+    """Ends a run of the package, which would go on when all samples are misclassified."""
 
 
 class _Seen:
-    """The model as the package sees it; of each sample it keeps the image of the smallest margin.
+    """The model as the package sees it, which keeps the image of the smallest margin for each sample.
 
-    With ``stop_at_success`` the model no longer runs on samples that are misclassified. Their logits are zero then,
-    and so are the gradients, which moves no other sample.
+    With ``stop_at_success`` the model does not run on misclassified samples. Their logits and gradients are zero
+    instead, which affects no other sample.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class _Seen:
         if here is not None and len(here) == 0:
             raise _AllFound
         rows = self.rows if here is None else self.rows[here]
-        # The package's last bits may leave the ball. Its gradient is nevertheless that at what the model saw: the
-        # projection's own would be zero wherever a pixel is just outside.
+        # The package may leave the ball by a rounding error. The gradient is taken as if the projection were the
+        # identity: its own derivative would be zero wherever a pixel is just outside.
         seen = (x if here is None else x[here]).to(self.ball.center.dtype)
         images = GradientOf.apply(seen, self.ball.rows(rows).project(seen.detach()))
         answers = self.labels[rows]
@@ -160,7 +160,7 @@ class _Seen:
         self.best_margin[rows[better]] = found[better].to(self.best_margin.dtype)
         if x.requires_grad:
             x.register_hook(lambda gradient: self._saw(gradient if here is None else gradient[here]))
-        if self.calls:  # the first call is the start, from which no step has been taken
+        if self.calls:  # the first call is the start, before any step
             self.progress(1)
         self.calls += 1
         logits = logits.to(x.dtype)

@@ -39,9 +39,10 @@ def autoattack(
 ) -> Tensor:
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
-    The standard version: APGD-CE, targeted APGD-DLR and targeted FAB against up to 9 other classes, and Square, each on
-    the samples that withstood the ones before. Images that withstand all are returned as they were. With fewer than
-    the four classes that the targeted DLR loss needs, APGD-DLR (for three) or nothing, and untargeted FAB, stand in.
+    The standard version: APGD-CE, targeted APGD-DLR and targeted FAB against up to 9 classes, and Square, each on the
+    samples that withstood those before. Images that withstand all are returned unchanged. With fewer than the four
+    classes that the targeted DLR loss needs, APGD-DLR (three classes) or nothing (two) takes the place of APGD-T, and
+    untargeted FAB that of targeted FAB.
 
     Args:
         model: images [N, C, H, W] to logits [N, classes].
@@ -49,20 +50,20 @@ def autoattack(
         labels: [B], int64.
         eps: radius of the ball in pixel units.
         norm: "linf" or "l2".
-        seed: of the random starts.
-        batch_size: samples attacked together. What is found for one depends on the others in the last resort: the
-            package draws its starts for a batch.
-        queries: of Square.
-        on_warning: gets the warnings of the package's own checks (random or dynamic defense, zero gradients, Square
-            having found what the others missed); by default they are given as ``RuntimeWarning``. A purifier is taken
-            for a dynamic defense, since it differentiates inside; the warning is left out for a
-            :class:`pursamere.PurifiedClassifier`, whose gradients account for that.
+        seed: seed of the random starts.
+        batch_size: samples attacked together. Results depend on batch composition, since the package draws its starts
+            per batch.
+        queries: queries of Square per sample.
+        on_warning: called with each warning of the package's own checks (random or dynamic defense, zero gradients,
+            samples that fell to Square only); by default a ``RuntimeWarning``. The package takes a purifier for a
+            dynamic defense because it differentiates internally; that warning is dropped for a
+            :class:`pursamere.PurifiedClassifier`, whose gradients account for it.
 
     Raises:
         MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits.
-        RuntimeError: logits are NaN or infinite.
+        NotFiniteError: logits or gradients are NaN or infinite.
     """
     images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
@@ -118,7 +119,7 @@ class AutoAttack(Attack):
 
     @property
     def work(self) -> int:
-        """As if a query cost as much as a gradient; Square makes the most of them."""
+        """Square's queries, which are the bulk of it."""
         return self.queries
 
     def check_images(self, images: Tensor, norm: str) -> None:
@@ -133,14 +134,14 @@ class AutoAttack(Attack):
 
 
 class _Flags(logging.Logger):
-    """Hands on the package's warnings."""
+    """Passes on the package's warnings."""
 
     def __init__(self, on_warning: Callable[[str], None], purifies: bool) -> None:
         super().__init__("pursamere.autoattack", logging.WARNING)
         self.on_warning, self.purifies = on_warning, purifies
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Pass the message on, but for what has been seen to: a purifier's own gradient, and too few classes."""
+        """Pass the message on, unless it is about what is taken care of: a purifier's gradient, too few classes."""
         message = record.getMessage()
         answered = "with only" in message or (self.purifies and "dynamic defense" in message)
         if not answered:

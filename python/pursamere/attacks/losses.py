@@ -1,4 +1,4 @@
-"""What an attack makes as large as it can: functions of logits [B, classes] and labels [B], with a value per sample."""
+"""Losses that attacks maximize: functions of logits [B, classes] and labels [B] with a value per sample."""
 
 from __future__ import annotations
 
@@ -8,11 +8,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+__all__ = [
+    "FEWEST_CLASSES",
+    "LOSSES",
+    "TARGETED_DLR",
+    "cross_entropy",
+    "difference_of_logits_ratio",
+    "likeliest_wrong_class",
+    "loss_of_restart",
+    "margin",
+    "negative_margin",
+    "targeted_difference_of_logits_ratio",
+]
+
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far each sample [B] is from being misclassified: the true class's logit minus the largest other logit.
+    """The true class's logit minus the largest other logit, [B]; negative if misclassified.
 
-    Unlike the cross-entropy it does not saturate for confident classifiers, so its gradient never vanishes.
+    Unlike the cross-entropy it does not saturate for confident classifiers, so its gradient does not vanish.
     """
     true = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
@@ -25,9 +38,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """The DLR loss of Croce and Hein (ICML 2020), [B]: minus the margin, over the gap between first and third logit.
+    """The DLR loss of Croce and Hein (ICML 2020), [B]: minus the margin, over the largest minus the third logit.
 
-    Neither shifting nor scaling the logits changes it.
+    It is invariant to shifting and scaling the logits.
 
     Raises:
         ValueError: there are fewer than three classes.
@@ -39,9 +52,9 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The targeted DLR loss of Croce and Hein (ICML 2020), [B]: largest where the class ``targets`` [B] wins.
+    """The targeted DLR loss of Croce and Hein (ICML 2020), [B], for target classes ``targets`` [B].
 
-    Minus the true class's logit less the target's, over the gap between the first and the mean of third and fourth.
+    The target's logit minus the true class's, over the largest logit minus the mean of the third and the fourth.
 
     Raises:
         ValueError: there are fewer than four classes.
@@ -54,7 +67,7 @@ def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets:
 
 
 def likeliest_wrong_class(logits: Tensor, labels: Tensor, rank: int) -> Tensor:
-    """The class [B] with the largest logit but the true one for ``rank`` 0, the next for 1, and so on, cyclically."""
+    """The wrong class [B] with the largest logit for ``rank`` 0, the next for 1, and so on, cyclically."""
     wrong = logits.scatter(1, labels[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)
     return wrong[:, rank % (logits.shape[1] - 1)]
 
@@ -66,14 +79,14 @@ def negative_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES = {"margin": negative_margin, "cross_entropy": cross_entropy, "dlr": difference_of_logits_ratio}
 TARGETED_DLR = "targeted_dlr"
-# All names of losses, with the number of classes that each needs.
+# Number of classes that each loss needs.
 FEWEST_CLASSES = {"margin": 2, "cross_entropy": 2, "dlr": 3, TARGETED_DLR: 4}
 
 
 def loss_of_restart(name: str, clean_logits: Tensor, labels: Tensor, restart: int) -> Callable[..., Tensor]:
-    """The function of (logits, rows) that a restart ascends, ``rows`` being the samples that the logits are of.
+    """The loss that a restart maximizes, a function of logits and the rows (samples) that they belong to.
 
-    For "targeted_dlr" every restart aims at the next likely wrong class of the images as they are.
+    For "targeted_dlr" each restart targets the next likeliest wrong class of the clean images.
     """
     if name != TARGETED_DLR:
         return lambda logits, rows: LOSSES[name](logits, labels[rows])

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., ICLR 2018), with random restarts and a step size that falls to zero."""
+"""Projected gradient descent (Madry et al., ICLR 2018) with random restarts and a decaying step size."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def pgd(
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
     Ascends the loss from a uniformly random start, by the sign of its gradient for "linf" and by the unit gradient for
-    "l2", with a step size that falls from ``eps / 2`` (more for less than 7 steps, so that the whole ball can be
-    reached) to 0 along a half cosine. Every iterate of every restart is a legal adversarial image, so for each sample
-    the one with the smallest margin is returned, whatever the loss, or with ``stop_at_success`` the first that is
-    misclassified. An image that is misclassified as it is counts as found.
+    "l2". The step size falls from ``eps / 2`` (more for fewer than 7 steps, so that every point of the ball is within
+    reach) to 0 along a half cosine. Of all iterates of all restarts, the one with the smallest margin is returned for
+    each sample, whatever the loss, or with ``stop_at_success`` the first one that is misclassified. Misclassified
+    images are returned unchanged.
 
     Args:
         model: images [N, C, H, W] to logits [N, classes]; rows must not influence one another.
@@ -52,21 +52,22 @@ def pgd(
         eps: radius of the ball in pixel units.
         steps: gradient steps of each restart, at least 1.
         norm: "linf" or "l2".
-        loss: "margin", "cross_entropy", "dlr", or "targeted_dlr", with which every restart aims at another class, the
+        loss: "margin", "cross_entropy", "dlr", or "targeted_dlr", with which each restart targets another class, the
             likeliest wrong one first.
-        restarts: random starts, at least 1.
-        seed: of the starts; the same on every device.
+        restarts: number of random starts, at least 1.
+        seed: seed of the starts, which are the same on every device.
         penalty: subtracted from the loss, images [N, C, H, W] to [N]: :func:`ere_penalty`.
-        stop_at_success: leave a sample alone once it is misclassified, which saves time and, if rows do not influence
-            one another, changes no outcome; without it the attack goes on to push the sample deep into a wrong class,
-            so that it transfers better.
-        progress: called with numbers of gradient steps done, ``restarts * steps`` in total.
-        observe: sees what the attack has reached after every evaluation of the model, ``steps + 1`` in a restart.
+        stop_at_success: stop attacking a sample once it is misclassified. This saves time and, if samples do not
+            influence one another, changes no outcome; without it the attack pushes samples deep into a wrong class,
+            where they transfer better.
+        progress: called with the number of gradient steps done, ``restarts * steps`` in total.
+        observe: called after every forward pass of the model, ``steps + 1`` per restart; see
+            :data:`pursamere.attacks.attack.Observer`.
 
     Raises:
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
-        RuntimeError: logits or gradients are NaN or infinite: the attack would be blind, and the sample look robust.
+        NotFiniteError: logits or gradients are NaN or infinite; a blind attack would make samples look robust.
     """
     images = check_problem(images, labels)
     images, labels = images.detach().clone(), labels.clone()
@@ -80,14 +81,14 @@ def pgd(
         clean_logits = logits_of(model, images, labels)
         clean = margin(clean_logits, labels)
     best, best_margin = images.clone(), torch.where(clean < 0, clean, math.inf)
-    rows = torch.arange(len(images), device=images.device)  # the samples under attack; ``current`` holds these only
+    rows = torch.arange(len(images), device=images.device)  # the samples under attack, which ``current`` holds
     if stop_at_success:
         rows = rows[clean >= 0]
     if len(rows) == 0:
         observe(best_margin, None)
     for restart in range(restarts):
         objective = loss_of_restart(loss, clean_logits, labels, restart)
-        # Drawn for the whole batch: a start does not depend on which samples fell before.
+        # Drawn for the whole batch, so that a start does not depend on which samples have fallen.
         current = ball.random(generator)[rows]
         left = steps
         for step in range(steps + 1):
@@ -100,7 +101,7 @@ def pgd(
                 value = objective(logits, rows)
                 if penalty is not None:
                     value = value - _checked(penalty(current), value)
-                total = value.sum()  # rows do not influence one another, so its gradient is every row's own
+                total = value.sum()  # its gradient is that of each row, since rows do not influence one another
             found = margin(logits.detach(), labels[rows])
             better = found < best_margin[rows]
             best[rows[better]] = current.detach()[better]
@@ -134,12 +135,12 @@ def _gradient(total: Tensor, images: Tensor) -> Tensor:
 
 
 def ere_penalty(purifier: Purifier, weight: float) -> Callable[[Tensor], Tensor]:
-    """Return the function: ``weight`` times the expected reconstruction error at an image, for :func:`pgd`.
+    """Return a penalty for :func:`pgd`: ``weight`` times the expected reconstruction error (ERE) of an image.
 
-    An attack that also keeps it small looks for adversarial images that the purifier has little reason to move.
+    With it, the attack looks for adversarial images that the purifier has little reason to move.
 
     Args:
-        purifier: whose denoiser, sigma and noise are used.
+        purifier: provides the denoiser, sigma and noise.
         weight: at least 0; the ERE is in squared pixel units.
     """
     scale = check_nonnegative("weight", weight)

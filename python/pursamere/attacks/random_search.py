@@ -1,4 +1,4 @@
-"""Random search: the weakest black-box attack, and so a check on the others, which must not find less."""
+"""Random search: the weakest black-box attack. An attack that finds less is broken, or misled."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def random_search(
     norm: str = "linf",
     seed: int = 0,
 ) -> Tensor:
-    """Return, of each image and ``queries`` random ones around it, the one with the smallest margin, [B, C, H, W].
+    """Return adversarial images [B, C, H, W]: of each image and random ones around it, that of smallest margin.
 
-    The random images lie on the ball's surface before the clip to [0, 1]: corners for "linf", uniform directions for
-    "l2". No gradient is taken.
+    The random images are corners of the ball for "linf" and uniform directions for "l2", clipped to [0, 1]. Takes no
+    gradients.
 
     Args:
         model: images [N, C, H, W] to logits [N, classes].
         images: [B, C, H, W] in [0, 1].
         labels: [B], int64.
         eps: radius of the ball in pixel units.
-        queries: random images for each sample, at least 1.
+        queries: random images per sample, at least 1.
         norm: "linf" or "l2".
-        seed: of the random images; the same on every device.
+        seed: seed of the random images, which are the same on every device.
 
     Raises:
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
         ValueError: an argument out of its range, or the model does not return logits.
-        RuntimeError: logits are NaN or infinite.
+        NotFiniteError: logits are NaN or infinite.
     """
     images = check_problem(images, labels)
     check_integer("queries", queries, low=1)
@@ -68,7 +68,7 @@ class RandomSearch(Attack):
     """:func:`random_search` as an attack of a protocol.
 
     Attributes:
-        queries: random images for each sample.
+        queries: random images per sample.
     """
 
     queries: int = 100

@@ -29,9 +29,10 @@ def square(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Return adversarial images [B, C, H, W] found by Square's random search, or the given ones; no gradient is taken.
+    """Return adversarial images [B, C, H, W] found by Square, or the given images where it found none.
 
-    Arguments and errors as for :func:`autoattack`; ``progress`` is called with numbers of queries made.
+    Takes no gradients. Arguments and errors are those of :func:`autoattack`; ``progress`` is called with the number of
+    queries made.
     """
     images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
@@ -53,7 +54,7 @@ def square(
         made += step
         progress(step)
 
-    # The size of the squares falls on a schedule for 10,000 queries, which the package rescales to ``queries``.
+    # The package rescales its schedule for the size of the squares to ``queries``.
     attack = module.SquareAttack(
         Wrapped(model, images.dtype, advance), n_queries=queries, eps=float(eps), norm=NORMS[norm], seed=seed
     )
@@ -69,7 +70,7 @@ class Square(Attack):
     """:func:`square` as an attack of a protocol.
 
     Attributes:
-        queries: forward passes for a sample.
+        queries: queries per sample.
     """
 
     queries: int = 5000

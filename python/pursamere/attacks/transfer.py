@@ -1,4 +1,4 @@
-"""Attacks found on other models, which need nothing of the one attacked but its answers."""
+"""Transfer attacks: adversarial images found on other models."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ def transfer(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Return, of each image and what :func:`pgd` finds for it on every source, the one of smallest margin on ``model``.
+    """Return adversarial images [B, C, H, W]: of each image and what :func:`pgd` finds on each source, the best one.
 
-    On a source the attack goes on after its success, deep into a wrong class, so that it transfers better.
+    The best one has the smallest margin on ``model``. On a source, PGD does not stop at success but pushes images deep
+    into a wrong class, where they transfer better.
 
     Args:
-        model: images [N, C, H, W] to logits [N, classes]; no gradient is taken.
+        model: images [N, C, H, W] to logits [N, classes]; only queried.
         images: [B, C, H, W] in [0, 1].
         labels: [B], int64.
-        sources: models of the same classes to attack in its place, differentiable.
+        sources: differentiable models of the same classes, attacked in place of ``model``.
         eps: radius of the ball in pixel units.
         steps: gradient steps on each source.
         norm: "linf" or "l2".
         loss: see :func:`pgd`.
-        seed: of the random starts.
-        progress: called with numbers of gradient steps done, ``steps`` for each source.
+        seed: seed of the random starts.
+        progress: called with the number of gradient steps done, ``steps`` for each source.
 
     Raises what :func:`pgd` raises.
     """

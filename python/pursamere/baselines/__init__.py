@@ -1,8 +1,7 @@
-"""Other purifiers, over the same denoisers and with the same gradient options, to compare with on equal terms.
+"""Other purifiers with the same denoisers and the same gradients, for fair comparisons.
 
-Each is a :class:`pursamere.IterativePurifier`: what is random in it is a pure function of a seed, so calls repeat bit
-for bit, and gradients are exact at a memory of one state a step. None of them is the authors' program: each docstring
-says what we took from where.
+Each is a :class:`pursamere.IterativePurifier`: its randomness is a pure function of a seed, so calls repeat bit for
+bit, and exact gradients store one state per step. None is the authors' code; each docstring names its sources.
 """
 
 from .diffpure import DiffPure

@@ -1,9 +1,9 @@
-"""Adam on a loss of the image, as steps that can be differentiated."""
+"""Adam on a loss of the image, in differentiable steps."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from pursamere.stepping import IterativePurifier, StepMode, in_pixel_range
 
 from ._randomness import single_draw
 
-BETAS = 0.9, 0.999
-EPSILON = 1e-8
-"""Those of torch.optim.Adam."""
+__all__ = ["AdamPurifier", "Loss", "mean_square"]
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # those of torch.optim.Adam
 
 
 class Loss(NamedTuple):
-    """A loss, and the tensor through which it depends on the network."""
+    """A loss and the network's input, through which the loss must depend on the network."""
 
     value: Tensor  # [m]
     noisy: Tensor  # [m, C, H, W]
@@ -31,24 +31,21 @@ class Loss(NamedTuple):
 class AdamPurifier(IterativePurifier):
     """Adam (Kingma and Ba, 2015) on :meth:`_loss`; the state [m, 3, C, H, W] is the image and its two moments.
 
-    The values are those of torch.optim.Adam, and the derivative of a step is finite everywhere. Where epsilon does not
-    count, the first step is a sign, whose derivative is zero, and later ones are not far from it: little of the exact
-    gradient passes through the steps. The state is float32 at least, also for images of a half type.
+    Values are those of torch.optim.Adam, and the derivative of a step is finite everywhere. Unless epsilon dominates,
+    the first step is a sign, whose derivative is zero, and later steps are close to one, so little of the exact
+    gradient passes through the steps. The state is at least float32, also for float16 and bfloat16 images.
+
+    Args:
+        denoiser: see :class:`pursamere.IterativePurifier`.
+        learning_rate: learning rate of Adam, positive.
+        noise: gives the seed.
+        **options: for :class:`pursamere.IterativePurifier`.
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        *,
-        steps: int,
-        learning_rate: float,
-        noise: GaussianNoise | None,
-        micro_batch: int | None,
-        invariance: str,
+        self, denoiser: Denoiser, *, learning_rate: float, noise: GaussianNoise | None, **options: Any
     ) -> None:
-        super().__init__(
-            denoiser, steps=steps, noise=single_draw(noise), micro_batch=micro_batch, invariance=invariance
-        )
+        super().__init__(denoiser, noise=single_draw(noise), **options)
         self.learning_rate = check_positive("learning_rate", learning_rate)
 
     @abstractmethod
@@ -56,7 +53,7 @@ class AdamPurifier(IterativePurifier):
         """Return the loss of every image of a micro-batch in step ``t``."""
 
     def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:
-        """Return ``x - change``, or that in a neighborhood of the input."""
+        """Return ``x - change``; subclasses may project it onto a ball around ``x0``."""
         return x - change
 
     def _initial(self, x0: Tensor, mode: StepMode) -> Tensor:
@@ -66,10 +63,10 @@ class AdamPurifier(IterativePurifier):
     def _step(self, t: int, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         x, first, second = state.unbind(1)
         gradient = self._gradient(t, x.to(x0.dtype), x0, mode).to(x.dtype)
-        first = BETAS[0] * first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
-        mean, variance = (moment / (1 - beta ** (t + 1)) for moment, beta in zip((first, second), BETAS, strict=True))
-        change = self.learning_rate * mean / (_root(variance) + EPSILON)
+        first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
+        second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient.square()
+        mean, variance = (moment / (1 - beta ** (t + 1)) for moment, beta in zip((first, second), _BETAS, strict=True))
+        change = self.learning_rate * mean / (_root(variance) + _EPSILON)
         return torch.stack((self._moved(x, x0.to(x.dtype), change, mode), first, second), dim=1)
 
     def _gradient(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
@@ -84,8 +81,8 @@ class AdamPurifier(IterativePurifier):
         return gradient
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
-        # The gradient, rather than the step, beside whose identity it may be small.
-        # The input is another tensor, and constant, as its derivative is one of the first order only.
+        # The gradient instead of the step, whose identity part would hide errors. The input x0 is a constant, since
+        # only a first derivative passes through it.
         return (self._gradient(t, images, torch.full_like(images, 0.5), mode),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
@@ -93,10 +90,9 @@ class AdamPurifier(IterativePurifier):
 
 
 def _root(variance: Tensor) -> Tensor:
-    """Return the square root, with the derivative 0 at 0.
+    """Return the square root, with derivative 0 at 0 instead of infinity.
 
-    A variance of 0 means that no gradient was other than 0; then so is the mean, by which what is missing would be
-    multiplied, while the infinite slope of the square root would make NaN of it.
+    A variance is 0 only if all gradients were 0. Then the mean is 0 too, and zero times infinity would be NaN.
     """
     positive = variance > 0
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)

@@ -1,45 +1,40 @@
-"""What the purifiers that noise an image and denoise it again have in common: where their noise comes from."""
+"""The noise of purifiers that add noise to an image and denoise it again."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pursamere import functional
 from pursamere._eager import eager_only
-from pursamere._validation import check_tensor
+from pursamere._validation import check_integer, check_tensor
 from pursamere.denoisers.protocol import Denoiser
 from pursamere.noise import GaussianNoise
 from pursamere.stepping import IterativePurifier, StepMode
 
 from ._randomness import derived, of_image, single_draw
 
+__all__ = ["DiffusionPurifier"]
+
 
 class DiffusionPurifier(IterativePurifier):
-    """Steps that take noise, the same in every call or, with ``fresh_noise``, the next of a sequence in every call.
+    """Base class whose steps add noise: the same in every call or, with ``fresh_noise``, the next of a sequence.
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
         steps: number of steps, from 1 to 100,000.
         noise: gives the seed; every step takes one draw.
-        fresh_noise: whether every call takes other noise.
-        micro_batch: see :class:`pursamere.IterativePurifier`.
-        invariance: see :class:`pursamere.IterativePurifier`.
+        fresh_noise: whether every call uses new noise.
+        **options: for :class:`pursamere.IterativePurifier`.
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        *,
-        steps: int,
-        noise: GaussianNoise | None,
-        fresh_noise: bool,
-        micro_batch: int | None,
-        invariance: str,
+        self, denoiser: Denoiser, *, steps: int, noise: GaussianNoise | None, fresh_noise: bool, **options: Any
     ) -> None:
-        super().__init__(
-            denoiser, steps=steps, noise=single_draw(noise), micro_batch=micro_batch, invariance=invariance
-        )
+        check_integer("steps", steps, low=1)
+        super().__init__(denoiser, steps=steps, noise=single_draw(noise), **options)
         if not isinstance(fresh_noise, bool):
             raise TypeError(f"fresh_noise must be a bool, got {type(fresh_noise).__name__}")
         self.random = fresh_noise
@@ -47,26 +42,25 @@ class DiffusionPurifier(IterativePurifier):
 
     @eager_only
     def forward(self, x: Tensor, gradient: str = "exact", image_ids: Tensor | None = None) -> Tensor:
-        """Return the purified images, as :meth:`pursamere.IterativePurifier.forward` does.
+        """Return the purified images, see :meth:`pursamere.IterativePurifier.forward`.
 
-        All images of a call share its noise, so their places in the batch don't matter. With ``image_ids`` the noise
-        differs between images, and their places still don't matter: images with different ids get independent noise,
-        and an image with its id has the same bits in any batch. Ids are the caller's, for instance the positions of the
-        images in a data set; :class:`pursamere.PurifiedClassifier` passes none.
+        All images of a call share its noise. With ``image_ids``, images with different ids get independent noise, and
+        an image with its id has the same bits in any batch. Ids are the caller's, for example positions in a data set;
+        :class:`pursamere.PurifiedClassifier` passes none.
 
         Args:
             x: images [B, C, H, W] in [0, 1].
             gradient: see :meth:`pursamere.IterativePurifier.forward`.
-            image_ids: [B], integers at least 0.
+            image_ids: integers [B], at least 0.
 
         Raises what that method raises, and:
-            TypeError: ``image_ids`` is no tensor of integers.
-            ValueError: ``image_ids`` is not [B], or holds a negative number.
+            TypeError: ``image_ids`` is not an integer tensor.
+            ValueError: ``image_ids`` is not [B], or has negative values.
         """
         return self._forward(x, gradient, None if image_ids is None else _checked_ids(image_ids, x))
 
     def reset(self, seed: int | None = None) -> None:
-        """Start the sequence of noises again, with another seed if one is given."""
+        """Restart the sequence of noises, with another seed if one is given."""
         if seed is not None:
             vars(self)["noise"] = single_draw(GaussianNoise(seed=seed))  # the attribute itself is read-only
         self._calls = 0
@@ -78,7 +72,7 @@ class DiffusionPurifier(IterativePurifier):
         return derived(self.noise, self._calls)
 
     def _noisy(self, x: Tensor, sigma: float, mode: StepMode, number: int) -> Tensor:
-        """Return ``x`` with the noise of that number, 0 before the first step and t + 1 in step t."""
+        """Return ``x`` plus noise; ``number`` is 0 before the first step and t + 1 in step t."""
         if mode.image_ids is None:
             return functional.perturb(x, sigma, derived(mode.noise, number))[0]
         noises = [derived(of_image(mode.noise, image_id), number) for image_id in mode.image_ids.tolist()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pursamere import functional
@@ -15,35 +17,37 @@ from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level
 from ._randomness import derived, uniform
 
+__all__ = ["LikelihoodMaximization"]
+
 
 class LikelihoodMaximization(AdamPurifier):
-    """Adam on the image x, in a neighborhood of the input, with another noise and noise level every step.
+    """Adam on the image x in a ball around the input, with new noise and a new noise level in every step.
 
     The loss, averaged over pixels, is
 
         (D(x + sigma_t xi, sigma_t) - x)^2,   sigma_t uniform in [sigma_min, sigma_max],
 
-    one draw of the expected reconstruction error, which bounds the likelihood that the diffusion model gives to x. It
-    is the purification by likelihood maximization of "Robust classification via a single diffusion model" (Chen et
-    al., arXiv 2305.15241), as we read the authors' public code, whose values the defaults are, in pixel units. The
-    image is put back into the ball and [0, 1] after every step; Adam's moments know nothing of that.
+    one draw of the expected reconstruction error, which bounds the diffusion model's likelihood of x. This is our
+    reading of the public code of "Robust classification via a single diffusion model" (Chen et al., arXiv 2305.15241);
+    the defaults are its values, in pixel units. The image is projected onto the ball and [0, 1] after every step, which
+    Adam's moments do not take into account.
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma_min: the smallest standard deviation of the noise, in pixel units, positive; by default 0.2, clipped to
-            the denoiser's ``sigma_range``.
-        sigma_max: the largest, at least ``sigma_min``; by default 0.3, clipped alike.
+        sigma_min: smallest standard deviation of the noise, in pixel units, positive. Default: 0.2, clipped to the
+            denoiser's ``sigma_range``.
+        sigma_max: largest one, at least ``sigma_min``. Default: 0.3, clipped likewise.
         steps: number of steps, from 0 to 100,000.
-        learning_rate: of Adam, about the change of a pixel in a step; positive.
-        radius: of the neighborhood, in pixel units; infinity for none but the pixel range.
-        norm: shape of the neighborhood, "linf" or "l2".
+        learning_rate: learning rate of Adam, about the change of a pixel in a step; positive.
+        radius: radius of the ball around the input, in pixel units; infinity for no ball, only the pixel range.
+        norm: norm of the ball, "linf" or "l2".
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
 
     _parameters_shown = ("sigma_min", "sigma_max", "steps", "learning_rate", "radius", "norm")
@@ -62,14 +66,8 @@ class LikelihoodMaximization(AdamPurifier):
         micro_batch: int | None = None,
         invariance: str = "warn",
     ) -> None:
-        super().__init__(
-            denoiser,
-            steps=steps,
-            learning_rate=learning_rate,
-            noise=noise,
-            micro_batch=micro_batch,
-            invariance=invariance,
-        )
+        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        super().__init__(denoiser, learning_rate=learning_rate, **shared)
         self.sigma_min = noise_level("sigma_min", sigma_min, denoiser, default=0.2)
         self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.3)
         if self.sigma_min > self.sigma_max:
@@ -79,7 +77,7 @@ class LikelihoodMaximization(AdamPurifier):
 
     @property
     def network_passes(self) -> NetworkPasses:
-        """The network passes that purifying one image takes, without those for its gradient."""
+        """The network passes for purifying one image, without those for its gradient."""
         return NetworkPasses(self.steps, self.steps)
 
     def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:

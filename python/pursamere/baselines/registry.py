@@ -1,4 +1,4 @@
-"""The baselines by name, and of equal cost."""
+"""The baselines by name, and baselines of a given cost."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .published_diffpure import PublishedDiffPure
 from .scoreopt_n import ScoreOptN
 from .scoreopt_o import ScoreOptO
 
+__all__ = ["BASELINES", "with_passes"]
+
 BASELINES: dict[str, Callable[..., IterativePurifier]] = {
     "diffpure": partial(DiffPure, fresh_noise=True),
     "diffpure_fixed_noise": DiffPure,
@@ -31,20 +33,20 @@ BASELINES: dict[str, Callable[..., IterativePurifier]] = {
 def with_passes(
     baseline: str | Callable[..., IterativePurifier], denoiser: Denoiser, passes: int, **options: Any
 ) -> IterativePurifier:
-    """Return a baseline that takes at most ``passes`` network passes for an image, and as many as it can.
+    """Return a baseline with as many steps as at most ``passes`` network passes per image allow.
 
-    Forward and backward passes count alike, and every draw counts; see ``IterativePurifier.network_passes``. Only the
-    number of steps is chosen: options that should depend on it, like a learning rate, are the caller's.
+    Forward and backward passes count alike, and every draw counts, see ``IterativePurifier.network_passes``. Only the
+    number of steps is chosen; options that should depend on it, like a learning rate, are up to the caller.
 
     Args:
         baseline: a name in :data:`BASELINES`, or a constructor that takes ``steps``, like :class:`pursamere.Purifier`.
-        denoiser: for the baseline.
-        passes: at least what one step takes.
-        **options: for the baseline, without ``steps``.
+        denoiser: the denoiser.
+        passes: network passes per image, at least those of one step.
+        **options: other options of the baseline.
 
     Raises:
-        TypeError: an argument of the wrong type, or ``steps`` among the options.
-        ValueError: ``passes`` is less than one step takes, or an argument is out of its range.
+        TypeError: an argument has the wrong type, or ``steps`` is given.
+        ValueError: ``passes`` is too small for one step, or an argument is out of range.
     """
     check_integer("passes", passes, low=1)
     if "steps" in options:

@@ -1,6 +1,8 @@
-"""ScoreOpt-O: optimize the image until the denoiser leaves it as it is (Zhang, Luo and Zhang, NeurIPS 2023)."""
+"""ScoreOpt-O: optimize the image until the denoiser leaves it unchanged (Zhang, Luo and Zhang, NeurIPS 2023)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,35 +18,37 @@ from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level
 from ._randomness import derived, uniform
 
+__all__ = ["ScoreOptO"]
+
 
 class ScoreOptO(AdamPurifier):
-    """Adam on the image x, which starts as the input x0, with another noise and noise level every step.
+    """Adam on the image x, which starts as the input x0, with new noise and a new noise level in every step.
 
     The loss, averaged over pixels, is
 
         (D(x + sigma_t xi, sigma_t) - x)^2
             + regularization * (D(x + sigma_t xi, sigma_t) - D(x0 + sigma_t xi', sigma_t))^2,
 
-    sigma_t uniform in ``sigma`` -+ ``spread``. The result is clipped to [0, 1]; nothing else keeps it near the input.
-    This is our reading of the authors' public code: its second term, there a comment, is their score regularization.
-    The defaults are values of that code for CIFAR-10, in pixel units.
+    with sigma_t uniform in ``sigma`` ± ``spread``. The result is clipped to [0, 1]; nothing else keeps it near the
+    input. This is our reading of the authors' public code; the second term, commented out there, is their score
+    regularization. The defaults are its values for CIFAR-10, in pixel units.
 
     Args:
         denoiser: see :class:`pursamere.IterativePurifier`.
-        sigma: mean standard deviation of the noise, in pixel units; by default 0.25, clipped to the denoiser's
+        sigma: mean standard deviation of the noise, in pixel units. Default: 0.25, clipped to the denoiser's
             ``sigma_range``.
-        spread: how far sigma_t may be from ``sigma``, at least 0 and less than ``sigma``; by default 0.05, or what that
-            range leaves on either side of ``sigma``.
-        regularization: weight of the second term, at least 0; above 0 it costs another network evaluation a step.
+        spread: largest distance of sigma_t from ``sigma``, at least 0 and less than ``sigma``. Default: 0.05, or what
+            the denoiser's ``sigma_range`` allows.
+        regularization: weight of the second term, at least 0; if positive, a step takes another network pass.
         steps: number of steps, from 0 to 100,000.
-        learning_rate: of Adam, about the change of a pixel in a step; positive.
+        learning_rate: learning rate of Adam, about the change of a pixel in a step; positive.
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
 
     _parameters_shown = ("sigma", "spread", "regularization", "steps", "learning_rate")
@@ -62,14 +66,8 @@ class ScoreOptO(AdamPurifier):
         micro_batch: int | None = None,
         invariance: str = "warn",
     ) -> None:
-        super().__init__(
-            denoiser,
-            steps=steps,
-            learning_rate=learning_rate,
-            noise=noise,
-            micro_batch=micro_batch,
-            invariance=invariance,
-        )
+        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        super().__init__(denoiser, learning_rate=learning_rate, **shared)
         self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
         if spread is None:
             low, high = sigma_range_of(denoiser)
@@ -81,7 +79,7 @@ class ScoreOptO(AdamPurifier):
 
     @property
     def network_passes(self) -> NetworkPasses:
-        """The network passes that purifying one image takes, without those for its gradient."""
+        """The network passes for purifying one image, without those for its gradient."""
         return NetworkPasses(self.steps * (2 if self.regularization > 0 else 1), self.steps)
 
     def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:

@@ -17,12 +17,14 @@ from pursamere.cli.one_line_warnings import one_line_warnings
 from pursamere.cli.progress import say
 from pursamere.cli.streams import discard, mend_streams, naming_stdout
 
-_INTERRUPTED = 130  # what shells report for a command that was stopped with Ctrl-C: 128 + SIGINT
+__all__ = ["build_parser", "main", "run"]
+
+_INTERRUPTED = 130  # the exit code of a command stopped with Ctrl-C: 128 + SIGINT
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    # SUPPRESS: the subcommand's default must not undo a --debug given before the subcommand.
+    """Return the parser of the whole command line."""
+    # The subcommand's default must not override a --debug given before the subcommand.
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (``sys.argv`` by default) and return the exit code.
 
-    0: done. 1: an error, told in one line on stderr. 2: wrong usage. 130: interrupted.
+    0: success. 1: an error, reported in one line on stderr. 2: wrong usage. 130: interrupted.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("pursamere: interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone (``pursamere info | head -1``) and there is nobody to tell.
+        # The reader of stdout is gone (``pursamere info | head -1``), so there is nobody to tell.
         discard(sys.stdout)
         return 1
     except Exception as error:
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """The message of an error; its type too and how to see more, where the message was not written for users."""
+    """The message of an error, with its type and how to see more unless the message was written for users."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{printable(error.filename)}: {error.strerror}"
     message = printable(str(error))
@@ -80,6 +82,6 @@ def _one_line(error: Exception) -> str:
 
 
 def run() -> NoReturn:
-    """The process ``pursamere``: mend its streams, run ``main`` and leave with its exit code."""
+    """The process ``pursamere``: mend its streams, run ``main``, and exit with its code."""
     mend_streams()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Defenses by name, made from values as a command line has them."""
+"""Defenses by name, from values as a command line has them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pursamere.noise import GaussianNoise
 from pursamere.purifier import Purifier
 from pursamere.stepping import IterativePurifier
 
+__all__ = ["DEFENSES", "build_defense"]
+
 DEFENSES: dict[str, Callable[..., IterativePurifier]] = {"pursamere": Purifier, **BASELINES}
 _NOISE = {"noise_seed": "seed", "draws": "draws", "antithetic": "antithetic"}
 
@@ -25,14 +27,14 @@ def build_defense(
 
     Args:
         name: "pursamere" or one of :data:`pursamere.baselines.BASELINES`.
-        denoiser: what it works with.
-        options: keyword arguments of its class, but for the noise, which is given by ``noise_seed``, ``draws`` and
-            ``antithetic``.
-        passes: choose ``steps`` so that purifying an image takes at most so many network passes.
+        denoiser: its denoiser.
+        options: keyword arguments of its class, except that ``noise_seed``, ``draws`` and ``antithetic`` describe the
+            noise.
+        passes: choose ``steps`` so that an image takes at most this many network passes.
 
     Raises:
         TypeError: an option's value has the wrong type.
-        ValueError: the name or an option is unknown, or a value out of its range.
+        ValueError: the name or an option is unknown, or a value is out of its range.
     """
     make = DEFENSES[check_choice("defense", name, DEFENSES)]
     known = [option for option in inspect.signature(make).parameters if option not in ("denoiser", "noise")]

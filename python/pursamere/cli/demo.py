@@ -38,7 +38,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="attack a classifier of handwritten digits with and without purification",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", choices=tuple(_SAMPLES), default="digits", help="8x8 digits of scikit-learn, or MNIST")
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.cli.networks import find_device
     from pursamere.pretrained import EPS, make_purifier
     from pursamere.pretrained.digits import EPOCHS, make_denoiser, train_classifier
-    from pursamere.report.terminal import text_table
+    from pursamere.report.terminal import attack_table
 
     device = find_device(arguments.device)
     if name == "mnist":
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
     tell(f"{samples} held-out images of {name}; purifier: {purifier.extra_repr()}\n")
     for kind, result in results.items():
-        tell(f"{kind}\n{text_table(result)}\n")
+        tell(f"{kind}\n{attack_table(result)}\n")
     tell("The attacks are few and short: stronger ones (pursamere evaluate) can only lower the worst case.")
     for eps in EPS[name]:
         worst = ", ".join(f"{result.worst_case[eps].value:.3f} {kind}" for kind, result in results.items())

@@ -1,7 +1,9 @@
-"""Errors that the command line shows as one line."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
+__all__ = ["CommandError"]
+
 
 class CommandError(Exception):
-    """Something the user can act on: its message is printed on stderr without a traceback, and the exit code is 1."""
+    """An error that the user can fix: its message is printed on stderr without traceback; the exit code is 1."""

@@ -1,4 +1,4 @@
-"""``pursamere evaluate``: attack a defended classifier with a whole protocol, and report the worst case."""
+"""``pursamere evaluate``: run a protocol of attacks on a defended classifier, and report the worst case."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from pursamere.cli.progress import evaluation_bars, is_first_process, say, tell
 if TYPE_CHECKING:
     from pursamere.datasets import Dataset
 
+__all__ = ["add_parser", "run"]
+
 _DESCRIPTION = """\
-Run a protocol of attacks on a classifier behind a purifier, and believe the worst case per sample. The folder OUTPUT
-gets the configuration, the outcome of every attack on every sample (outcomes.csv), the adversarial images, and a report
-in Markdown and HTML. A run that was killed goes on where it was when the same command is given again. Several processes
-can share a run (--shard, or torchrun -m pursamere evaluate ...); the outcomes are the same as one process's.
+Run a protocol of attacks on a classifier behind a purifier; the worst case per sample counts. OUTPUT gets the
+configuration, the outcome of every attack on every sample (outcomes.csv), the adversarial images, and a report in
+Markdown and HTML. A run that was killed resumes when the same command is given again. Several processes can share a run
+(--shard, or torchrun -m pursamere evaluate ...); the outcomes are those of a single process.
 """
 _DATA = (
-    "digits, mnist or cifar10 (these two in the folder that PURSAMERE_DATA names), a folder with one subfolder of "
-    "images per class, or an .npz file"
+    "digits, mnist or cifar10 (the latter two from the folder that PURSAMERE_DATA names), a folder with a subfolder of "
+    "images for each class, or an .npz file"
 )
 _SAMPLES = (
-    "how many of its images (256, of mnist 64): of digits, mnist and cifar10 the first ones, of other data a random "
-    "choice by a fixed seed, balanced over the classes"
+    "number of images (256; mnist 64): the first ones of digits, mnist and cifar10; of other data a random choice by a "
+    "fixed seed, balanced over the classes"
 )
-_EPS = "radii of the attacks, in pixel units, like 0.1 or 8/255 (0.1 and 0.15, for mnist 0.2 and 0.3)"
+_EPS = "radii of the attacks in pixel units, like 0.1 or 8/255 (0.1 and 0.15; mnist 0.2 and 0.3)"
 _MODEL = (
-    "a Python file and a function in it that takes nothing and returns the model, images [N, C, H, W] to logits; the "
-    "file is executed. In place of a defense, a denoiser and a classifier; it must be on the device asked for"
+    "a Python file and a function in it without arguments that returns the model, images [N, C, H, W] to logits, on "
+    "--device; the file is executed. Replaces the defense, its denoiser and the classifier"
 )
 _CLASSIFIER = (
-    "mnist, for the one that comes with the library, or a checkpoint, see pursamere train; without it, mnist has the "
-    "former, and digits are classified by a small network that is trained in seconds"
+    "mnist for the one that comes with the library, or a checkpoint of pursamere train; the default for mnist is "
+    "mnist, and for digits a small network that is trained in seconds"
 )
 _DENOISER = (
-    "mnist, or a checkpoint; without it, mnist has its own, and digits the kernel density of their training images"
+    "mnist, or a checkpoint; the default for mnist is mnist, and for digits the kernel density of their training images"
 )
-_DEFENSE = "none, pursamere (if not given), or one of pursamere.baselines"
+_DEFENSE = "none, pursamere (the default), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defense's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
-    "be repeated; what is not given is tuned for the digits, or with the denoiser mnist for MNIST"
+    "be repeated. PurSAMERE's defaults are tuned for mnist with the denoiser mnist, and for digits otherwise"
 )
 
 
@@ -55,44 +57,40 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evaluate",
         parents=[common],
-        help="attack a defended classifier with a whole protocol, and report the worst case",
+        help="evaluate a defended classifier with a protocol of attacks",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
-    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, help="folder of the run")
-    add("--data", type=types.text, default="digits", metavar="WHAT", help=_DATA)
-    add("--split", default="test", help="of the data")
+    add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, help="output folder")
+    add("--data", type=types.text, default="digits", metavar="DATA", help=_DATA)
+    add("--split", default="test", help="split of the data")
     # Absent unless given, since the defaults depend on the data.
-    add(
-        "--samples",
-        type=types.count,
-        default=argparse.SUPPRESS,
-        help=_SAMPLES,
-    )
+    add("--samples", type=types.count, default=argparse.SUPPRESS, help=_SAMPLES)
     add("--eps", type=types.positive, nargs="+", default=argparse.SUPPRESS, help=_EPS)
-    add("--norm", choices=("linf", "l2"), default="linf", help="of the attacks")
-    add("--preset", choices=("quick", "standard", "full"), default="quick", help="full is fifty times standard")
+    add("--norm", choices=("linf", "l2"), default="linf", help="norm of the attacks")
+    add("--preset", choices=("quick", "standard", "full"), default="quick", help="protocol; full takes fifty times as "
+        "long as standard")  # fmt: skip
     add("--model", type=types.text, default=argparse.SUPPRESS, metavar="FILE.py:FUNCTION", help=_MODEL)
-    add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_CLASSIFIER)
-    add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="NETWORK", help=_CLASSIFIER)
+    add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="NETWORK", help=_DENOISER)
     add("--defense", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENSE)
     add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--passes", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defense's steps so "
-        "that purifying an image takes at most N network passes")  # fmt: skip
-    add("--seed", type=types.seed, default=0, help="of the attacks and of the digits' classifier")
+        "that an image takes at most N network passes")  # fmt: skip
+    add("--seed", type=types.seed, default=0, help="seed of the attacks and of the digits' classifier")
     add("--chunk", type=types.count, default=128, help="samples attacked together")
-    add("--micro-batch", type=types.batch, default=32, help="images that pass through the networks together")
-    add("--threads", type=types.threads, default=argparse.SUPPRESS, help="CPU threads, PyTorch's if not given")
-    add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the samples, like 0/2")
+    add("--micro-batch", type=types.batch, default=32, help="images per call of a network")
+    add("--threads", type=types.threads, default=argparse.SUPPRESS, help="CPU threads (default: PyTorch's)")
+    add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the chunks, like 0/2")
     types.add_device(parser)
-    add("--no-adversarial", action="store_true", help="do not keep the adversarial images")
+    add("--no-adversarial", action="store_true", help="don't keep the adversarial images")
     add("-q", "--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the evaluation, print the report's table and the verdict."""
+    """Run the evaluation, and print its tables and the verdict."""
     from pursamere import datasets
     from pursamere._evaluate import evaluate, require_packages
     from pursamere.cli.model import build_model
@@ -107,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     mnist = arguments.data == "mnist"
     samples = getattr(arguments, "samples", 64 if mnist else 256)
     eps = getattr(arguments, "eps", EPS["mnist" if mnist else "digits"])
-    require_packages(PRESETS[arguments.preset])  # before data are loaded and a classifier is trained
+    require_packages(PRESETS[arguments.preset])  # before any work
     arguments.device = device = find_device(arguments.device)
     data = datasets.load(arguments.data, arguments.split)
     if samples > len(data):
@@ -148,16 +146,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _match_classes(data: Dataset, model: Any) -> tuple[Dataset, tuple[str, ...] | None]:
-    """The data with the model's labels, and the names of the labels where the model has none and the data do."""
+    """The data relabeled as the model names its classes, and the data's names if the model has none."""
     known = getattr(model, "class_names", None)
     if known is not None:
         try:
             return data.relabel(known), None
         except ValueError as error:
             raise CommandError(f"--data: {error}") from error
-    if data.classes == tuple(map(str, range(len(data.classes)))):  # numbers, as the labels of a file without names have
+    if data.classes == tuple(map(str, range(len(data.classes)))):  # of a file without names
         return data, None
-    say(f"the model does not name its classes: its logits are taken to be in the order {listed(data.classes)}")
+    say(f"the model does not name its classes; its logits are assumed to be in the order {listed(data.classes)}")
     return data, data.classes
 
 

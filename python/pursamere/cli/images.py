@@ -1,4 +1,4 @@
-"""Image files that go in and out: finding them in a folder, reading one of a known size, writing one."""
+"""Image files: finding them in a folder, reading one of a known size, writing one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from pursamere._text import listed, printable
 from pursamere.cli.errors import CommandError
 from pursamere.cli.progress import say
 
+__all__ = ["Size", "check_apart", "check_format", "find_images", "read_image", "write_image"]
+
 Size = tuple[int, int, int]  # channels, height, width
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
 def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
-    """The image files below ``folder``, relative to it and in the order of their names.
+    """Yield the image files below ``folder``, relative to it and sorted by name.
 
-    Symbolic links to folders are not followed (they may lead in a circle) but told on stderr, as are files that are no
-    images by their names. The file ``skip``, or what is in the folder ``skip`` inside this one, is left out silently.
+    Symbolic links to folders, which may form a cycle, are not followed but reported on stderr, as are files without the
+    name of an image. ``skip``, a file or a folder inside this one, is left out silently.
     """
     skipped = None if skip is None else Path(os.path.realpath(skip))
     if skipped and _is_inside(folder, skipped):
-        skipped = None  # everything here is inside, see check_apart
+        skipped = None  # or everything would be; see check_apart
     unused = []
 
     def failed(error: OSError) -> None:
@@ -44,10 +46,10 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
                 say(f"skipped (a symbolic link to a folder): {printable(path)}")
             elif not skipped or not _is_inside(path, skipped):
                 entered.append(name)
-        folders[:] = entered  # os.walk goes on with what is left in the list
+        folders[:] = entered  # os.walk enters what is left in the list
         for name in sorted(names):
             path = Path(parent, name)
-            # Realpath is slow, and needed only for what may be elsewhere, or the file itself.
+            # realpath is slow, and needed only for links and for the file itself.
             if skipped and (name == skipped.name or path.is_symlink()) and _is_inside(path, skipped):
                 continue
             if is_image_name(path):
@@ -55,13 +57,13 @@ def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
             elif not name.startswith("."):
                 unused.append(str(path.relative_to(folder)))
     if unused:
-        say(f"not used in {printable(folder)}, as their names are not those of images: {printable(listed(unused))}")
+        say(f"not used in {printable(folder)}, since their names are not those of images: {printable(listed(unused))}")
 
 
 def check_apart(targets: Iterable[Path], output: Path, folder: Path, what: str) -> None:
-    """Refuse to write into a folder that is read from, from which ``find_images`` cannot skip OUTPUT.
+    """Raise if an output would be written into a folder that is read, and ``find_images`` can't skip it.
 
-    So it is where the folder is OUTPUT or inside of it, and a name of an output leads there.
+    That is so where the folder is OUTPUT or inside it.
     """
     if not _is_inside(folder, Path(os.path.realpath(output))):
         return
@@ -77,13 +79,13 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def read_image(path: Path, size: Size) -> Tensor:
-    """The image as float32 [C, H, W] in [0, 1], of exactly ``size``, in gray (C = 1) or color (C = 3).
+    """Return the image as float32 [C, H, W] in [0, 1], of exactly ``size``, in gray (C = 1) or color (C = 3).
 
-    A wrong size is found before the pixels are decoded, so a huge file costs no memory.
+    A wrong size is found before the pixels are decoded, so a huge file takes no memory.
     """
     channels, height, width = size
     with open_image(path) as image:
-        # Either way round, as the file may say that it is to be turned; that is known only after decoding.
+        # Or transposed: only decoding tells whether the file asks for a rotation.
         if sorted(image.size) == sorted((height, width)):
             pixels = decode(image, channels)
             if tuple(pixels.shape) == size:
@@ -95,17 +97,13 @@ def read_image(path: Path, size: Size) -> Tensor:
 
 
 def check_format(path: Path, channels: int) -> None:
-    """Refuse a name whose format has no room for the output: a GIF has 256 colors."""
+    """Raise if the format of that name can't hold the output: a GIF has 256 colors."""
     if channels == 3 and FORMATS[path.suffix.lower()] == "GIF":
         raise ImageError("not done: a GIF file cannot hold the colors of the output, PNG can")
 
 
 def write_image(path: Path, image: Tensor, *, overwrite: bool) -> None:
-    """Write float [C, H, W] in [0, 1], rounded to 8 bits, in the format that the name asks for.
-
-    JPEG is lossy whatever its settings; the best ones are used, so that it takes away little of the purification. A GIF
-    in color would be much worse, see ``check_format``.
-    """
+    """Write float [C, H, W] in [0, 1], rounded to 8 bits, in the format of the name. JPEG is lossy at any quality."""
     pixels = image.mul(255.0).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     picture = require("PIL.Image", extra="cli").fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     kind = FORMATS[path.suffix.lower()]

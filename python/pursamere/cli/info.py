@@ -13,6 +13,8 @@ from pursamere._environment import package_version, versions
 from pursamere._text import printable
 from pursamere.cli.progress import tell
 
+__all__ = ["add_parser", "collect", "run"]
+
 _OPTIONAL = ("pillow", "tqdm", "matplotlib", "scikit-learn")
 
 
@@ -26,7 +28,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; exit code 1 if the extension cannot be loaded."""
+    """Print the report; the exit code is 1 if the extension can't be loaded."""
     report = collect()
     if arguments.json:
         tell(json.dumps(report, indent=2))
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """Everything ``pursamere info`` tells, as values for JSON."""
+    """Return everything that ``pursamere info`` tells, as values for JSON."""
     import torch
 
     return {
@@ -73,7 +75,7 @@ def _extension() -> dict[str, str]:
     try:
         from pursamere_ext import build_info
     except ImportError as error:
-        # A report that says what is wrong is what this command is for.
+        # Reporting this is what the command is for.
         return {"error": printable(error)}
     return dict(build_info())
 
@@ -90,7 +92,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if report["cuda"] and report["extension"].get("cuda") == "off":
         from pursamere._validation import REBUILD_WITH_CUDA
 
-        rows.append(("note", f"a GPU is here, but pursamere was built without CUDA; {REBUILD_WITH_CUDA}"))
+        rows.append(("note", f"this machine has a GPU, but pursamere was built without CUDA; {REBUILD_WITH_CUDA}"))
     rows.extend((f"extension {key}", value) for key, value in report["extension"].items())
     rows.extend((f"optional {key}", value) for key, value in report["optional"].items())
     rows.append(("executable", sys.executable))

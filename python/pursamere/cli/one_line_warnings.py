@@ -11,13 +11,15 @@ from pursamere._images import current_file
 from pursamere._text import printable
 from pursamere.cli.progress import say
 
+__all__ = ["one_line_warnings"]
+
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Show each warning of the block as one line on stderr, with the name of the image file that is being read.
+    """Show each warning of the block as one line on stderr, with the name of the image file being read.
 
-    For the whole of a command: how warnings are shown is a setting of the process. Library code must not use this, as
-    changes by several threads would undo one another.
+    Only for a whole command, never for library code: how warnings are shown is a setting of the process, and threads
+    that change it at once undo one another's changes.
     """
     shown: set[str] = set()
 
@@ -29,8 +31,8 @@ def one_line_warnings() -> Iterator[None]:
             say(printable(text))
 
     with warnings.catch_warnings():
-        # Pillow's text is the same for all files, and Python would show it for the first one only. Appended, so that
-        # it is for what Python's own options (-W) leave open.
+        # Pillow's texts don't name the file, so Python would show only the first. Appended, so that Python's own
+        # options (-W) take precedence.
         warnings.filterwarnings("always", module=r"PIL\.", append=True)
         warnings.showwarning = show
         yield

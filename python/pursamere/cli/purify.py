@@ -1,4 +1,4 @@
-"""``pursamere purify``: purify image files with a denoiser that was trained, or made from reference images."""
+"""``pursamere purify``: purify image files with a trained denoiser or the kernel density of reference images."""
 
 from __future__ import annotations
 
@@ -26,30 +26,33 @@ from pursamere.cli.reference import load_reference
 from pursamere.datasets import DATA_VARIABLE
 
 if TYPE_CHECKING:
-    from pursamere import Purifier
+    from pursamere import IterativePurifier
+
+__all__ = ["add_parser", "run"]
 
 Job = tuple[Path, Path]  # input file, output file
 
 _DESCRIPTION = """\
 Move every image to a nearby point where the expected reconstruction error of a denoiser is small and flat. The denoiser
-is a network (--denoiser), or a kernel density over reference images (--reference): samples of what the inputs should
-look like, all of one size. Inputs must have the size of its images, and colors are kept if these have colors. Pixels
-are in [0, 1], a radius of 0.1 is 25.5 gray levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where
-the exact pixels matter. Of an MPO file, as cameras write, the first picture is used; animations are refused.
+is a network (--denoiser), or the kernel density of reference images (--reference): examples of what the inputs should
+look like, all of one size. Inputs must have the size of its images; they are read in color if these are. Pixels are in
+[0, 1], so a radius of 0.1 is 25.5 gray levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where the
+exact pixels matter. Of an MPO file, as cameras write them, the first picture is used; animations are refused.
 """
-
-
 # Errors that every later write would meet as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_BANDWIDTH = 0.2
-_OUTPUT = "a folder, made if needed, where relative names are kept; or, for one image, a name in .png, .jpg, ..."
+_SETTINGS = (
+    "sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "direction", "draws", "noise_seed", "micro_batch",
+)  # fmt: skip
+_OUTPUT = "a folder, created if needed, that keeps relative names; or, for one image, a name in .png, .jpg, ..."
 _REFERENCE = (
-    "digits (8x8, from scikit-learn; if not given), a folder of images, an .npz file with an array images or "
+    "digits (8x8, from scikit-learn; the default), a folder of images, an .npz file with an array images or "
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
-_DENOISER = "mnist, for the network that comes with the library, or a checkpoint, see pursamere train"
-_BANDWIDTH = f"standard deviation of the reference's kernel density, {DEFAULT_BANDWIDTH} if not given"
-_MICRO_BATCH = "images that pass through the denoiser together: 1 on a CPU and 64 on a GPU if not given"
+_DENOISER = "mnist for the network that comes with the library, or a checkpoint of pursamere train"
+_BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
+_MICRO_BATCH = "images per call of the denoiser (1 on a CPU, 64 on a GPU)"
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -59,30 +62,31 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="purify an image file or a folder of them",
         description=_DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=types.HelpFormatter,
     )
     add = parser.add_argument
     add("input", type=types.path, metavar="INPUT", help=f"a {FORMAT_NAMES} file, or a folder (with its subfolders)")
-    # SUPPRESS, here and below: the formatter would print "(default: None)".
     add("-o", "--output", type=types.path, required=True, default=argparse.SUPPRESS, metavar="OUTPUT", help=_OUTPUT)
-    add("--overwrite", action="store_true", help="replace outputs that exist; without it their inputs are skipped")
+    add("--overwrite", action="store_true", help="replace existing outputs instead of skipping their inputs")
     source = parser.add_mutually_exclusive_group().add_argument
-    source("--reference", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_REFERENCE)
-    source("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="WHAT", help=_DENOISER)
+    source("--reference", type=types.text, default=argparse.SUPPRESS, metavar="IMAGES", help=_REFERENCE)
+    source("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="NETWORK", help=_DENOISER)
     add("--bandwidth", type=types.positive, default=argparse.SUPPRESS, help=_BANDWIDTH)
-    add("--sigma", type=types.positive, default=0.2, help="noise level, a standard deviation")
-    add("--steps", type=types.count, default=5, help="number of steps")
-    add("--step-size", type=types.positive, default=argparse.SUPPRESS, help="L2 length of a step, chosen if not given")
-    add("--ascent-radius", type=types.nonnegative, default=0.05, help="L2 length of the ascent before each step")
-    add("--radius", type=types.positive, default=0.2, help="how far from its input an image may move")
-    add("--norm", choices=("linf", "l2"), default="linf", help="the norm that the radius is in")
-    add("--direction", choices=("ere", "score"), default="ere", help="ere is the paper's, score is cheaper")
-    add("--draws", type=types.even_batch, default=8, help="number of noise draws, even")
+    # Absent unless given: the defaults depend on the denoiser, and reading them takes torch.
+    tuned = {"default": argparse.SUPPRESS}
+    add("--sigma", type=types.positive, **tuned, help="noise level, a standard deviation (0.2; mnist 0.5)")
+    add("--steps", type=types.count, **tuned, help="number of steps (5; mnist 4)")
+    add("--step-size", type=types.positive, **tuned, help="L2 length of a step (depends on --radius; mnist 3)")
+    add("--ascent-radius", type=types.nonnegative, **tuned, help="L2 length of the ascent before each step (0.05)")
+    add("--radius", type=types.positive, **tuned, help="how far an image may move from its input (0.2; mnist 0.3)")
+    add("--norm", choices=("linf", "l2"), default="linf", help="norm of the radius")
+    add("--direction", choices=("ere", "score"), **tuned, help="ere (the paper's) or score (ere; mnist score)")
+    add("--draws", type=types.even_batch, **tuned, help="number of noise draws, even (8; mnist 2)")
     add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
-    add("--batch-size", type=types.batch, default=64, help="images held in memory at a time; changes no output")
+    add("--batch-size", type=types.batch, default=64, help="images in memory at a time; doesn't change any output")
     add("--micro-batch", type=types.batch, default=argparse.SUPPRESS, help=_MICRO_BATCH)
     types.add_device(parser)
-    add("-q", "--quiet", action="store_true", help="no progress bar and no summary; errors are still shown")
+    add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(command=run)
 
 
@@ -106,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tuple[Any, Size]:
-    """The denoiser that the options describe, and the shape of its images; ``targets`` are the files to write."""
+    """Return the denoiser that the options describe and the shape of its images; ``targets`` will be written."""
     import pursamere as ps
 
     if "denoiser" not in arguments:
@@ -115,7 +119,7 @@ def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tu
         bandwidth = getattr(arguments, "bandwidth", DEFAULT_BANDWIDTH)
         return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
     if "bandwidth" in arguments:
-        raise CommandError("--bandwidth is of the kernel density of a --reference, and there is a --denoiser")
+        raise CommandError("--bandwidth is for the kernel density of a --reference, and there is a --denoiser")
     network = load_network("denoiser", arguments.denoiser, arguments.device)
     return network, _size(network.image_shape)
 
@@ -125,28 +129,19 @@ def _size(shape: Sequence[int]) -> Size:
     return channels, height, width
 
 
-def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> Purifier:
-    """The purifier that the options describe."""
-    import pursamere as ps
+def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> IterativePurifier:
+    """The purifier that the options describe; settings that weren't given are tuned for MNIST or the digits."""
+    from pursamere.cli.defenses import build_defense
+    from pursamere.pretrained import TUNED
 
-    return ps.Purifier(
-        denoiser,
-        sigma=arguments.sigma,
-        steps=arguments.steps,
-        step_size=getattr(arguments, "step_size", None),
-        ascent_radius=arguments.ascent_radius,
-        radius=arguments.radius,
-        norm=arguments.norm,
-        direction=arguments.direction,
-        noise=ps.GaussianNoise(seed=arguments.noise_seed, draws=arguments.draws),
-        micro_batch=getattr(arguments, "micro_batch", None),
-        # An image's result must not depend on which files happen to be beside it.
-        invariance="strict",
-    )
+    settings = dict(TUNED.get(getattr(arguments, "denoiser", "digits"), TUNED["digits"]))
+    settings |= {name: getattr(arguments, name) for name in _SETTINGS if name in arguments}
+    # An image's result must not depend on the files beside it.
+    return build_defense("pursamere", denoiser, {**settings, "invariance": "strict"})
 
 
 def plan(source: Path, output: Path) -> list[Job]:
-    """What to read and where to write it. The files are listed, not opened."""
+    """Return the files to read and to write. They are listed, not opened."""
     if not os.path.lexists(source):
         raise CommandError(f"{printable(source)} does not exist")
     if source.is_dir():
@@ -155,7 +150,7 @@ def plan(source: Path, output: Path) -> list[Job]:
         if output.exists() and not output.is_dir():
             raise CommandError(f"OUTPUT must be a folder when INPUT is one, and {printable(output)} is a file")
         _require_writable(output)
-        # OUTPUT may be inside INPUT, and what an earlier run wrote there is no input.
+        # OUTPUT may be inside INPUT, with files of an earlier run.
         names = list(find_images(source, skip=output))
         if not names:
             raise CommandError(f"no image files ({FORMAT_NAMES}) in {printable(source)}")
@@ -171,23 +166,23 @@ def plan(source: Path, output: Path) -> list[Job]:
 
 
 def _without_done(planned: Sequence[Job]) -> list[Job]:
-    """The jobs whose output is not there yet; the others are named on stderr."""
+    """Return the jobs without an output, and name the others on stderr."""
     done = {job: None for job in planned if job[1].is_file()}
     if done:
         names = printable(listed([str(source) for source, _ in done]))
-        say(f"skipped, as the outputs exist (--overwrite replaces them): {names}")
+        say(f"skipped, since their outputs exist (--overwrite replaces them): {names}")
     return [job for job in planned if job not in done]
 
 
 def _purify_batch(
-    purifier: Purifier, batch: Iterable[Job], size: Size, arguments: argparse.Namespace, advance: Advance
+    purifier: IterativePurifier, batch: Iterable[Job], size: Size, arguments: argparse.Namespace, advance: Advance
 ) -> int:
-    """Purify some files and return how many failed."""
+    """Purify some files, and return how many failed."""
     ready: list[tuple[Job, Tensor]] = []
     failures = 0
     for job in batch:
         try:
-            # Before the work rather than after it; the write checks again.
+            # Checked before the work, and again when writing.
             with _writing(job[1]):
                 _check_target(job[1], arguments)
             check_format(job[1], size[0])
@@ -219,18 +214,18 @@ def _require_writable(folder: Path) -> None:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Errors of the operating system name ``target``; those that no later output could escape end the command."""
+    """Name ``target`` in the system's errors; an error that every later output would meet ends the command."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # not the system's error but this library's, which says what is wrong
+        if error.errno is None:  # raised by this library, whose message says what is wrong
             raise ImageError(f"not done: {printable(error)}") from error
         kind = CommandError if error.errno in _NO_SPACE else ImageError
         raise kind(f"cannot write {printable(target)}: {error.strerror}") from error
 
 
 def _check_target(target: Path, arguments: argparse.Namespace) -> None:
-    """Refuse an output that can't be written, to replace one without --overwrite, and to leave OUTPUT by a link."""
+    """Refuse an output that can't be written, exists without --overwrite, or leaves OUTPUT through a link."""
     require_writable(target.parent)
     if _exists(target) and not arguments.overwrite:
         raise ImageError(f"not done: {printable(target)} exists (--overwrite replaces it)")
@@ -240,11 +235,11 @@ def _check_target(target: Path, arguments: argparse.Namespace) -> None:
         return
     root, parent = os.path.realpath(arguments.output), os.path.realpath(target.parent)
     if os.path.commonpath([root, parent]) != root:
-        raise ImageError(f"not done: {printable(target.parent)} is a link that leads out of OUTPUT")
+        raise ImageError(f"not done: {printable(target.parent)} is a link out of OUTPUT")
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is something at ``path``; unlike ``os.path.lexists`` it raises where no file could be."""
+    """Like ``os.path.lexists``, but raises where no file could exist."""
     try:
         os.lstat(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The reference images of ``pursamere purify``: samples of the distribution that the inputs are moved towards."""
+"""The reference images of ``pursamere purify``, from whose distribution the inputs should be."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from pursamere.cli.images import check_apart, find_images
 from pursamere.datasets import load
 from pursamere.datasets.npz import read_unlabeled
 
-# As many as there are: nothing is evaluated on them.
+__all__ = ["load_reference"]
+
+# All splits that can be spared: nothing is evaluated on them.
 _SPLITS = {"digits": "all", "mnist": "train+validation", "cifar10": "train+validation"}
 
 
 def load_reference(name: str, *, output: Path | None = None, targets: Sequence[Path] = ()) -> Tensor:
-    """Reference images, float32 [N, C, H, W] in [0, 1].
+    """Load reference images, float32 [N, C, H, W] in [0, 1].
 
-    ``output`` inside a folder of reference images is left out. ``targets``, the files that will be written there, are
-    no references of a later run: a ``CommandError`` tells if they would be.
+    Args:
+        name: "digits", "mnist", "cifar10", a folder of image files or an ``.npz`` file, both without labels. A folder
+            with one of these names is ``./digits``.
+        output: left out of a folder of reference images.
+        targets: the files that will be written to ``output``.
 
-    ``name`` is ``digits``, ``mnist``, ``cifar10``, a folder of image files or an ``.npz`` file, neither of which
-    needs labels; a folder that is called like one of the words is ``./digits``.
+    Raises:
+        CommandError: there are no such images, they are damaged, or a later run would read the targets as references.
     """
     try:
         if name in _SPLITS:

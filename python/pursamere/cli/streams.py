@@ -1,4 +1,4 @@
-"""Standard streams that are closed, fail, or can't show every character: the work matters more than its messages."""
+"""Standard streams that are closed, fail, or can't encode every character: none of these may stop the work."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import TextIO
 
 from pursamere.cli.errors import CommandError
 
+__all__ = ["discard", "mend_streams", "naming_stdout", "stderr_may_fail"]
+
 
 def mend_streams() -> None:
-    """Let closed standard streams lead nowhere, and show characters that stdout has no bytes for as escapes.
+    """Connect closed standard streams to the null device, and escape characters that stdout can't encode.
 
-    For a process of its own: the streams of ``sys`` and the file descriptors 0 to 2 are changed.
+    Only for a process of its own, since it changes the streams of ``sys`` and the file descriptors 0 to 2.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # This takes the lowest free descriptor, that of the closed stream. Otherwise a file opened later would get
-            # it, and libraries in C would print into that file.
+            # This takes the lowest free descriptor, that of the closed stream. Otherwise the next file to be opened
+            # would get it, and C libraries would print into that file.
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (open until the end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has from Python
 
 
 def discard(stream: TextIO) -> None:
-    """Lead a stream that failed nowhere: Python flushes it at exit, and would complain."""
+    """Connect a stream that failed to the null device: Python flushes it at exit, and would complain."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -35,7 +37,7 @@ def discard(stream: TextIO) -> None:
 
 @contextmanager
 def stderr_may_fail() -> Iterator[None]:
-    """Ignore a failure to write to stderr in the block: nobody reads it from then on, and the work goes on."""
+    """Ignore a failure to write to stderr in the block, and discard what is written to it later."""
     try:
         yield
     except OSError:
@@ -44,10 +46,10 @@ def stderr_may_fail() -> Iterator[None]:
 
 @contextmanager
 def naming_stdout() -> Iterator[None]:
-    """Name stdout in the error where the block cannot write to it.
+    """Name stdout in the error if the block can't write to it.
 
     Raises:
-        CommandError: stdout cannot be written to.
+        CommandError: stdout can't be written to.
         BrokenPipeError: the reader of stdout is gone.
     """
     try:

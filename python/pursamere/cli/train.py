@@ -11,14 +11,16 @@ from pursamere._text import printable
 from pursamere.cli import types
 from pursamere.cli.progress import is_first_process, progress_bar, say, tell
 
+__all__ = ["add_parser", "run"]
+
 _DESCRIPTION = """\
-Train on the training images of a data set, validate on others, and write a checkpoint, its history and pictures into a
-folder. digits, mnist and cifar10 have settings of their own (another data set needs --config or flags to be trained
-well); a JSON file overrides those, and a flag both. A training that was stopped goes on when it is started again with
-the same settings, data and folder. Under torchrun the processes share every batch:
+Train on the training split of a data set, validate on held-out images, and write a checkpoint, its history and
+pictures. digits, mnist and cifar10 have their own settings (other data need --config or flags to be trained well); a
+JSON file overrides them, and flags override both. A training that was stopped resumes when the same command is given
+again. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
-_OUTPUT = "where the checkpoint goes: a new folder, an empty one, or that of a training to go on with"
+_OUTPUT = "output folder: a new or empty one, or that of a training to resume"
 _KINDS = {"denoiser": "by its expected reconstruction error", "classifier": "by the cross-entropy"}
 
 
@@ -31,7 +33,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Has the settings as flags from when it is used on: they need torch, and the help of other commands does not."""
+    """Adds the settings as flags only when it is used, since they need PyTorch."""
 
     def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
         """Add the flags and parse."""
@@ -42,16 +44,16 @@ class _Parser(argparse.ArgumentParser):
 def _add_kind(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
     add("-o", "--output", type=types.path, required=True, metavar="FOLDER", help=_OUTPUT)
-    add("--config", type=types.path, metavar="FILE", help="settings as a JSON object, named as the flags, with _ for -")
+    add("--config", type=types.path, metavar="FILE", help="JSON object of settings, named like the flags with _ for -")
     types.add_device(parser)
     add("--half", action="store_true", help="store the weights in half precision")
-    add("-q", "--quiet", action="store_true", help="no progress bar and no lines about the progress")
+    add("-q", "--quiet", action="store_true", help="no progress bar and no progress messages")
     parser.set_defaults(command=run, kind=kind)
 
 
 def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
     settings = parser.add_argument_group("settings")
-    # The flags are the settings themselves. Absent unless given, so that they do not override the file.
+    # Absent unless given, so that defaults don't override the file.
     kind_of_settings = _settings_class(kind)
     hints = get_type_hints(kind_of_settings)
     for item in fields(kind_of_settings):
@@ -64,7 +66,7 @@ def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and print the validation table and where the checkpoint is."""
+    """Train, and print the validation table and the checkpoint's folder."""
     import torch
 
     from pursamere.cli.networks import find_device
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def table_text(table: list[dict[str, float]]) -> str:
-    """The rows of a validation as text."""
+    """Return the rows of a validation as text."""
     widths = {name: max(len(name), 9) for name in table[0]}
     lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
     lines += ["  ".join(f"{row[name]:>{width}.5g}" for name, width in widths.items()) for row in table]
@@ -106,7 +108,7 @@ def _settings_class(kind: str) -> Any:
 
 
 def _form(kind: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """How argparse reads a setting of some type."""
+    """Return the arguments of ``add_argument`` for a setting."""
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if kind is str:

@@ -1,4 +1,4 @@
-"""Types of command-line options: they raise what argparse turns into a usage error (exit code 2)."""
+"""Types of command-line options, which raise what becomes a usage error (exit code 2), and their help."""
 
 from __future__ import annotations
 
@@ -7,25 +7,53 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+__all__ = [
+    "LARGEST_BATCH",
+    "LARGEST_COUNT",
+    "LARGEST_NUMBER",
+    "HelpFormatter",
+    "add_device",
+    "batch",
+    "checked",
+    "count",
+    "even_batch",
+    "integer",
+    "nonnegative",
+    "number",
+    "path",
+    "positive",
+    "seed",
+    "text",
+    "threads",
+]
+
 LARGEST_NUMBER = 1e6  # in pixel units, whose range is 1; far from where float32 overflows
 LARGEST_COUNT = 2**31 - 1
 LARGEST_BATCH = 2**16
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends the defaults of options that have a value of their own."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        no_value = action.default is False or action.default in (None, [])
+        return action.help if no_value else super()._get_help_string(action)
+
+
 def text(value: str) -> str:
-    """Text that is not empty: the value of a shell variable that is not set is no folder, nor anything else."""
+    """Text that isn't empty, as an unset shell variable is."""
     if not value:
         raise argparse.ArgumentTypeError("expected a value, got an empty one")
     return value
 
 
 def path(value: str) -> Path:
-    """The path of a file or folder, which is not empty: that would mean the current folder."""
+    """A path that isn't empty: that would mean the current folder."""
     return Path(text(value))
 
 
 def number(value: str) -> float:
-    """A finite number, or a fraction of two, like 8/255."""
+    """A finite number, or a fraction like 8/255."""
     numerator, slash, denominator = value.partition("/")
     try:
         found = float(numerator) / float(denominator) if slash else float(numerator)
@@ -53,7 +81,7 @@ def nonnegative(value: str) -> float:
 
 
 def checked(check: Callable[[str, float], object]) -> Callable[[str], float]:
-    """The type of a number that ``check(name, value)`` accepts, otherwise raising a ``ValueError``."""
+    """Return the type of a number for which ``check(name, value)`` doesn't raise a ``ValueError``."""
 
     def parse(value: str) -> float:
         found = number(value)
@@ -77,22 +105,22 @@ def _integer(value: str, low: int, high: int) -> int:
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
-    """The type of a whole number in [low, high]."""
+    """Return the type of a whole number in [low, high]."""
     return lambda value: _integer(value, low, high)
 
 
 def count(value: str) -> int:
-    """A whole number of at least 1, of what is done one after another."""
+    """A whole number of at least 1, of things done one after another."""
     return _integer(value, 1, LARGEST_COUNT)
 
 
 def batch(value: str) -> int:
-    """A whole number of at least 1, of what is in memory together."""
+    """A whole number of at least 1, of things in memory at once."""
     return _integer(value, 1, LARGEST_BATCH)
 
 
 def even_batch(value: str) -> int:
-    """An even whole number of at least 2, of what is in memory together."""
+    """An even whole number of at least 2, of things in memory at once."""
     found = _integer(value, 2, LARGEST_BATCH)
     if found % 2:
         raise argparse.ArgumentTypeError(f"expected an even number, got {value}")
@@ -111,4 +139,4 @@ def seed(value: str) -> int:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, whose value ``pursamere.cli.networks.find_device`` interprets."""
-    parser.add_argument("--device", type=text, default="cpu", help="where to compute: cpu, cuda, or cuda:N")
+    parser.add_argument("--device", type=text, default="cpu", help="device to compute on: cpu, cuda or cuda:N")

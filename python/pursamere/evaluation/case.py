@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pursamere._environment import package_version, versions
 from pursamere._hashes import sha256
 from pursamere._threads import cpu_threads
-from pursamere._validation import check_choice, check_integer, check_positive
-from pursamere.attacks._balls import NORMS, check_labels, check_problem
-from pursamere.attacks.attack import Model
+from pursamere.attacks._balls import check_labels
 from pursamere.derivative_check import Agreement
 
 from .classes import find_class_names
 from .determinism import CHECKED, check_deterministic
-from .presets import PRESETS
 from .protocol import Protocol
 from .target import Target
 
-__all__ = ["Case", "make_case"]
+__all__ = ["Case"]
 
 _FORMAT = 3  # of a run's folder; another one is refused
 
@@ -106,43 +101,3 @@ class Case:
             "micro_batch": self.micro_batch,
             "protocol": self.protocol.settings(),
         }
-
-
-def make_case(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float | Iterable[float],
-    norm: str,
-    preset: str | Protocol,
-    seed: int,
-    chunk: int,
-    micro_batch: int,
-    data: str,
-    class_names: Sequence[str] | None,
-) -> Case:
-    """Check the arguments of :func:`pursamere.evaluate`, without running the model."""
-    target = Target(model, check_integer("micro_batch", micro_batch, low=1))
-    images = check_problem(images, labels)
-    if len(images) == 0:
-        raise ValueError("images must hold at least one image, got none")
-    if images.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"images must be float32 or float64, since half types round the ball away, got {images.dtype}")
-    given: Any = [eps] if isinstance(eps, Real) else eps
-    radii = tuple(check_positive("eps", radius) for radius in given)
-    if not radii or len(set(radii)) < len(radii):
-        raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
-    return Case(
-        target,
-        images.detach(),
-        labels.detach(),
-        radii,
-        check_choice("norm", norm, NORMS),
-        preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)],
-        check_integer("seed", seed, low=0),
-        check_integer("chunk", chunk, low=1),
-        micro_batch,
-        data,
-        class_names,
-    )

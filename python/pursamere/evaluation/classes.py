@@ -1,4 +1,4 @@
-"""What the classes of the samples are called, and how many samples there are of each."""
+"""Names of the classes, and how many samples each has."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 from pursamere._validation import check_names
 
+__all__ = ["classes_told", "find_class_names"]
+
 _LISTED = 20
 
 
 def find_class_names(model: object, given: Sequence[str] | None, classes: int) -> tuple[str, ...] | None:
-    """The names that the caller or the model gives to ``classes`` logits; ``None`` if neither has any.
+    """The names of ``classes`` logits that the caller or the model gives; ``None`` if neither gives any.
 
     Raises:
-        TypeError: names that are not strings.
-        ValueError: names that are not one for each logit, not different, or not those of the model in its order.
+        TypeError: the names are not strings.
+        ValueError: the names are not one per logit, not unique, or not the model's in its order.
     """
     found = getattr(model, "class_names", None)
     own = None if found is None else check_names("model.class_names", found, length=classes)
@@ -32,7 +34,7 @@ def find_class_names(model: object, given: Sequence[str] | None, classes: int) -
 
 
 def classes_told(config: dict[str, Any]) -> str:
-    """What classes the samples are of, how many of each, and which are missing, in sentences."""
+    """The classes of the samples with their counts, and which classes have none, in sentences for the report."""
     names, counts = config["data"]["classes"], config["data"]["per_class"]
     labels = [str(i) if names is None or names[i] == str(i) else f"{i} {names[i]}" for i in range(len(counts))]
     present = [i for i, count in enumerate(counts) if count]

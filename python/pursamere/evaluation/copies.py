@@ -1,4 +1,4 @@
-"""What copies of a model with other gradients need."""
+"""What copies of a model with another gradient require of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from pursamere.stepping import IterativePurifier
 
+__all__ = ["check_copyable", "record_gradients"]
+
 
 def record_gradients(purifier: IterativePurifier) -> set[str]:
-    """Return a set that gets the gradient of every call of the purifier."""
+    """Return a set to which every call of the purifier adds its gradient."""
     seen: set[str] = set()
     forward = purifier.forward
 
@@ -23,7 +25,7 @@ def record_gradients(purifier: IterativePurifier) -> set[str]:
 
 
 def check_copyable(name: str, module: nn.Module) -> None:
-    """Refuse a module that calls something of its own instance, which in a copy would still be that of the module."""
+    """Refuse a module whose instance has its own ``forward`` or was compiled: its copies would call the original."""
     for attribute in ("forward", "_call_impl", "_compiled_call_impl"):
         if vars(module).get(attribute) is not None:
             how = (

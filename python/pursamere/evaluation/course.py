@@ -1,4 +1,4 @@
-"""How an attack went: what the masking checks need to know beside its outcome."""
+"""Statistics of a running attack, for the masking checks and the loss plot."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 
 from pursamere._validation import check_integer, check_real
 
-_BINS = 64  # of gradient norms in an octave, so that the median is off by half a percent at most
+__all__ = ["Course", "joined"]
+
+_BINS = 64  # bins of gradient norms per octave: the median is off by at most half a percent
 
 
 @dataclass
 class Course:
-    """How attacks went on some samples. It is the same however these were divided into batches.
+    """Statistics of attacks on some samples, independent of how these were divided into batches.
 
     Attributes:
-        samples: how many.
-        curve: mean over the samples of the smallest margin reached after 1, 2, ... evaluations; empty if not observed.
-        zero: how many gradients were zero.
-        norms: pairs of a bin and how many of the other gradients are in it, by their L2 norm: bin b begins at
+        samples: number of samples.
+        curve: mean over the samples of the smallest margin after 1, 2, ... forward passes; empty if not observed.
+        zero: number of zero gradients.
+        norms: histogram of the L2 norms of the other gradients, as pairs (bin, count); bin b begins at
             ``2 ** (b / 64)``.
         largest: L2 norm of the largest gradient.
     """
@@ -34,7 +36,7 @@ class Course:
     largest: float = 0.0
 
     def check(self) -> None:
-        """Raise a ``TypeError`` or a ``ValueError`` unless all values (read from a file) have their types."""
+        """Raise a ``TypeError`` or a ``ValueError`` unless all values, read from a file, are of the right type."""
         for name in ("samples", "zero"):
             check_integer(name, getattr(self, name), low=0)
         check_real("largest", self.largest)
@@ -45,12 +47,12 @@ class Course:
             check_integer("a bin", abs(start), low=0)
 
     def observe(self, best_margin: Tensor, gradient: Tensor | None) -> None:
-        """Take in an evaluation, see :data:`pursamere.attacks.pgd.Observer`."""
+        """Record a forward pass, see :data:`pursamere.attacks.attack.Observer`."""
         seen = best_margin[torch.isfinite(best_margin)]
         if len(seen):
             self.curve.append(float(seen.double().mean()))
         if gradient is not None:
-            # In float64, in which no square of a small float32 number is zero.
+            # In float64, where squares of small float32 numbers do not underflow.
             norms = torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1, dtype=torch.float64).cpu()
             bins = (_BINS * norms[norms > 0].log2()).floor().long()
             self.zero += int((norms == 0).sum())
@@ -58,7 +60,7 @@ class Course:
             self.largest = max(self.largest, float(norms.max())) if len(norms) else self.largest
 
     def gradients(self) -> dict[str, float]:
-        """How many gradients there were, how many were zero, the median norm and the largest; empty for none."""
+        """Count of gradients, count of zero ones, median and largest L2 norm; empty if there were none."""
         count = self.zero + sum(number for _, number in self.norms)
         if not count:
             return {}
@@ -71,7 +73,7 @@ class Course:
 
 
 def joined(courses: Sequence[Course]) -> Course:
-    """The course of an attack on the samples of all of these together."""
+    """The statistics over the samples of all courses."""
     norms: Counter[int] = Counter()
     for course in courses:
         norms.update(dict(course.norms))
@@ -85,7 +87,7 @@ def joined(courses: Sequence[Course]) -> Course:
 
 
 def _mean_curve(courses: Sequence[Course]) -> list[float]:
-    """Weighted by samples; where all had fallen it stays where it was."""
+    """The mean weighted by samples; a curve that ends early keeps its last value."""
     total = sum(course.samples for course in courses)
     length = max((len(course.curve) for course in courses), default=0)
     return [

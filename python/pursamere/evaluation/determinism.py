@@ -1,4 +1,4 @@
-"""Refuse to evaluate a model whose logits change from call to call, or with the batch."""
+"""Checks that a model's logits depend neither on the call nor on the batch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHECKED = 16
+__all__ = ["CHECKED", "check_deterministic", "first_difference"]
+
+CHECKED = 16  # number of images to check with
 
 
 @torch.no_grad()
 def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
-    """Require that logits are the same bits over reruns, batch sizes and permutations of (up to 16) images.
+    """Require bitwise equal logits over reruns, batch sizes and permutations of (up to 16) images.
 
-    NaN must be NaN again, which a model that raises ``NotFiniteError`` is to return for the images in question.
+    NaN equals NaN; a model that raises ``NotFiniteError`` must be wrapped to return NaN for these images.
 
     Raises:
-        RuntimeError: they are not; the message shows the first two logits that differ.
+        RuntimeError: logits differ; the message shows the first two that do.
     """
     images = images[:CHECKED]
     count = len(images)
@@ -31,7 +33,7 @@ def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> No
 
 
 def first_difference(expected: Tensor, got: Tensor) -> tuple[int, int, float, float] | None:
-    """Sample and number of the first of the logits [n, classes] that differ, and both; NaN does not differ from NaN."""
+    """Sample, class and both values of the first of the logits [n, classes] that differ; NaN equals NaN."""
     different = (expected != got) & ~(expected.isnan() & got.isnan())
     if not bool(different.any()):
         return None

@@ -1,4 +1,4 @@
-"""What a result may depend on beside its configuration."""
+"""Versions and machine, on which the last bits of a result may depend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from pursamere._environment import package_version, versions
 from pursamere._validation import check_integer
 
+__all__ = ["describe_environment"]
+
 _PACKAGES = ("matplotlib", "pyautoattack", "safetensors", "scikit-learn")
 
 
 def describe_environment(device: torch.device, threads: int | None) -> dict[str, Any]:
-    """Versions, machine and the number of CPU threads, as values for JSON."""
+    """Versions, machine and number of CPU threads, as values for JSON."""
     count = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
     return {
         "versions": {**versions(), **{name: package_version(name) for name in _PACKAGES}},

@@ -1,9 +1,9 @@
-"""A run's folder: what was asked for, what every unit found, and how a run that was killed goes on.
+"""A run's folder: its configuration and the outcome of every unit, from which a killed run resumes.
 
 config.json          what defines the run; another configuration is refused
-environment.json     versions and machine of the process that began it
-units/*.json         the outcomes of a unit; a unit is done when its file is there
-adversarial/*.safetensors   its adversarial images, by position among the samples
+environment.json     versions and machine of the process that began the run
+units/*.json         outcome of a unit, which is done once this file exists
+adversarial/*.safetensors   adversarial images of a unit, in the order of its rows
 outcomes.csv, summary.json, report.md, report.html, *.png   written when all units are done
 """
 
@@ -27,16 +27,16 @@ _RUN_AGAIN = "remove it, and the same command runs that part again"
 
 
 class IncompleteRunError(RuntimeError):
-    """One shard of a run is done, and there is no result until the others are."""
+    """One shard of a run is done, but others are not, so there is no result yet."""
 
 
 class RunFolder:
     """The files of one run.
 
     Args:
-        path: the folder, which the caller has claimed.
-        config: what defines the run, values for JSON.
-        environment: versions and machine, for the record.
+        path: the folder, claimed by the caller.
+        config: what defines the run, as values for JSON.
+        environment: versions and machine; recorded if the run is new.
 
     Raises:
         ValueError: the folder holds a run of another configuration, or a file of it is damaged.
@@ -72,23 +72,23 @@ class RunFolder:
         return self._unit_file(unit).exists()
 
     def save(self, unit: Unit, outcome: Outcome, adversarial: Tensor | None) -> None:
-        """Keep a unit; its JSON file comes last, and is there whole or not at all."""
+        """Save a unit. The JSON file is written last and atomically."""
         if adversarial is not None:
             content = self._safetensors.save({"images": adversarial.detach().cpu().contiguous()})
             write_bytes(self._tensor_file(unit), content, overwrite=True)
         write_bytes(self._unit_file(unit), _json(outcome.to_json()), overwrite=True)
 
     def load(self, unit: Unit) -> Outcome:
-        """The outcome of a unit that is done; ``ValueError`` if its file is damaged."""
+        """The outcome of a finished unit; ``ValueError`` if its file is damaged."""
         with reading(self._unit_file(unit), _RUN_AGAIN):
             return Outcome.from_json(json.loads(self._unit_file(unit).read_bytes()), len(unit.rows))
 
     def has_adversarial(self, unit: Unit) -> bool:
-        """Whether the adversarial images of a unit were kept."""
+        """Whether a unit's adversarial images were kept."""
         return self._tensor_file(unit).exists()
 
     def adversarial(self, unit: Unit) -> Tensor:
-        """The adversarial images of a unit that is done, [n, C, H, W].
+        """The adversarial images of a finished unit, [n, C, H, W].
 
         Raises:
             FileNotFoundError: they were not kept.
@@ -102,7 +102,7 @@ class RunFolder:
             return images
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one of the files that tell the result."""
+        """Write one of the result files."""
         write_bytes(self.path / name, content, overwrite=True)
 
     def _tensor_file(self, unit: Unit) -> Path:
@@ -117,7 +117,7 @@ def _json(value: Any) -> bytes:
 
 
 def _write_new(file: Path, value: Any) -> None:
-    """Write a file unless another process of the same run has just done so."""
+    """Write a file, unless another process of the same run has written it meanwhile."""
     try:
         write_bytes(file, _json(value), overwrite=False)
     except FileExistsError:
@@ -127,14 +127,14 @@ def _write_new(file: Path, value: Any) -> None:
 def _read_environment(file: Path) -> dict[str, Any]:
     with reading(file, "restore it, or choose another folder"):
         environment = json.loads(file.read_bytes())
-        # What the report at the end reads.
+        # What the report reads.
         require_form(environment, {"versions": dict, "platform": str, "machine": str, "device": str, "threads": int})
         check_integer("threads", environment["threads"], low=1)
         return dict(environment)
 
 
 def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The path of the first value that differs, and both values."""
+    """Path of the first value that differs, and both values."""
     if isinstance(asked, dict) and isinstance(there, dict):
         for name in sorted({*asked, *there}):
             path = f"{key}.{name}" if key else name

@@ -1,4 +1,4 @@
-"""How samples on which a model or an attack is NaN are told from the others of their batch."""
+"""Isolates samples on which a model or an attack is NaN from the rest of their batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from torch import Tensor
 
 from pursamere._validation import NotFiniteError
 
+__all__ = ["in_halves", "nan_where_not_finite"]
+
 T = TypeVar("T")
 
 
 def in_halves(function: Callable[[Tensor], T], rows: Tensor) -> Iterator[tuple[Tensor, T | NotFiniteError]]:
-    """Call ``function`` on rows, and on halves of them where it raises ``NotFiniteError``, until that row is alone.
+    """Call ``function`` on rows; where it raises ``NotFiniteError``, on halves of them, down to single rows.
 
     Args:
-        function: what it does for a row must not depend on the rows beside it.
-        rows: int64 [n]; for n = 0 the function is not called.
+        function: its result for a row must not depend on the other rows.
+        rows: int64 [n]; for n = 0, ``function`` is not called.
 
     Yields:
-        Parts of ``rows``, in order, and what the function returned for them, or the error for a single row.
+        Parts of ``rows``, in order, with the function's result or, for a single row, its error.
     """
     if len(rows) == 0:
         return
@@ -38,7 +40,7 @@ def in_halves(function: Callable[[Tensor], T], rows: Tensor) -> Iterator[tuple[T
 
 
 def nan_where_not_finite(function: Callable[[Tensor], Tensor], images: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return ``function(images)``, [n, *shape] with n > 0, and NaN for images on which it raises ``NotFiniteError``."""
+    """Return ``function(images)``, [n, *shape] with n > 0; NaN for images on which it raises ``NotFiniteError``."""
     parts = in_halves(lambda rows: function(images[rows]), torch.arange(len(images), device=images.device))
     return torch.cat(
         [images.new_full((1, *shape), torch.nan) if isinstance(found, NotFiniteError) else found for _, found in parts]

@@ -1,4 +1,4 @@
-"""What is under attack: the model as it is judged, and the forms in which attacks see it."""
+"""The model under attack: as it is judged, and in the forms that attacks differentiate or transfer from."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ from .halving import nan_where_not_finite
 
 __all__ = ["EOT_SAMPLES", "FixedBatches", "Target"]
 
-# Logits are averaged over so many draws of a random defense's noise when it is attacked.
-EOT_SAMPLES = 4
+EOT_SAMPLES = 4  # draws of a random defense's noise over which attacks average its logits
 
-
-_WRAP = "a module around it that is no PurifiedClassifier is attacked through its own gradient alone"
+_WRAP = "wrapped in a module other than a PurifiedClassifier, it is attacked through its own gradient only"
 
 
 class FixedBatches(nn.Module):
-    """A model that always runs on batches of one size, the last one padded, so that a sample's logits are its own."""
+    """A model that always runs on batches of one size, the last one padded: results don't depend on the batch."""
 
     def __init__(self, model: Model, size: int) -> None:
         super().__init__()
@@ -43,7 +41,7 @@ class FixedBatches(nn.Module):
 
 
 class _Averaged(nn.Module):
-    """The mean logits of several calls of a random model (expectation over its noise)."""
+    """The mean logits of several calls of a random model (expectation over transformation)."""
 
     def __init__(self, model: Model, calls: int) -> None:
         super().__init__()
@@ -58,16 +56,16 @@ class Target:
     """A model to evaluate.
 
     Args:
-        model: a :class:`pursamere.PurifiedClassifier`, which is attacked in every way, or any callable from images to
-            logits, attacked through its own gradient.
-        micro_batch: for a model that is no ``PurifiedClassifier``: it runs on batches of this size.
+        model: a :class:`pursamere.PurifiedClassifier`, attacked through every gradient it has, or any callable from
+            images to logits, attacked through its own gradient.
+        micro_batch: batch size for a model that is not a ``PurifiedClassifier``.
 
     Attributes:
-        model: what is judged: the given object, in batches of one size if it is no ``PurifiedClassifier``; of a random
-            one a copy, since it is reset again and again.
-        purifier: that of ``model``, if it has one.
-        bare: its classifier alone, if it has a purifier.
-        classes: the number of logits, once they have been counted.
+        model: the model that judges: the given one, run in batches of one size if it is not a ``PurifiedClassifier``;
+            a copy of a random one, since it is reset again and again.
+        purifier: the purifier of ``model``, if it has one.
+        bare: the classifier without the purifier, if there is one.
+        classes: number of logits, once :meth:`count_classes` has run.
 
     Raises:
         TypeError: ``model`` is not callable, or cannot be copied with another gradient.
@@ -107,16 +105,16 @@ class Target:
         return self.purifier is not None and self.purifier.random
 
     def reset(self, seed: int) -> None:
-        """Make what a random defense draws from now on a function of ``seed``; nothing for others."""
+        """Seed what a random defense draws from now on; does nothing for others."""
         if self.is_random:
             self.purifier.reset(seed)  # type: ignore[union-attr, operator]
 
     @torch.no_grad()
     def count_classes(self, images: Tensor) -> int:
-        """Return the number of logits, and keep it.
+        """Return the number of logits, and store it in ``classes``.
 
         Raises:
-            RuntimeError: the model raises that it is NaN or infinite on every image.
+            NotFiniteError: the model is NaN or infinite on every image.
         """
         for image in images:
             try:
@@ -128,17 +126,15 @@ class Target:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Return the logits of images [n, C, H, W], NaN where the model raises that it is NaN or infinite."""
+        """Return the logits of images [n, C, H, W], NaN where the model raises ``NotFiniteError``."""
         return nan_where_not_finite(self._checked, images, (self.classes,))
 
     @torch.no_grad()
     def check_attackable(self, images: Tensor, gradients: Iterable[str], seed: int) -> None:
-        """Require that the model with each of these gradients is the model, and has that gradient.
-
-        Its logits must be the same bits, and its purifier must be called, with that gradient.
+        """Require that copies of the model with these gradients behave as attacks assume.
 
         Raises:
-            ValueError: it is not so.
+            ValueError: the logits of a copy differ, or it does not call its purifier with its gradient.
         """
         if self.purifier is None:
             return
@@ -167,7 +163,7 @@ class Target:
                 )
 
     def check_derivative(self, attacks: Iterable[Attack], images: Tensor) -> Agreement | None:
-        """Compare autograd's derivative of the purifier with finite differences, if one of the attacks takes it.
+        """Compare autograd's derivative of the purifier with finite differences, if an attack needs it.
 
         Raises:
             RuntimeError: they differ.
@@ -188,7 +184,7 @@ class Target:
         return _Averaged(model, EOT_SAMPLES) if self.is_random else model
 
     def sources(self, names: tuple[str, ...]) -> list[Model]:
-        """The models to transfer from."""
+        """The models to transfer from that exist; see :class:`pursamere.attacks.Transfer`."""
         found: list[Model] = []
         for name in names:
             if name == "bare" and self.bare is not None:
@@ -216,12 +212,12 @@ class Target:
         return check_logits("model", self.model(images), images)
 
     def _purified(self, purifier: IterativePurifier, gradient: str) -> PurifiedClassifier:
-        """The given model, its class and hooks and all, but for its purifier and gradient."""
+        """A copy of the given model, with its class and hooks but another purifier and gradient."""
         assert isinstance(self.original, PurifiedClassifier)
         return copy_with(self.original, purifier=purifier, gradient=gradient)
 
     def _variant(self, name: str) -> IterativePurifier | None:
-        """The purifier with another noise seed, or with half as many steps."""
+        """The purifier with another noise seed or half as many steps, if it can have fewer."""
         if self.purifier is None:
             return None
         noise, steps = self.purifier.noise, self.purifier.steps
@@ -231,7 +227,7 @@ class Target:
 
 
 def _check_inner_gradients(model: Model) -> None:
-    """Refuse a model that hides a gradient other than its own, for which there would be no other attack."""
+    """Refuse a model with an inner gradient that is a surrogate, since nothing would attack the exact one."""
     for path, part in model.named_modules() if isinstance(model, nn.Module) else ():
         if isinstance(part, PurifiedClassifier) and part.gradient not in ("exact", "unrolled"):
             raise ValueError(
@@ -241,5 +237,5 @@ def _check_inner_gradients(model: Model) -> None:
 
 
 def _describe(part: object) -> str:
-    """What a module's ``repr`` tells, or the name of a function."""
+    """The ``repr`` of a module, or the name of a function."""
     return repr(part) if isinstance(part, nn.Module) else getattr(part, "__qualname__", type(part).__qualname__)

@@ -1,1 +1,1 @@
-"""From the result of an evaluation to Markdown, HTML, plots, image grids and a table for the terminal."""
+"""Turns the result of an evaluation into Markdown, HTML, plots, image grids and a table for the terminal."""

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no other, made from its Markdown."""
+"""The report as one self-contained HTML file, rendered from its Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from pursamere._extras import require
 
+__all__ = ["html_page"]
+
 _IMAGE = re.compile(r'(<img alt="[^"]*" src=")([a-z]+\.png)"')
-# The page runs nothing and loads nothing, whatever might have slipped into it.
+# A second line of defense: whatever slips into the page can neither run nor load anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; background: #fff; color: #1f2328;
@@ -38,19 +40,19 @@ pre { padding: .7rem 1rem; background: #f6f8fa; white-space: pre-wrap; }
 
 
 def html_page(title: str, text: str, pictures: Mapping[str, bytes]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         title: plain text.
-        text: Markdown with tables, in which everything that is not the report's own words is escaped.
-        pictures: by file name, the PNG files that it shows.
+        text: Markdown with tables; anything that users wrote is escaped in it.
+        pictures: contents of the PNG files that it refers to, by file name.
     """
     body = require("markdown", extra="evaluation").markdown(text, extensions=["tables"])
 
     def embed(match: re.Match[str]) -> str:
         return f'{match[1]}data:image/png;base64,{base64.b64encode(pictures[match[2]]).decode()}"'
 
-    # Both replacements begin with an angle bracket, which escaped text cannot hold.
+    # Both patterns contain an angle bracket, which escaped text cannot.
     body = _IMAGE.sub(embed, body)
     for word in ("pass", "warn"):
         body = body.replace(f"<td><strong>{word}</strong></td>", f'<td class="{word}">{word}</td>')

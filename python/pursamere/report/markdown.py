@@ -1,4 +1,4 @@
-"""The report of a run in Markdown. What users named (data, model, attacks) is escaped, so that it stays text."""
+"""The report of a run in Markdown. Names given by users (data, model, attacks) are escaped."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _SPECIAL = {ord(character): f"&#{ord(character)};" for character in "&<>|\\`*_[]
 
 
 def escape(text: object) -> str:
-    """``text`` on one line, without a meaning for Markdown, its tables or HTML."""
+    """``text`` on one line, with everything special to Markdown, its tables or HTML escaped."""
     return printable(text).translate(_SPECIAL)
 
 
 def title(result: Result) -> str:
-    """What was evaluated, as plain text on one line."""
+    """The report's title: what was evaluated, as plain text on one line."""
     model = result.config["model"]["description"].partition("\n")[0].partition("(")[0].strip()
     return printable(f"Robustness of {model or 'a model'} on {result.config['data']['name'] or 'unnamed data'}")
 
 
 def markdown_report(result: Result, pictures: Collection[str], first_tensors: str | None) -> str:
-    """The report.
+    """Return the report.
 
     Args:
-        result: of a run that is complete.
-        pictures: which of the files ``ACCURACY``, ``BARS``, ``LOSS`` and ``GRID`` lie beside it.
+        result: the result of a complete run.
+        pictures: which of the files ``ACCURACY``, ``BARS``, ``LOSS`` and ``GRID`` exist beside the report.
         first_tensors: name of a unit whose adversarial images were kept, or ``None`` if none were.
 
     Returns:
-        Markdown with tables; it ends with a line break, and is the same for the same result.
+        Markdown with tables, ending with a newline.
     """
     sections = [
         f"# {escape(title(result))}",
@@ -53,9 +53,9 @@ def markdown_report(result: Result, pictures: Collection[str], first_tensors: st
         "## Threat model",
         _threat(result),
         "## Accuracy under each attack",
-        "In brackets: 95 % Wilson intervals. An attack on survivors ran only on samples that had withstood those "
-        "before it, so it has no accuracy of its own. The worst case counts a sample as right only if it is right as "
-        "it is and after every attack in the table.",
+        "In brackets: 95 % Wilson intervals. An attack on survivors ran only on samples that had withstood all attacks "
+        "before it, so it has no accuracy of its own. The worst case counts a sample as robust only if it is "
+        "classified correctly without an attack and after every attack in the table.",
     ]
     for eps in result.eps:
         sections += [f"### eps {eps:.4g}", _attacks(result, eps)]
@@ -72,8 +72,8 @@ def markdown_report(result: Result, pictures: Collection[str], first_tensors: st
 def _made(result: Result) -> list[str]:
     protocol, samples = result.config["protocol"], result.clean.samples
     points = [
-        "A sample counts as robust if nothing tried here broke it: a stronger attack can only lower the worst case. "
-        "The intervals cover the choice of the samples, not the weakness of the attacks."
+        "A sample counts as robust if nothing tried here broke it; a stronger attack can only lower the worst case. "
+        "The intervals account for the choice of samples, not for the weakness of the attacks."
     ]
     few = samples < _HEADLINE
     points.append(
@@ -82,24 +82,24 @@ def _made(result: Result) -> list[str]:
     points.append(escape(classes_told(result.config)))
     name, lacks = escape(protocol["name"]), escape(protocol["left_out"])
     if _is_full(protocol["attacks"]):
-        points.append("The full protocol" + (", but for what was not run." if result.skipped else "."))
+        points.append("The full protocol" + (", except for what was not run." if result.skipped else "."))
     elif lacks:
-        points.append(f"Protocol {name}, less than the full one: {lacks}.")
+        points.append(f"Protocol {name}, a reduced version of the full one: {lacks}.")
     else:
-        points.append(f"Protocol {name}: other attacks than those of the full one; what it lacks is not stated.")
+        points.append(f"Protocol {name}, which differs from the full one; what it leaves out is not stated.")
     if result.skipped:
         skipped = "; ".join(f"{name} ({reason})" for name, reason in result.skipped.items())
         points.append(f"Not run: {escape(skipped)}.")
     if result.config["model"]["random"]:
         points.append(
-            f"The defense is random. Gradients are of logits averaged over {EOT_SAMPLES} draws of its noise, and what "
-            "an attack found is judged with one further draw: another draw gives other figures, and an attacker who "
-            "may try again does better."
+            f"The defense is random. Attacks differentiate logits averaged over {EOT_SAMPLES} draws of its noise, and "
+            "each adversarial image is judged with one more draw. Other draws give other figures, and an attacker who "
+            "can retry does better."
         )
     else:
         points.append(
-            f"Before any attack the logits of {min(samples, CHECKED)} samples were the same bits in other calls, batch "
-            "sizes and orders."
+            f"Before any attack, the logits of {min(samples, CHECKED)} samples were bitwise equal over repeated calls, "
+            "batch sizes and orders."
         )
     return ["\n".join(f"- {point}" for point in points)]
 
@@ -111,20 +111,20 @@ def _is_full(attacks: Sequence[dict[str, Any]]) -> bool:
 def _threat(result: Result) -> str:
     radii = ", ".join(_radius(eps) for eps in result.eps)
     return (
-        "The attacker knows everything: the model, its parameters and, for a purifier, its denoiser, its noise and "
-        f"every setting. Images may change by at most eps in the {NORMS[result.norm]} norm and stay in [0, 1]; "
-        f"eps, in pixel units of that range, is {radii}. Any wrong class is a success."
+        "The attacker knows everything: the model, its parameters and, for a purifier, its denoiser, noise and all "
+        f"settings. Images may change by at most eps in the {NORMS[result.norm]} norm and stay in [0, 1]; "
+        f"eps, in pixel units of that range, is {radii}. Any wrong class counts as success."
     )
 
 
 def _radius(eps: float) -> str:
-    """With the fraction of 255 that it stands for, where it does."""
+    """The radius, with the multiple of 1/255 that it equals, if it does."""
     short, parts = f"{eps:.4g}", round(eps * 255)
     return f"{short} ({parts}/255)" if float(short) != eps and abs(parts / 255 - eps) < 1e-6 else short
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table; its cells are escaped already, and the columns ``right`` are flush right."""
+    """A Markdown table of escaped cells; columns listed in ``right`` are right-aligned."""
     rule = ["---:" if number in right else "---" for number in range(len(header))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
@@ -153,7 +153,7 @@ def _sweep(result: Result) -> list[str]:
         for line in lines
     ]
     return [
-        "Weaker than the worst case, and only to see whether accuracy falls to zero as it must.",
+        "Weaker than the worst case; shows whether accuracy falls to zero, as it must.",
         _table(("attack", "eps", "attacked", "accuracy"), rows, right=(1, 2, 3)),
     ]
 
@@ -164,20 +164,20 @@ def _checks(result: Result) -> list[str]:
         for check in result.checks
     ]
     return [
-        "A warning means that attacks may have been misled, and that the figures are then too good. That a check "
-        "passes proves nothing. Checks whose attacks were not run are not listed.",
+        "A warning means that attacks may have been misled, so that the figures are too good. A passed check proves "
+        "nothing. Checks whose attacks were not run are not listed.",
         _table(("check", "result", "details"), rows),
     ]
 
 
 def _losses(pictures: Collection[str]) -> list[str]:
     if LOSS not in pictures:
-        return ["No attack by gradients was run, so there are no loss curves."]
+        return ["No gradient attack was run, so there are no loss curves."]
     return [
-        "The mean over the attacked samples of the smallest margin so far (below zero: wrong class), by evaluations of "
-        "the model. An attack that stops at a success keeps the margin it has. Curves of attacks on survivors begin "
-        "with harder samples.",
-        *_picture(LOSS, "Mean smallest margin against evaluations", pictures),
+        "The smallest margin so far (negative: misclassified), averaged over the attacked samples, against forward "
+        "passes of the model. Samples on which an attack stops early keep their last margin. Attacks on survivors "
+        "start with harder samples.",
+        *_picture(LOSS, "Mean smallest margin against forward passes", pictures),
     ]
 
 
@@ -186,11 +186,11 @@ def _grid(result: Result, pictures: Collection[str]) -> list[str]:
         return ["None: the adversarial images were not kept, or are neither gray nor RGB."]
     again = " The purifier drew fresh noise for this picture." if result.config["model"]["random"] else ""
     return [
-        f"The first samples that some attack broke at eps {max(result.eps):.4g}, then others if these are too few; no "
-        "other choice was made. Above each picture is the class that the classifier sees in it (red: wrong); a "
-        f"purifier's decision is that of the purified rows.{again} Below: the first attack that broke the sample, "
-        "or came nearest.",
-        *_picture(GRID, "Inputs, adversarial images and what the purifier makes of them", pictures),
+        f"The first samples that an attack broke at eps {max(result.eps):.4g}, then others if there are too few; not "
+        "selected otherwise. Above each image is the class that the classifier predicts for it (red: wrong); the "
+        f"predictions of the purified classifier are those above the purified rows.{again} Below is the first attack "
+        "that broke the sample, or the one that came closest.",
+        *_picture(GRID, "Inputs, adversarial images, and both after purification", pictures),
     ]
 
 
@@ -203,10 +203,10 @@ def _cost(result: Result) -> str:
     rows = [("images per second, without gradients", f"{cost['images_per_second']:,}")]
     for key, name in (("forward_passes", "forward"), ("backward_passes", "backward")):
         if key in cost:
-            rows.append((f"{name} passes of the denoiser for an image", f"{cost[key]:,}"))
+            rows.append((f"{name} passes of the denoiser per image", f"{cost[key]:,}"))
     rows.append(("peak memory of the process", f"{cost['peak_memory_mib']:,} MiB"))
-    rows.append(("computation of all attacks", f"{seconds:,.0f} s"))
-    return _table(("what", "how much"), rows, right=(1,))
+    rows.append(("computing time of all attacks", f"{seconds:,.0f} s"))
+    return _table(("what", "value"), rows, right=(1,))
 
 
 def _reproduction(result: Result, first_tensors: str | None) -> list[str]:
@@ -225,13 +225,13 @@ def _reproduction(result: Result, first_tensors: str | None) -> list[str]:
     if len(lines) > _DESCRIBED_LINES:
         lines[_DESCRIBED_LINES:] = [f"... {len(lines) - _DESCRIBED_LINES} more lines in config.json"]
     return [
-        "The same call with what `config.json` says, on the same machine, versions and number of threads, gives the "
-        "same bytes of `outcomes.csv`.",
-        "The first SHA-256 is of images and labels, the second of weights, buffers and what is printed below.",
+        "The same call with the settings in `config.json` gives the same bytes of `outcomes.csv` on the same machine "
+        "with the same versions and number of threads.",
+        "The first SHA-256 covers images and labels, the second the weights, the buffers and the text below.",
         _table(("what", "value"), ((name, escape(value)) for name, value in facts.items())),
         "The model:",
         _code(lines),
-        "Each sample's outcome under each attack is in `outcomes.csv`; the worst case is recomputed from it by:",
+        "Each sample's outcome under each attack is in `outcomes.csv`. To recompute the worst case from it:",
         _code(_recompute(result)),
         *_tensors(first_tensors),
     ]
@@ -252,7 +252,7 @@ def _tensors(first: str | None) -> list[str]:
     if first is None:
         return ["Adversarial images were not kept."]
     return [
-        "Adversarial images, in the order of the samples, a file for each attack, radius and chunk:",
+        "Adversarial images in the order of the samples, one file per attack, radius and chunk:",
         _code(
             [
                 "from safetensors.torch import load_file",

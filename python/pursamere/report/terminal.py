@@ -7,11 +7,17 @@ from pursamere.evaluation.result import Result
 
 from .words import accuracy_of, gradient_of
 
-__all__ = ["text_table"]
+__all__ = ["attack_table", "text_table"]
 
 
 def text_table(result: Result) -> str:
-    """A row for every attack at every radius with the worst case last, and the masking checks; no final newline."""
+    """Every attack and every masking check, without final newline."""
+    checks = [("masking check", "", ""), *((c.name, "pass" if c.passed else "WARN", c.detail) for c in result.checks)]
+    return f"{attack_table(result)}\n\n{aligned(checks)}"
+
+
+def attack_table(result: Result) -> str:
+    """A row for every attack at every radius with the worst case last, without final newline."""
     rows = [("attack", "gradient", f"eps ({result.norm})", "accuracy, 95 % interval")]
     rows.append(("none", "", "", str(result.clean)))
     for eps, worst in result.worst_case.items():
@@ -21,5 +27,4 @@ def text_table(result: Result) -> str:
                 figure += f", {line.share.samples} samples"
             rows.append((line.attack.name, gradient_of(line.attack), f"{eps:.4g}", figure))
         rows.append(("WORST CASE", "", f"{eps:.4g}", str(worst)))
-    checks = [("masking check", "", ""), *((c.name, "pass" if c.passed else "WARN", c.detail) for c in result.checks)]
-    return aligned(rows) + "\n\n" + aligned(checks)
+    return aligned(rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pursamere._extras import require
+from pursamere.report.drawing import GridRow, draw_grid, new_figure, to_png
+
+__all__ = ["draw_curves", "draw_purifications"]
 
 _SHOWN = 8
 _NOISE = 0.2  # standard deviation in pixel units, of the images that are purified
@@ -19,7 +20,7 @@ def draw_curves(history: list[dict[str, Any]], table: list[dict[str, float]]) ->
 
     Figures in ``table`` that belong to a noise level are drawn as lines for comparison.
     """
-    figure = require("matplotlib.figure", extra="train").Figure(figsize=(10.0, 3.8), layout="constrained")
+    figure = new_figure(10.0, 3.8)
     left, right = figure.subplots(1, 2)
     steps = [entry["step"] for entry in history]
     left.plot(steps, [entry["loss"] for entry in history], marker=".", color="#0969da")
@@ -38,7 +39,7 @@ def draw_curves(history: list[dict[str, Any]], table: list[dict[str, float]]) ->
     for axis in (left, right):
         axis.set_xlabel("step")
         axis.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_purifications(denoiser: nn.Module, images: Tensor) -> bytes:
@@ -55,20 +56,6 @@ def draw_purifications(denoiser: nn.Module, images: Tensor) -> bytes:
         "denoised": denoiser(noisy, _NOISE).clamp(0, 1),
         "purified": purifier(noisy),
     }
-    figure = require("matplotlib.figure", extra="train").Figure(
-        figsize=(1.1 * len(clean) + 0.6, 4.6), layout="constrained"
-    )
-    axes = figure.subplots(len(rows), len(clean), squeeze=False)
-    for line, (title, batch) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(line, batch.cpu(), strict=True):
-            axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(title, fontsize=9)
-    return _png(figure)
-
-
-def _png(figure: Any) -> bytes:
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=110, metadata={"Software": None})
-    return target.getvalue()
+    figure = new_figure(1.1 * len(clean) + 0.6, 4.6)
+    draw_grid(figure, [GridRow(title, batch) for title, batch in rows.items()])
+    return to_png(figure)

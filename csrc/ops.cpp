@@ -1,3 +1,3 @@
-#include "schemas.h"
+#include "ops.h"
 
 STABLE_TORCH_LIBRARY(pursamere, m) { pursamere::define_ops(m); }

@@ -1,0 +1,221 @@
+"""Shapes and derivatives of the ops, one section for each.
+
+Derivatives consist of differentiable operations, so that they can be differentiated again. Schemas are in
+``csrc/ops.h``. Notation: g is the gradient summed over the draws, v the incoming gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .registration import register
+
+__all__: list[str] = []
+
+_Context = Any
+
+
+# noise
+
+
+def _noise_fake(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor:
+    return like.new_empty((draws, *like.shape))
+
+
+register("noise", _noise_fake)
+
+
+# perturb: y_k = x + sigma xi_k
+
+
+def _perturb_fake(
+    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+) -> Tensor:
+    return x.new_empty((draws, *x.shape), dtype=dtype or x.dtype)
+
+
+def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.x_dtype = inputs[0].dtype
+
+
+def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    return v.sum(dim=0, dtype=ctx.x_dtype), None, None, None, None, None
+
+
+register("perturb", _perturb_fake, _perturb_setup, _perturb_backward)
+
+
+# residual: r_k = a x + b prediction_k + noise, with a = 1 for a denoised prediction and 0 otherwise;
+# cotangent_k = (2 b / K) r_k, drift = (2/K) sum_k r_k, ere = (1/K) sum_k ||r_k||^2. The derivative needs the results
+# only.
+
+
+def _residual_fake(
+    x: Tensor, prediction: Tensor, kind: str, sigma: float, seed: int, antithetic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _contiguous_like(prediction), _contiguous_like(x), _one_per_sample(x)
+
+
+def _residual_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, _, ctx.kind, ctx.sigma, _, _ = inputs
+    cotangent, drift, _ = output
+    ctx.save_for_backward(cotangent, drift)
+
+
+def _residual_backward(ctx: _Context, v_cotangent: Tensor, v_drift: Tensor, v_ere: Tensor) -> tuple[Any, ...]:
+    cotangent, drift = ctx.saved_tensors
+    slope = {"denoised": -1.0, "score": -(ctx.sigma**2), "noise": ctx.sigma}[ctx.kind]
+    factor = 2.0 / cotangent.shape[0]
+    v_residual = factor * (slope * v_cotangent + v_drift.to(cotangent.dtype))
+    v_prediction = slope * v_residual + _columns(v_ere, drift).to(cotangent.dtype) * cotangent
+    v_x = v_residual.sum(dim=0, dtype=drift.dtype) + _columns(v_ere, drift) * drift if ctx.kind == "denoised" else None
+    return v_x, v_prediction, None, None, None, None
+
+
+register("residual", _residual_fake, _residual_setup, _residual_backward)
+
+
+# accumulate_ascend: point = x + ascent_radius g / ||g||, norm = ||g||
+
+
+def _ascend_fake(x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(x), _one_per_sample(x)
+
+
+def _ascend_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, per_draw, direct, ctx.ascent_radius = inputs
+    ctx.save_for_backward(per_draw, direct)
+
+
+def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[Any, ...]:
+    per_draw, direct = ctx.saved_tensors
+    unit, inverse = _unit(_summed(per_draw, direct))
+    v_gradient = ctx.ascent_radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype)) + _columns(v_norm, unit) * unit
+    return v_point, *_to_terms(v_gradient, per_draw, direct), None
+
+
+register("accumulate_ascend", _ascend_fake, _ascend_setup, _ascend_backward)
+
+
+# accumulate_descend: next = clip(P(moved)), moved = x - step_size u(g)
+
+
+def _descend_fake(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+) -> Tensor:
+    return _contiguous_like(x)
+
+
+def _descend_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, start, per_draw, direct, ctx.step_rule, ctx.step_size, ctx.norm, ctx.radius = inputs
+    ctx.save_for_backward(x, start, per_draw, direct)
+
+
+def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    x_stored, start_stored, per_draw, direct = ctx.saved_tensors
+    gradient = _summed(per_draw, direct)
+    x, start = x_stored.to(gradient.dtype), start_stored.to(gradient.dtype)
+    unit, inverse = _unit(gradient)
+    direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step_rule]
+    moved = x - ctx.step_size * direction
+    if ctx.norm == "linf":
+        v_moved, v_start = _linf_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
+    else:
+        v_moved, v_start = _l2_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
+    if ctx.step_rule == "gradient":
+        v_gradient = -ctx.step_size * v_moved
+    elif ctx.step_rule == "unit":
+        v_gradient = -ctx.step_size * _unit_vjp(unit, inverse, v_moved)
+    else:
+        v_gradient = torch.zeros_like(v_moved)
+    terms = _to_terms(v_gradient, per_draw, direct)
+    return v_moved.to(x_stored.dtype), v_start.to(x_stored.dtype), *terms, None, None, None, None
+
+
+def _linf_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return v with respect to ``moved`` and ``start``, through the ball around ``start`` and the box."""
+    inside = (moved >= start - radius) & (moved <= start + radius)
+    v = _in_box(v, torch.minimum(torch.maximum(moved, start - radius), start + radius))
+    return v * inside, v * ~inside
+
+
+def _l2_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for the L2 ball."""
+    if math.isinf(radius):  # no ball: below, infinity times zero would make a second derivative NaN
+        return _in_box(v, moved), torch.zeros_like(v)
+    offset = moved - start
+    outward, inverse_distance = _unit(offset)
+    inside = _sample_dot(offset, offset) <= radius**2
+    v = _in_box(v, torch.where(inside, moved, start + radius * outward))
+    on_sphere = radius * _unit_vjp(outward, inverse_distance, v)
+    return torch.where(inside, v, on_sphere), torch.where(inside, 0.0, v - on_sphere)
+
+
+def _in_box(v: Tensor, projected: Tensor) -> Tensor:
+    """Return the part of v that the clip to [0, 1] lets through."""
+    return v * ((projected >= 0) & (projected <= 1))
+
+
+register("accumulate_descend", _descend_fake, _descend_setup, _descend_backward)
+
+
+# What the sections share.
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _one_per_sample(x: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0],), dtype=_compute_dtype(x.dtype))
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision that the ops compute in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], in the dtype of x."""
+    return per_sample.reshape(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+
+
+def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
+    total = per_draw.sum(dim=0, dtype=_compute_dtype(per_draw.dtype))
+    return total if direct is None else total + direct
+
+
+def _to_terms(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of the terms of g = direct + sum_k per_draw_k."""
+    return v_gradient.to(per_draw.dtype).expand_as(per_draw), None if direct is None else v_gradient.to(direct.dtype)
+
+
+def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of every sample of [B, *] tensors, [B, 1, ...]."""
+    if a.dim() == 1:
+        return a * b
+    return (a * b).sum(dim=tuple(range(1, a.dim())), keepdim=True)
+
+
+def _unit(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sample divided by its norm, and 1 / norm, [B, 1, ...]; both zero where the sample is zero."""
+    square = _sample_dot(tensor, tensor)
+    zero = square == 0
+    inverse = torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+    return tensor * inverse, inverse
+
+
+def _unit_vjp(unit: Tensor, inverse: Tensor, v: Tensor) -> Tensor:
+    """Return v (I - u u^T) / norm, the vector-Jacobian product of g -> g / ||g||."""
+    return (v - unit * _sample_dot(unit, v)) * inverse
