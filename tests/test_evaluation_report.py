@@ -213,13 +213,14 @@ def test_what_limits_the_figures_is_said(made):
     full = json.loads(json.dumps({"attacks": PRESETS["full"].settings()["attacks"]}))
     assert f"{SAMPLES} samples: fewer than the 1,024" in told(result)
     assert "1024 samples." in told(result, clean=replace(result.clean, samples=1024))
-    assert "Protocol tiny, less than the full one: nearly everything." in told(result)
-    assert "what it lacks is not stated" in told(result, config={"protocol": {**protocol, "left_out": ""}})
+    assert "Protocol tiny, a reduced version of the full one: nearly everything." in told(result)
+    assert "what it leaves out is not stated" in told(result, config={"protocol": {**protocol, "left_out": ""}})
     assert "- The full protocol.\n" in told(result, config={"protocol": {**protocol, **full}})
     assert "Not run: square (too &#124; slow)." in told(result, skipped={"square": "too | slow"})
     assert "random" not in told(result).split("## Threat")[0]
     assert "The defense is random" in told(result, config={"model": {**model, "random": True}})
-    assert "same bits in other calls" not in told(result, config={"model": {**model, "random": True}})
+    assert "bitwise equal" in told(result)
+    assert "bitwise equal" not in told(result, config={"model": {**model, "random": True}})
 
 
 def test_radii_of_eight_bit_images_are_named(made):
