@@ -213,8 +213,8 @@ def test_what_limits_the_figures_is_said(made):
     full = json.loads(json.dumps({"attacks": PRESETS["full"].settings()["attacks"]}))
     assert f"{SAMPLES} samples: fewer than the 1,024" in told(result)
     assert "1024 samples." in told(result, clean=replace(result.clean, samples=1024))
-    assert "Protocol tiny, less than the full one: nearly everything." in told(result)
-    assert "what it lacks is not stated" in told(result, config={"protocol": {**protocol, "left_out": ""}})
+    assert "Protocol tiny, a reduced version of the full one: nearly everything." in told(result)
+    assert "what it leaves out is not stated" in told(result, config={"protocol": {**protocol, "left_out": ""}})
     assert "- The full protocol.\n" in told(result, config={"protocol": {**protocol, **full}})
     assert "Not run: square (too &#124; slow)." in told(result, skipped={"square": "too | slow"})
     assert "random" not in told(result).split("## Threat")[0]
