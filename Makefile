@@ -1,11 +1,11 @@
-# One virtual environment in .venv. What is tested and demonstrated is the wheel, installed as a user's would be; stamp
-# files in .venv keep repeated calls fast and install again when a source has changed.
+# One virtual environment in .venv. Tests and demo use the installed wheel, as users do. Stamp files in .venv trigger
+# reinstallation when sources change.
 
 PYTHON ?= python3
 # The torch that is tested; `make demo TORCH=torch==2.12.0` takes another.
 TORCH ?= torch==2.13.0
 
-# Its headers must do.
+# The oldest torch whose headers must suffice.
 OLDEST_TORCH ?= torch==2.11.0
 
 VENV := .venv
@@ -20,7 +20,7 @@ GPU_CHECK_OUT ?= gpu-check
 export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Threads that spin while they wait (the default of OpenMP) slow each other down many times over on a busy machine.
+# OpenMP threads spin while waiting by default, which slows a busy machine down many times.
 demo test test-fast train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test test-fast lint bench train-mnist train-cifar10 gpu-check wheel clean
@@ -32,7 +32,7 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
 	@echo "make train-mnist   train the networks for MNIST               (TRAIN_ARGS=...)"
-	@echo "make train-cifar10 with a GPU: those for CIFAR-10             (TRAIN_ARGS=...)"
+	@echo "make train-cifar10 train those for CIFAR-10 (GPU)             (TRAIN_ARGS=...)"
 	@echo "make gpu-check     with a GPU: build, tests, sanitizer, bench (GPU_CHECK_OUT=...)"
 	@echo "make wheel         build the wheel into dist/"
 	@echo "make oldest-torch  build against the oldest torch that is supported"
@@ -55,10 +55,10 @@ lint: $(VENV)/.tools
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
 
-# Where trainings leave their networks.
+# Output folder of the trainings.
 WEIGHTS ?= build/weights
 
-# The data are in the folder that PURSAMERE_DATA names. A training that was stopped goes on when it is started again.
+# Reads data from the folder in PURSAMERE_DATA. Interrupted trainings resume.
 train-mnist: $(VENV)/.tools
 	$(BIN)/pursamere train denoiser --dataset mnist --half -o $(WEIGHTS)/mnist-denoiser $(TRAIN_ARGS)
 	$(BIN)/pursamere train classifier --dataset mnist --half -o $(WEIGHTS)/mnist-classifier $(TRAIN_ARGS)

@@ -1,7 +1,7 @@
-"""Finds a torch to build against: its folder and version, separated by a semicolon.
+"""Finds a torch to build against, and prints its folder and version, separated by a semicolon.
 
-Any torch 2.11 or newer will do, whatever Python it belongs to, since only its stable ABI is used. So the Pythons of
-PATH are asked too: uv and build run a build in an environment of their own and put that first on PATH.
+Only torch's stable ABI is used, so any torch 2.11 or newer will do, of any Python. uv and build run builds in an
+isolated environment at the front of PATH, so the other Pythons on PATH are searched too.
 """
 
 import os
@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 OLDEST = "2.11"
-LONGEST = 120  # seconds for a Python to answer
+LONGEST = 120  # timeout per Python, in seconds
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _FIND = """
@@ -22,7 +22,7 @@ print(find_spec('torch').submodule_search_locations[0], version('torch'), sep=';
 
 
 def find_torch():
-    """Return the first of ``candidates`` that is recent enough. LookupError: there is none."""
+    """Return the first of ``candidates`` that is recent enough, or raise LookupError."""
     too_old = []
     for found in candidates():
         folder, version = found.rsplit(";", 1)
@@ -34,14 +34,14 @@ def find_torch():
 
 
 def candidates():
-    """Yield folder and version of every torch that there is, the most fitting first."""
+    """Yield folder and version of every torch found, in order of preference."""
     # pip hides the caller's site-packages from an isolated build through PYTHONPATH, which -E ignores.
     commands = [[sys.executable], [sys.executable, "-E"]]
-    # The last is that of uv, which need not be activated.
+    # .venv is used by uv without activation.
     for folder in [*os.get_exec_path(), os.path.join(ROOT, ".venv", "bin")]:
         python = shutil.which("python3", path=folder)
         if python:
-            commands.append([os.path.abspath(python), "-E"])  # as it is started from another folder
+            commands.append([os.path.abspath(python), "-E"])  # absolute, since the working directory changes
     for command in commands:
         found = ask(command)
         if found:
@@ -49,13 +49,13 @@ def candidates():
 
 
 def ask(command):
-    """Return folder and version of the torch of a Python. None: it has none, or is broken."""
+    """Return folder and version of a Python's torch, or None if it has none or fails."""
     try:
-        # From the root, because -c puts the working directory on sys.path.
+        # Run from the root, because -c puts the working directory on sys.path.
         done = subprocess.run(
             [*command, "-c", _FIND], cwd=os.path.abspath(os.sep), capture_output=True, text=True, timeout=LONGEST
         )
-    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: what it prints is no text
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: its output is not text
         return None
     lines = done.stdout.splitlines()
     return lines[-1] if done.returncode == 0 and lines and lines[-1].count(";") == 1 else None

@@ -1,7 +1,7 @@
 """PEP 517 build backend: scikit-build-core, building against the torch that the caller already has.
 
-Naming torch in ``build-system.requires`` would make every isolated build download the newest one, gigabytes with CUDA,
-even where a torch is installed. So it is asked for only where there is none that is recent enough.
+With torch in ``build-system.requires``, every isolated build would download the newest one (gigabytes with CUDA)
+even if torch is installed. So torch is required only if none is recent enough.
 """
 
 from scikit_build_core import build as _backend

@@ -1,6 +1,6 @@
-# Stops the configuration at a flag that changes what floating-point arithmetic gives: results must have the same bits on
-# every machine (D4), and NaN must show. Linker flags count too: for some of these, GCC links start-up code that switches
-# the whole process to flush-to-zero. csrc/compiler_flags.h checks again what can be checked by macros.
+# Rejects compiler flags that change floating-point results: they must have the same bits on every machine (D4), and NaN
+# must propagate. This includes linker flags: for some of these, GCC links start-up code that switches the whole process
+# to flush-to-zero. csrc/compiler_flags.h repeats the check for flags that define macros.
 
 set(refused_flags
   # GCC and clang
@@ -29,7 +29,7 @@ set(refused_flags
   "--?fmad[= ](true|1)"
   "-ffp-eval-method=(extended|double)"
   "-(menable|enable)-unsafe-fp-math"
-  # files of further flags, which cannot be seen here
+  # files with more flags, which are not visible here
   "@[^ \t\n,;>\"']+"
   "--options-file"
   "-optf"
@@ -39,8 +39,8 @@ function(refuse_fast_math where flags)
   foreach(refused IN LISTS refused_flags)
     if(" ${flags} " MATCHES "[ \t\n,;:=\"'](${refused})[ \t\n,;>\"']")
       message(FATAL_ERROR
-        "${CMAKE_MATCH_1}, in ${where}, changes what floating-point arithmetic gives, but pursamere's results must have the "
-        "same bits on every machine: build without it. Flags come from CXX, CXXFLAGS, CUDAFLAGS, LDFLAGS, "
+        "${CMAKE_MATCH_1}, in ${where}, changes floating-point results, but pursamere's must have the same bits on "
+        "every machine: build without it. Flags come from CXX, CXXFLAGS, CUDAFLAGS, LDFLAGS, "
         "NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS in the environment, from CMAKE_ARGS, and from toolchain files.")
     endif()
   endforeach()

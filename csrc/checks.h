@@ -1,4 +1,4 @@
-// The backstop behind Python's validation: what the kernels rely on, and nothing else. Raises RuntimeError.
+// Checks only what the kernels rely on, as a backstop behind Python's validation. Raises RuntimeError.
 #pragma once
 
 #include <string_view>

@@ -1,6 +1,6 @@
-// Refuses compiler flags that change what floating-point arithmetic gives. CMakeLists.txt refuses them by name where it
-// sees them; this is for those of a compiler's wrapper or configuration file, as far as they define macros. nvcc defines
-// none for code on the device.
+// Rejects compiler flags that change floating-point results. CMake rejects them by name (cmake/refuse_fast_math.cmake);
+// this catches flags from compiler wrappers and configuration files if they define macros. nvcc defines none for device
+// code.
 #pragma once
 
 #if defined(__FAST_MATH__)

@@ -1,5 +1,5 @@
-// From run-time dtypes to storage types: calls f with a null pointer of the storage type, whose type is what counts.
-// f is where an op computes, so it runs in IEEE mode.
+// Dispatch from run-time dtypes to storage types: calls f with a null pointer to the storage type. f runs in IEEE mode,
+// since ops compute in it.
 #pragma once
 
 #include "checks.h"
@@ -21,7 +21,7 @@ void dispatch_dtype(ScalarType dtype, const char* op, F&& f) {
   });
 }
 
-// The dtype of the images and that of the network's input or output: equal, or a half type beside float32 images.
+// Dtypes of the images and of the network's tensors: equal, or a half type with float32 images.
 template <class F>
 void dispatch_pair(ScalarType image, ScalarType network, const char* op, F&& f) {
   dispatch_dtype(image, op, [&](auto* i) {

@@ -1,7 +1,7 @@
 // The fixed noise xi: standard normals as a pure function of (seed, draw, element), by Philox and Box-Muller.
 //
-// Element e of draw k comes from the Philox block with counter (e / 4, k) and key = seed, lane e % 4. Nothing else
-// enters, neither the batch nor the launch geometry. log, sin and cos are polynomials of exactly rounded operations, so
+// Element e of draw k comes from the Philox block with counter (e / 4, k) and key = seed, lane e % 4. It
+// does not depend on the batch or the launch geometry. log, sin and cos are polynomials of exactly rounded operations, so
 // host and device agree bit for bit; their errors are stated in tests/test_noise.py.
 #pragma once
 
@@ -51,7 +51,7 @@ PURSAMERE_HD SineCosine sincos_eighth_turn(float t) {
   return SineCosine{sine, fused_multiply_add(s, q, 1.0f)};
 }
 
-// A random word as a uniform number in [2^-32, 1], and as an angle in turns: quadrant and signed remainder.
+// Maps a random word to a uniform number in [2^-32, 1], and as an angle in turns: quadrant and signed remainder.
 PURSAMERE_HD float unit_interval(uint32_t word) {
   return fused_multiply_add(float(int32_t(word >> 1)), 0x1p-31f, 0x1p-32f);
 }
@@ -60,7 +60,7 @@ PURSAMERE_HD float remainder_of(uint32_t word) {
   return float(int32_t(word - (quadrant_of(word) << 30))) * 0x1p-32f;
 }
 
-// Box-Muller: two words to two independent standard normals.
+// Box-Muller: maps two words to two independent standard normals.
 PURSAMERE_HD void box_muller(uint32_t radius_word, uint32_t angle_word, float& first, float& second) {
   const float radius = square_root(-2.0f * log_unit(unit_interval(radius_word)));
   const SineCosine r = sincos_eighth_turn(remainder_of(angle_word));
@@ -88,7 +88,7 @@ PURSAMERE_HD void gaussian4(NoiseKey key, uint32_t draw, uint64_t block, float& 
   box_muller(w.word[2], w.word[3], z2, z3);
 }
 
-// Antithetic banks hold +xi and -xi next to each other: draw k is (-1)^k times independent draw k / 2.
+// Antithetic banks interleave +xi and -xi: draw k is (-1)^k times independent draw k / 2.
 PURSAMERE_HD uint32_t independent_draw(int64_t draw, bool antithetic) { return uint32_t(antithetic ? draw / 2 : draw); }
 PURSAMERE_HD float draw_sign(int64_t draw, bool antithetic) { return antithetic && (draw & 1) ? -1.0f : 1.0f; }
 

@@ -1,8 +1,8 @@
 // The floating-point mode that the library computes in: rounding to nearest, subnormal numbers kept, nothing trapped.
 //
-// The mode belongs to the thread, other libraries change it (torch.set_flush_denormal, fesetround), and a thread inherits
-// the mode of the one that starts it. So whatever computes on a CPU does so in in_ieee_mode: csrc/dispatch.h sees to that
-// for the calling thread, csrc/cpu/parallel.h for the others.
+// The mode is per thread, inherited by new threads, and changed by other libraries (torch.set_flush_denormal,
+// fesetround). So everything that computes on a CPU runs in in_ieee_mode: csrc/dispatch.h ensures this for the calling
+// thread, csrc/cpu/parallel.h for the others.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace pursamere {
 
 #if defined(__x86_64__)
 
-// MXCSR without its lowest six bits, which are no mode: they tell what exceptions have been raised.
+// MXCSR without its lowest six bits, which are exception flags rather than modes.
 using FloatMode = uint32_t;
 constexpr FloatMode kIeeeMode = 0x1f80;
 inline FloatMode float_mode() { return _mm_getcsr() & ~0x3fu; }
@@ -38,7 +38,7 @@ inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" : : "r"
 
 #else
 
-// The direction of rounding, which is all that the standard library can set.
+// The rounding direction, which is all that the standard library can set.
 using FloatMode = int;
 constexpr FloatMode kIeeeMode = FE_TONEAREST;
 inline FloatMode float_mode() { return std::fegetround(); }
@@ -46,7 +46,7 @@ inline void set_float_mode(FloatMode mode) { std::fesetround(mode); }
 
 #endif
 
-// Within in_ieee_mode: the mode outside of it. Changes only where that is another one.
+// Within in_ieee_mode: restores the outer mode, if different.
 inline thread_local FloatMode callers_mode = kIeeeMode;
 
 class IeeeScope {
@@ -84,10 +84,9 @@ class CallersScope {
   const FloatMode callers_;
 };
 
-// Compilers do not know that arithmetic depends on the mode, and may move it across a change of the mode within one
-// function. They cannot move it into or out of a function that they must not inline and whose operands and results are in
-// memory, such as what a lambda captures by reference. Calls and changes of the mode, which both have side effects, keep
-// their order.
+// Compilers don't know that arithmetic depends on the mode, and may move it across mode changes within a function. They
+// can't move it into or out of a noinline function whose operands and results are in memory, such as captures by
+// reference. Calls and mode changes have side effects and keep their order.
 template <class F>
 __attribute__((noinline)) void call_apart(const void* f) {
   (*static_cast<const F*>(f))();
@@ -99,13 +98,13 @@ __attribute__((noinline)) void call_in(void (*call)(const void*), const void* f)
   call(f);
 }
 
-// Runs f(), which captures by reference, by the rules of IEEE 754's default mode, and puts the thread's own back.
+// Runs f(), which must capture by reference, in IEEE 754's default mode, and restores the thread's mode.
 template <class F>
 void in_ieee_mode(const F& f) {
   call_in<IeeeScope>(&call_apart<F>, &f);
 }
 
-// Within in_ieee_mode: runs f(), which may start threads, in the mode outside of it, for them to inherit.
+// Within in_ieee_mode: runs f() in the outer mode, so that threads started by f inherit it.
 template <class F>
 void in_callers_mode(const F& f) {
   call_in<CallersScope>(&call_apart<F>, &f);

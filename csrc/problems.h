@@ -1,7 +1,7 @@
 // What a kernel is given: for every op the pointers, sizes and parameters, in the types that it is compiled for, and the
 // kernels of both backends.
 //
-// Images are stored as Image, what goes into or comes out of the network as Network; all is contiguous. Shapes: images
+// Images have the type Image, inputs and outputs of the network the type Network. Everything is contiguous. Shapes: images
 // [B, d], network tensors [K, B, d], per-sample values [B]. csrc/ops.h fills these in from tensors; csrc/cpu/ and
 // csrc/cuda/ define `run`, each with one file for each op.
 #pragma once
@@ -100,8 +100,8 @@ struct AccumulateDescend {
 };
 PURSAMERE_KERNELS((class Image, class Network), AccumulateDescend<Image, Network>)
 
-// Instantiates DEFINE(Image, Network) for every pair of stored types that the ops take: one type, or float images with a
-// network in a half type.
+// Instantiates DEFINE(Image, Network) for every supported pair of types: equal types, or float images with a half-type
+// network.
 #define PURSAMERE_FOR_EACH_TYPE(DEFINE) DEFINE(float) DEFINE(double) DEFINE(Half) DEFINE(BFloat16)
 #define PURSAMERE_FOR_EACH_PAIR(DEFINE) \
   DEFINE(float, float)                  \
@@ -111,7 +111,7 @@ PURSAMERE_KERNELS((class Image, class Network), AccumulateDescend<Image, Network
   DEFINE(float, Half)                   \
   DEFINE(float, BFloat16)
 
-// Values whose image can hold an intermediate result without loss.
+// Whether an Image can hold intermediate results without loss.
 template <class Stored>
 inline constexpr bool kStoredAsComputed = sizeof(Stored) == sizeof(compute_t<Stored>);
 

@@ -16,7 +16,7 @@ constexpr int64_t kChunk = 1024;
 
 PURSAMERE_HD int64_t chunk_count(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
-// On the host, from values that lie one after another.
+// On the host, for contiguous values.
 template <class A>
 inline __attribute__((always_inline)) A sum_chunk(const A* value) {
   A column[128];

@@ -1,6 +1,6 @@
 // The reconstruction residual r = x - D(x + sigma xi) of one element, for each kind of network output (equation M1):
 // a denoised image D, a score s with D = y + sigma^2 s, or a noise prediction eps with D = y - sigma eps.
-// For the latter two x cancels, so that nothing is lost to rounding when sigma is small.
+// For the latter two x cancels, which avoids loss of precision for small sigma.
 #pragma once
 
 #include "arithmetic.h"

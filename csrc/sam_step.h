@@ -10,8 +10,8 @@ namespace pursamere {
 enum class Step { gradient, unit, sign };
 enum class Ball { linf, l2 };
 
-// length / norm, and 0 where the gradient is 0 and has no direction. A norm that is NaN or overflowed gives NaN, which
-// shows, rather than 0, which would quietly move nothing.
+// length / norm, or 0 if the gradient is 0. A NaN or overflowed norm gives NaN rather than 0, which would silently skip
+// the step.
 template <class A>
 PURSAMERE_HD A unit_scale(A length, A norm) {
   return norm == A(0) ? A(0) : divide(length, norm) + (norm - norm);
@@ -32,7 +32,7 @@ PURSAMERE_HD A project_linf(A moved, A input, A radius) {
   return clamp(moved, input - radius, input + radius);
 }
 
-// distance = ||moved - input||; a point inside the ball is returned as it is.
+// distance = ||moved - input||; points inside the ball are returned unchanged.
 template <class A>
 PURSAMERE_HD A l2_shrink(A distance, A radius) {
   return distance > radius ? divide(radius, distance) + (distance - distance) : A(1);

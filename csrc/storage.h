@@ -1,8 +1,8 @@
 // Half-precision storage types and their conversions, shared by host and device.
 //
-// All arithmetic is done in float (in double for double tensors); float16 and bfloat16 are only loaded and stored.
-// The conversions use integers and float operations that are exact or rounded as wanted, so they vectorize and agree bit
-// for bit everywhere. Like all arithmetic they rely on the mode of csrc/ieee_mode.h.
+// Arithmetic is in float (double for double tensors); float16 and bfloat16 are only loaded and stored. Conversions use
+// integer operations, and float operations that are exact or rounded as required, so they vectorize and are bitwise
+// reproducible. Like all arithmetic, they rely on csrc/ieee_mode.h.
 #pragma once
 
 #include "arithmetic.h"
@@ -17,7 +17,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// The type in which a stored type is computed with.
+// The type used to compute with a stored type.
 template <class Stored>
 struct ComputeType {
   using type = float;

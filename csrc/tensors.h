@@ -1,5 +1,5 @@
-// Inputs and outputs of the ops, by the shortest way through the stable ABI: the usual helpers (torch::stable::contiguous,
-// new_empty) go through the dispatcher, which costs more than a small op itself.
+// Inputs and outputs of the ops, bypassing the dispatcher, which the usual helpers of the stable ABI
+// (torch::stable::contiguous, new_empty) go through and which costs more than a small op.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@
 
 namespace pursamere {
 
-// What went wrong in the last call that failed; torch has this since 2.13, before it prints it.
+// The error message of the last failed call, available from torch 2.13; earlier versions only print it.
 extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
 template <class... What>
@@ -38,15 +38,15 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape
   return strides;
 }
 
-// The bytes of one value of the precision that a stored type is computed in.
+// Bytes per value in the compute precision of a stored type.
 inline int64_t compute_size(ScalarType dtype) { return dtype == ScalarType::Double ? 8 : 4; }
 
 inline int64_t stored_size(ScalarType dtype) {
   return dtype == ScalarType::Double ? 8 : (dtype == ScalarType::Float ? 4 : 2);
 }
 
-// An uninitialized contiguous tensor on the device of `like`. Here, or by torch, sizes whose product overflows are refused,
-// so the ops need no checks in what they compute from sizes, but for tensors without elements, which have any sizes.
+// An uninitialized contiguous tensor on the device of `like`. Sizes whose product overflows are rejected here or by torch,
+// so the ops need no overflow checks, except for tensors without elements, which may have any sizes.
 inline Tensor allocate(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   const std::vector<int64_t> strides = contiguous_strides(shape);
   int32_t device_type, device_index;
@@ -74,7 +74,7 @@ inline Tensor allocate_like(const Tensor& tensor) {
   return allocate(tensor, shape_of(tensor), tensor.scalar_type());
 }
 
-// Not torch::stable::contiguous, which does not say what is wrong with a tensor that is too large to be copied.
+// Not torch::stable::contiguous, whose error for a tensor too large to copy is unclear.
 inline Tensor contiguous_input(const Tensor& tensor) {
   if (tensor.is_contiguous()) return tensor;
   Tensor copy = allocate_like(tensor);
@@ -83,11 +83,11 @@ inline Tensor contiguous_input(const Tensor& tensor) {
 
 struct WithScratch {
   Tensor tensor;
-  void* scratch;  // null where none was asked for
+  void* scratch;  // null if not requested
 };
 
-// A result like `tensor` with room for `values` values of compute precision behind it, in the same allocation, so that
-// an op allocates nothing but its results.
+// A result like `tensor`, followed by `values` scratch values of compute precision in the same allocation, so that an op
+// allocates only its results.
 inline WithScratch allocate_with_scratch(const Tensor& tensor, int64_t values) {
   if (values == 0) return {allocate_like(tensor), nullptr};
   const ScalarType dtype = tensor.scalar_type();
@@ -110,12 +110,12 @@ inline Tensor allocate_draws(const Tensor& tensor, int64_t draws, ScalarType dty
   return allocate(tensor, shape, dtype);
 }
 
-// [B], in the precision that sums are computed in.
+// [B], in compute precision.
 inline Tensor allocate_per_sample(const Tensor& x) {
   return allocate(x, {x.size(0)}, x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
-// The number of elements of a sample of x [B, *]; 0 without samples, where the product of the other sizes may overflow.
+// Elements per sample of x [B, *]; 0 if B = 0, where the product of the other sizes may overflow.
 inline int64_t sample_size(const Tensor& x) { return x.size(0) > 0 ? x.numel() / x.size(0) : 0; }
 
 }  // namespace pursamere

@@ -17,6 +17,7 @@ def problem():
     return make_problem()
 
 
+@pytest.mark.slow
 def test_square_and_autoattack_reach_the_exact_robust_accuracy(problem):
     model, images, labels = problem
     images, labels = images[:40], labels[:40]

@@ -16,6 +16,7 @@ def problem():
     return make_problem()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [apgd, autoattack, square])
 def test_inference_mode_does_not_matter(problem, attack):
     model, images, labels = problem
@@ -26,6 +27,7 @@ def test_inference_mode_does_not_matter(problem, attack):
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [apgd, autoattack, square])
 @pytest.mark.parametrize("closure", [False, True])
 def test_the_caller_is_undisturbed(problem, attack, closure):
@@ -63,6 +65,7 @@ def flags_of(model, images, labels):
     return ["dynamic" in text for text in said]
 
 
+@pytest.mark.slow
 def test_a_model_is_called_dynamic_by_itself_alone(problem):
     """Whatever was attacked before, failed, or is attacked meanwhile in another thread."""
     plain, loop = dynamic_models()
@@ -90,6 +93,7 @@ def test_a_model_is_called_dynamic_by_itself_alone(problem):
         counted["grad"] = 0
 
 
+@pytest.mark.slow
 def test_attacks_in_other_threads_make_no_difference(problem):
     """The package seeds and draws from generators, and counts in a dictionary, of which the process has one each."""
     _, images, labels = problem

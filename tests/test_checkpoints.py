@@ -157,7 +157,7 @@ def test_changed_weights(folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model.safetensors was changed: its SHA-256 is"):
+    with pytest.raises(ValueError, match=r"model.safetensors has changed: its SHA-256 is"):
         ps.load_checkpoint(folder)
 
 
@@ -212,7 +212,7 @@ def test_pickled_checkpoints_are_refused(tmp_path, monkeypatch, ending):
 def test_what_only_pretends_to_be_safetensors_is_refused(folder, monkeypatch, content):
     monkeypatch.chdir(folder)
     rewrite(folder, content=content)
-    with pytest.raises(ValueError, match=r"model.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"model.safetensors is not a safetensors file"):
         ps.load_checkpoint(folder)
     assert not (folder / "executed").exists()
 
@@ -251,8 +251,8 @@ def test_configurations_that_cannot_be_read(folder, text, message):
         ({"classes": 10**9}, r"config.json: classes must be in \[1, 100000\], got 1000000000"),
         ({"widths": [8, "8"]}, r"config.json: widths\[1\] must be an int, got str"),
         ({"groups": 3}, "config.json: widths must be multiples of groups, 3"),
-        ({"class_names": ["a", "b"]}, "config.json: class_names must be 3 names, one for each class, got 2"),
-        ({"class_names": ["a", "b", "a"]}, "config.json: class_names must differ from one another, got 'a' more than"),
+        ({"class_names": ["a", "b"]}, "config.json: class_names must have 3 names, one per class, got 2"),
+        ({"class_names": ["a", "b", "a"]}, "config.json: class_names must be distinct, got 'a' more than"),
         ({"class_names": [1, 2, 3]}, "config.json: class_names must be a sequence of str, got 1 in it"),
         ({"class_names": "abc"}, "config.json: class_names must be a sequence of str, got str"),
     ],
@@ -278,7 +278,7 @@ def test_what_is_no_folder_with_a_checkpoint(tmp_path):
     ("change", "error", "message"),
     [
         ({"widths": (8, 6)}, ValueError, "widths must be multiples of groups, 4"),
-        ({"widths": (8,) * 5}, ValueError, "widths must have fewer stages for images of shape"),
+        ({"widths": (8,) * 5}, ValueError, "widths has too many stages for images of shape"),
         ({"residual": 1}, TypeError, "residual must be a bool, got int"),
         ({"classes": 0}, ValueError, r"classes must be in \[1, 100000\], got 0"),
     ],

@@ -44,7 +44,7 @@ def test_mnist_comes_from_the_data_folder(monkeypatch, capsys):
     assert "PURSAMERE_DATA" in capsys.readouterr().err
     monkeypatch.setenv("PURSAMERE_DATA", "data")
     assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
-    assert "PURSAMERE_DATA must be a folder, and data is not" in capsys.readouterr().err
+    assert "PURSAMERE_DATA must be a folder, got data" in capsys.readouterr().err
     os.makedirs("data")
     assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
     assert "found neither mnist.npz nor train-images-idx3-ubyte" in capsys.readouterr().err

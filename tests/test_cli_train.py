@@ -26,8 +26,8 @@ def no_pictures(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "changes", "error", "message"),
     [
-        ("denoiser", {"stepz": 3}, ValueError, "settings must be of dataset, steps, .*, got stepz"),
-        ("classifier", {"channels": [8]}, ValueError, "settings must be of .*widths.*, got channels"),
+        ("denoiser", {"stepz": 3}, ValueError, "settings must be among dataset, steps, .*, got stepz"),
+        ("classifier", {"channels": [8]}, ValueError, "settings must be among .*widths.*, got channels"),
         ("denoiser", {"steps": 1.5}, TypeError, "steps must be an int, got float"),
         ("denoiser", {"steps": 0}, ValueError, r"steps must be in \[1, 2147483647\], got 0"),
         ("denoiser", {"steps": 2**31}, ValueError, r"steps must be in \[1, 2147483647\], got 2147483648"),

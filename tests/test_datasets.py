@@ -79,7 +79,7 @@ def test_the_data_folder_is_needed(source, monkeypatch):
     with pytest.raises(ValueError, match=f"data set '{source}': PURSAMERE_DATA must be set"):
         load(source)
     monkeypatch.setenv("PURSAMERE_DATA", "nowhere")
-    with pytest.raises(ValueError, match="PURSAMERE_DATA must be a folder, and nowhere is not"):
+    with pytest.raises(ValueError, match="PURSAMERE_DATA must be a folder, got nowhere"):
         load(source)
 
 
@@ -207,15 +207,13 @@ def test_relabeled_images_keep_the_names_of_their_classes(classes):
 
 
 def test_classes_that_are_not_known_are_named():
-    with pytest.raises(
-        ValueError, match=r"of 'some': 'b', 'd' are not among 'c', 'a' \(labels without names are called"
-    ):
+    with pytest.raises(ValueError, match=r"of 'some': 'b', 'd' are not among 'c', 'a' \(unnamed labels are called"):
         dataset().relabel(("c", "a"))
     with pytest.raises(ValueError, match="'d' is not among 'a', 'b', 'c' "):
         dataset().relabel(tuple("abc"))
     with pytest.raises(ValueError, match=r"are not among 'n0', .*'n9' and 90 more"):
         dataset().relabel([f"n{i}" for i in range(100)])
-    with pytest.raises(ValueError, match="classes must differ from one another, got 'a'"):
+    with pytest.raises(ValueError, match="classes must be distinct, got 'a'"):
         dataset().relabel(tuple("abcda"))
     with pytest.raises(TypeError, match="classes must be a sequence of str, got int"):
         dataset().relabel(4)
@@ -234,11 +232,11 @@ def test_classes_that_are_not_known_are_named():
         ({"images": torch.full((6, 1, 2, 3), 1.5)}, ValueError, "images must have values in"),
         ({"images": torch.full((6, 1, 2, 3), float("nan"))}, ValueError, "images must be finite"),
         ({"labels": torch.zeros(6, dtype=torch.int32)}, TypeError, "labels must be torch.int64"),
-        ({"labels": torch.zeros(5, dtype=torch.int64)}, ValueError, "as many as images, 6, got 5"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, ValueError, "one entry per image, 6, got 5"),
         ({"labels": torch.zeros(6, 1, dtype=torch.int64)}, ValueError, "labels must have 1 dimensions"),
         ({"classes": ("a", "b")}, ValueError, r"labels must be in \[0, 1\], .* \[0, 3\]"),
         ({"labels": -torch.ones(6, dtype=torch.int64)}, ValueError, "labels must be in"),
-        ({"classes": ("a", "b", "a", "c")}, ValueError, "classes must differ from one another, got 'a' more than once"),
+        ({"classes": ("a", "b", "a", "c")}, ValueError, "classes must be distinct, got 'a' more than once"),
         ({"classes": (0, 1, 2, 3)}, TypeError, "classes must be a sequence of str, got 0 in it"),
         ({"classes": "abcd"}, TypeError, "classes must be a sequence of str, got str"),
     ],

@@ -83,10 +83,10 @@ IMAGES = np.zeros((3, 4, 4), np.uint8)
         ({"images": np.full((1, 1, 2, 2), -1e300), "labels": [0]}, r"\[0, 1\], got a range of \[-1e\+300"),
         ({"images": np.full((1, 1, 2, 2), np.nan), "labels": [0]}, r"\[0, 1\], got a range of \[nan, nan\]"),
         ({"images": np.full((1, 1, 2, 2), np.inf), "labels": [0]}, r"\[0, 1\], got a range of \[inf, inf\]"),
-        ({"images": IMAGES, "labels": [0, 1]}, "as many as images, 3, got 2"),
+        ({"images": IMAGES, "labels": [0, 1]}, "one entry per image, 3, got 2"),
         ({"images": IMAGES, "labels": [0, -1, 1]}, r"labels must be in \[0, 1\], .* got a range of \[-1, 1\]"),
-        ({"images": IMAGES, "labels": [0, 1, 2**40]}, "labels must be in .* where there is no array class_names"),
-        ({"images": IMAGES, "labels": np.array([0, 1, 2**64 - 1], np.uint64)}, "labels must be class numbers"),
+        ({"images": IMAGES, "labels": [0, 1, 2**40]}, "labels must be in .* without an array class_names"),
+        ({"images": IMAGES, "labels": np.array([0, 1, 2**64 - 1], np.uint64)}, "labels must be class indices"),
         ({"images": IMAGES, "labels": [0.0, 1.0, 2.0]}, r"labels must be integers \[N\], got float64 \[3\]"),
         ({"images": IMAGES, "labels": [[0], [1], [2]]}, r"labels must be integers \[N\], got int64 \[3, 1\]"),
         ({"images": IMAGES, "labels": np.array([{}] * 3)}, "cannot be read as .npz"),
@@ -152,7 +152,7 @@ def test_folder_with_splits(pictures):
     assert train.labels.tolist() == [0, 0, 2]
     assert test.labels.tolist() == [1]
     assert_images(test, np.repeat(pictures[0][None, None], 3, 1))  # in color as one of the others is
-    with pytest.raises(ValueError, match="split must be one of those it has, 'test', 'train', got 'validation'"):
+    with pytest.raises(ValueError, match="split must be one of 'test', 'train', got 'validation'"):
         load("parted", "validation")
 
 
@@ -167,7 +167,7 @@ def test_jpeg_and_sixteen_bits(folder):
 
 def test_one_of_another_size_is_named(pictures):
     save("pictures/b/wide.png", random_bytes(0, 5, 6))
-    with pytest.raises(ValueError, match=r"pictures/b/wide\.png is 6x5, expected 5x6 as the first one"):
+    with pytest.raises(ValueError, match=r"pictures/b/wide\.png is 6x5, expected 5x6 like the first"):
         load("pictures")
 
 
@@ -183,12 +183,12 @@ def test_a_damaged_image_is_named(pictures, folder, content):
     ("names", "message"),
     [
         ([], "odd: expected one folder of image files per class, found no folder"),
-        (["a.png"], r"odd/a\.png: expected images inside one folder per class"),
-        (["a/1.png", "b.png"], r"odd/b\.png: expected images inside one folder per class"),
+        (["a.png"], r"odd/a\.png: expected all images inside class folders"),
+        (["a/1.png", "b.png"], r"odd/b\.png: expected all images inside class folders"),
         (["a/1.png", "b/"], r"odd/b: expected image files \(PNG, .*\), found none"),
-        (["a/1.png", "a/b/1.png"], "odd/a: expected the images of one class, found a folder b"),
+        (["a/1.png", "a/b/1.png"], "odd/a: expected the images of one class, found the folder b"),
         (["train/a/1.png", "val/a/1.png"], "found train beside val"),
-        (["train/1.png"], r"odd/train/1\.png: expected images inside one folder per class"),
+        (["train/1.png"], r"odd/train/1\.png: expected all images inside class folders"),
         (["train/a/1.png", "test/"], "odd/test: expected one folder of image files per class"),
     ],
 )

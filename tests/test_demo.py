@@ -53,13 +53,13 @@ def worst_case(folder, eps):
 def test_each_classifier_has_the_folder_of_an_evaluation(demo):
     out, err, folder = demo
     assert err == ""  # no bars: stderr is no terminal
-    assert sorted(name for name in os.listdir(folder) if name[0] != ".") == ["purified", "undefended"]
+    assert sorted(name for name in os.listdir(folder) if name[0] != ".") == ["demo.png", "purified", "undefended"]
     for kind in ("purified", "undefended"):
         assert {"config.json", "outcomes.csv", "summary.json", "report.html"} <= set(os.listdir(folder / kind))
-    with Image.open(folder / "purified" / "pictures.png") as image:
+    with Image.open(folder / "demo.png") as image:
         assert min(image.size) > 300
         assert len(np.unique(np.asarray(image.convert("L")))) > 50
-    assert f"wrote {folder}/purified/pictures.png and {folder}/purified/report.html" in out
+    assert f"wrote {folder}/demo.png and {folder}/purified/report.html" in out
 
 
 def test_the_attacks(demo):
@@ -124,7 +124,7 @@ def test_mnist_is_attacked_with_the_networks_that_ship(tmp_path):
         clean = [row for row in outcomes(folder / kind) if row["attack"] == "clean"]
         assert [(row["label"], row["prediction"]) for row in clean] == [("7", "7"), ("2", "2")]  # first of the test set
         assert json.loads((folder / kind / "config.json").read_text())["eps"] == list(EPS["mnist"])
-    assert (folder / "purified" / "pictures.png").stat().st_size > 10_000
+    assert (folder / "demo.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -384,9 +384,7 @@ def test_paths_are_refused():
             lambda path: from_score_sde(TinyUNet(1, 1), path, centered=True),
             lambda path: from_score_sde(lambda x, t: x, VP, centered=True, network=path),
         ):
-            with pytest.raises(
-                TypeError, match=r"must be the loaded object, got the path .*edm.pkl.*runs the code in it"
-            ):
+            with pytest.raises(TypeError, match=r"must be the loaded object, got the path .*edm.pkl.*can execute code"):
                 build(path)
 
 
@@ -432,14 +430,20 @@ def test_unsupported_conventions():
         scheduler.alphas_cumprod = torch.tensor(values)
         return scheduler
 
-    decrease = "scheduler.alphas_cumprod must decrease from below 1 to 0 or above in two timesteps or more"
+    decrease = r"scheduler.alphas_cumprod must decrease within \(0, 1\), with at least two values"
     backwards = SimpleNamespace(T=1, marginal_prob=lambda x, t: (x, 1 - t))
     previous = families.guided_diffusion(10, MeanType.PREVIOUS_X)
     unequal = families.guided_diffusion(10)
     unequal.timestep_map = range(9)
     for build, message in (
-        (lambda: from_edm(edm(2.0, 1.0)), r"network must have noise levels that grow, got a range of \[2, 1\]"),
-        (lambda: from_edm(edm(-1.0, 1.0)), r"network must have noise levels that grow, got a range of \[-1, 1\]"),
+        (
+            lambda: from_edm(edm(2.0, 1.0)),
+            r"network must have nonnegative, increasing noise levels, got a range of \[2, 1\]",
+        ),
+        (
+            lambda: from_edm(edm(-1.0, 1.0)),
+            r"network must have nonnegative, increasing noise levels, got a range of \[-1, 1\]",
+        ),
         (lambda: diffusers(scheduler_of("flow_prediction")), "prediction_type must be one of .*got 'flow_prediction'"),
         (lambda: diffusers(scheduler_of(None)), "scheduler.config.prediction_type must be one of .*got None"),
         (
@@ -464,11 +468,11 @@ def test_unsupported_conventions():
         (lambda: from_guided_diffusion(GuidedNetwork(), previous), "model_mean_type must be one of .*got 'PREVIOUS_X'"),
         (
             lambda: from_guided_diffusion(GuidedNetwork(), unequal),
-            r"diffusion must have a time for each of 10 timesteps, got shape \(9,\)",
+            r"diffusion must have one time per timestep, 10, got shape \(9,\)",
         ),
         (
             lambda: from_score_sde(TinyUNet(1, 1), backwards, centered=True),
-            r"sde must have noise levels that grow, got a range of \[1, 0\]",
+            r"sde must have nonnegative, increasing noise levels, got a range of \[1, 0\]",
         ),
         (
             lambda: from_score_sde(TinyUNet(1, 1), SimpleNamespace(T=-1, marginal_prob=None), centered=True),
@@ -493,7 +497,7 @@ def test_labels_that_are_refused():
         return from_diffusers(unet, scheduler_of(), label=label)
 
     for build in (edm, guided, diffusers):
-        with pytest.raises(ValueError, match="label must be None, since the network takes no labels, got 1"):
+        with pytest.raises(ValueError, match="label must be None for an unconditional network, got 1"):
             build(0, 1)
         for label in (-1, 3):
             with pytest.raises(ValueError, match=rf"label must be in \[0, 2\], got {label}"):
@@ -502,7 +506,9 @@ def test_labels_that_are_refused():
             with pytest.raises(TypeError, match=f"label must be an int, got {type(label).__name__}"):
                 build(3, label)
     for build in (guided, diffusers):
-        with pytest.raises(ValueError, match="label must be given, since the network is conditional on 3 classes"):
+        with pytest.raises(
+            ValueError, match="label must be a class index, since the network is conditional on 3 classes"
+        ):
             build(3, None)
 
 

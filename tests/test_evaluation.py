@@ -13,8 +13,9 @@ import pursamere as ps
 from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere.attacks import APGD, PGD, Clean, RandomSearch, Square
-from pursamere.evaluation import Protocol
+from pursamere.evaluation import AttackResult, Protocol
 from pursamere.evaluation.protocol import sweep_radii
+from pursamere.evaluation.units import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,15 @@ def test_nan_logits_count_as_wrong(tmp_path):
         "clean, eps 0: NaN or infinite logits, which count as wrong, on sample 3; "
         "pgd-margin, eps 0.001: model returned NaN or infinity (on sample 3)"
     )
+
+
+def test_a_sample_that_was_not_attacked_has_not_fallen():
+    """It is judged all the same, a random defense with other noise."""
+    attacked, correct = [True, True, False, False], [True, False, True, False]
+    assert Outcome(attacked, correct=correct).withstood == [True, False, True, True]
+    masks = (torch.tensor(mask) for mask in (attacked, correct))
+    line = AttackResult(PGD("a"), 0.1, [0, 1, 2, 3], *masks, [], {}, [], torch.ones(4, dtype=torch.bool), None, 0.0)
+    assert line.withstood.tolist() == [True, False, True, True]
 
 
 @pytest.mark.slow

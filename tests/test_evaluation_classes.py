@@ -106,10 +106,10 @@ def test_a_model_from_a_file_has_names_too(capsys):
     ("data", "known", "message"),
     [
         ({"calls": ("cat", "fox", "owl", "yak"), "names": ("cat", "fox", "owl", "yak")}, KNOWN,
-         "--data: classes must include those of the images of 'data': 'fox' is not among 'cat', 'dog', 'owl', 'yak'"),
+         "--data: classes must include those of 'data': 'fox' is not among 'cat', 'dog', 'owl', 'yak'"),
         ({"calls": numbers(4), "names": numbers(4)}, KNOWN, "'0', '1', '2', '3' are not among 'cat', 'dog', 'owl', 'y"),
         ({}, numbers(4), "'cat', 'dog', 'owl', 'yak' are not among '0', '1', '2', '3'"),
-        ({"of": ("dog", "owl")}, None, "class_names must be 4 names, one for each class, got 2"),
+        ({"of": ("dog", "owl")}, None, "class_names must have 4 names, one per class, got 2"),
     ],
 )  # fmt: skip
 def test_classes_that_cannot_be_matched_are_refused(capsys, data, known, message):
@@ -147,8 +147,8 @@ def test_names_in_python(tmp_path):
 
     for names, message in [
         (KNOWN[::-1], r"those of the model in its order, whose number 0 is 'cat', got 'yak'; Dataset.relabel gives"),
-        (KNOWN[:3], "class_names must be 4 names, one for each class, got 3"),
-        (("cat", "dog", "owl", "cat"), "class_names must differ from one another, got 'cat' more than once"),
+        (KNOWN[:3], "class_names must have 4 names, one per class, got 3"),
+        (("cat", "dog", "owl", "cat"), "class_names must be distinct, got 'cat' more than once"),
     ]:
         with pytest.raises(ValueError, match=message):
             config(network(), class_names=names)

@@ -133,7 +133,7 @@ def test_other_data_weights_and_folders_are_refused(whole, tmp_path):
     with pytest.raises(ValueError, match=r"model\.logits_sha256"):
         evaluate(model, images, labels, **options)
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"is not marked as pursamere evaluate's and holds thesis\.txt"):
+    with pytest.raises(ValueError, match=r"was not created by pursamere evaluate and holds thesis\.txt"):
         evaluate(model, images, labels, **{**options, "folder": tmp_path})
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 

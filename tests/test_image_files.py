@@ -160,7 +160,7 @@ def deep_tiff(bits: int, channels: int, sample: int = 1, *, white_is_zero: bool 
 def test_pixels_that_would_be_changed_are_refused(name, content):
     os.makedirs("set/a")
     Path("set/a", name).write_bytes(content)
-    with pytest.raises(ImageError, match="expected 8 bits a channel, or 16 in gray"):
+    with pytest.raises(ImageError, match="expected 8 bits per channel, or 16-bit gray"):
         decode(f"set/a/{name}")
     with pytest.raises(ValueError, match=rf"{name} has pixels of the form .*, expected 8 bits"):
         load("set")

@@ -53,7 +53,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, capsys
     file.write_text("{}")
     assert main([*COMMANDS[command], "-o", str(tmp_path / "out")]) == 1
     first = name.partition("/")[0]
-    told = f"out is not marked as pursamere {command}'s and holds {first}"
+    told = f"out was not created by pursamere {command} and holds {first}"
     assert told in capsys.readouterr().err
     assert contents(tmp_path / "out") == {name: b"{}"}
 
@@ -66,7 +66,7 @@ def test_a_folder_belongs_to_the_command_that_claimed_it(tmp_path, owner, comman
     if owner == command:
         with claim(tmp_path / "a" / "out", command):
             return
-    with pytest.raises(ValueError, match=f"is not marked as pursamere {command}'s"):
+    with pytest.raises(ValueError, match=f"was not created by pursamere {command}"):
         require_own(tmp_path / "a" / "out", command)
     (tmp_path / "a" / "out" / "result").unlink()
     with claim(tmp_path / "a" / "out", command):  # an empty one is anybody's
@@ -97,11 +97,11 @@ def test_a_marker_that_no_command_wrote_is_refused_and_left_as_it_is(tmp_path, m
         notes.write_text("train\n")  # a link is refused whatever it leads to
     before = contents(out), (out / ".pursamere").lstat()
     for refuse in (require_own, lambda *arguments: claim(*arguments).__enter__()):
-        with pytest.raises(ValueError, match=r"out/\.pursamere was not written by pursamere"):
+        with pytest.raises(ValueError, match=r"out/\.pursamere is not a marker written by pursamere"):
             refuse(out, command)
         with monkeypatch.context() as patch:  # as if the marker had come after the first look
             patch.setattr("pursamere._output.require_own", lambda *_: None)
-            with pytest.raises(ValueError, match=r"out/\.pursamere was not written"), claim(out, command):
+            with pytest.raises(ValueError, match=r"out/\.pursamere is not a marker"), claim(out, command):
                 pass
     after = (out / ".pursamere").lstat()
     assert contents(out) == before[0]
@@ -128,7 +128,7 @@ def test_one_process_writes_at_a_time_unless_all_share(tmp_path, first, second, 
             with claim(tmp_path, "evaluate", shared=second):
                 return
         with (
-            pytest.raises(ValueError, match="another process is writing into"),
+            pytest.raises(ValueError, match="another process is writing to"),
             claim(tmp_path, "evaluate", shared=second),
         ):
             pass
@@ -141,7 +141,7 @@ def test_the_claim_ends_with_a_process_that_is_killed(data, tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "claimed\n"
-        with pytest.raises(ValueError, match="another process is writing into"):
+        with pytest.raises(ValueError, match="another process is writing to"):
             train(settings_of("classifier", data, steps=1), tmp_path / "out")
         assert set(contents(tmp_path / "out")) == {".pursamere"}
     finally:
@@ -158,9 +158,9 @@ def test_a_finished_training_is_replaced_by_the_same_one_only(data, tmp_path):
     before = contents(out)
     (out / "training.safetensors").unlink()
     others = {
-        "another kind of training": settings_of("classifier", data, steps=2),
+        "different kind of training": settings_of("classifier", data, steps=2),
         "holds a training with seed=0, not 1": settings_of("denoiser", data, steps=2, seed=1),
-        "on other data": settings_of("denoiser", write_data(data.parent, validation=False), steps=2),
+        "on data different from": settings_of("denoiser", write_data(data.parent, validation=False), steps=2),
     }
     for message, other in others.items():
         with pytest.raises(ValueError, match=message):
@@ -233,7 +233,7 @@ def test_files_of_the_same_names_are_not_taken_for_a_command_s(tmp_path, command
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     before = contents(tmp_path)
-    told = f"is not marked as pursamere {command}'s and holds {min(before).partition('/')[0]}"
+    told = f"was not created by pursamere {command} and holds {min(before).partition('/')[0]}"
     with pytest.raises(ValueError, match=told), claim(tmp_path, command):
         pass
     assert contents(tmp_path) == before
@@ -249,14 +249,14 @@ def test_a_pipe_of_that_name_does_not_block(tmp_path):
     (tmp_path / "units").mkdir()
     for name, command in {"config.json": "evaluate", "demo.json": "demo", "training.safetensors": "train"}.items():
         os.mkfifo(tmp_path / name)
-        with pytest.raises(ValueError, match="is not marked"):
+        with pytest.raises(ValueError, match="was not created by"):
             require_own(tmp_path, command)
 
 
 def test_what_a_marker_says_goes_before_the_files(tmp_path):
     RunFolder(tmp_path, RUN, ENVIRONMENT)
     (tmp_path / ".pursamere").write_text("train\n")
-    with pytest.raises(ValueError, match="is not marked as pursamere evaluate's"):
+    with pytest.raises(ValueError, match="was not created by pursamere evaluate"):
         require_own(tmp_path, "evaluate")
 
 

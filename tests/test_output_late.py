@@ -61,8 +61,8 @@ def no_work(monkeypatch):
     [
         ("notes.txt", "notes.txt is "),
         ("notes.txt/sub/sub", "notes.txt is not a folder"),
-        ("dangling", "dangling is a link to nothing"),
-        ("dangling/sub", "dangling is a link to nothing"),
+        ("dangling", "dangling is a broken link"),
+        ("dangling/sub", "dangling is a broken link"),
     ],
 )
 def test_an_output_that_is_no_folder_is_found_before_the_work(folder, no_work, capsys, command, output, why):

@@ -238,7 +238,7 @@ def test_other_data_at_the_same_place_are_refused(tmp_path, no_pictures, kind, c
     before = contents(out)
     arrays = {k: v.astype(numpy.int64) if k.endswith("labels") else v for k, v in changes.items()}
     save_data(tmp_path / "data.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"out holds a training on other data than 'data': .*{message}.*; choose"):
+    with pytest.raises(ValueError, match=rf"out holds a training on data different from 'data': .*{message}.*; choose"):
         train(settings, out)
     assert contents(out) == before
 
@@ -250,7 +250,7 @@ def test_a_state_that_does_not_say_what_data_it_had_is_refused(data, tmp_path, n
         progress = json.loads(content.metadata()["progress"])
     del progress["data"]  # as the first version wrote it
     save_file(load_file(state), state, {"progress": json.dumps(progress)})
-    with pytest.raises(ValueError, match=r"by an earlier version .* did not record what data it had: go on with that"):
+    with pytest.raises(ValueError, match=r"by an earlier version .* did not record its data: resume it with that"):
         train(settings, tmp_path / "out")
 
 

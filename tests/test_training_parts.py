@@ -178,10 +178,10 @@ def test_data_that_is_not_split_at_all(tmp_path):
     numpy.savez(tmp_path / "five.npz", images=images, labels=labels)
     assert [len(part) for part in load_data(str(tmp_path / "five.npz"), lambda _: None)] == [4, 1]
     numpy.savez(tmp_path / "one.npz", images=images[:1], labels=labels[:1])
-    with pytest.raises(ValueError, match="dataset must have two images or more"):
+    with pytest.raises(ValueError, match="dataset must have at least two images"):
         load_data(str(tmp_path / "one.npz"), lambda _: None)
     numpy.savez(tmp_path / "test.npz", test_images=images, test_labels=labels)
-    with pytest.raises(ValueError, match="split must be one of those it has, 'test', got 'train'"):
+    with pytest.raises(ValueError, match="split must be one of 'test', got 'train'"):
         load_data(str(tmp_path / "test.npz"), lambda _: None)
 
 

@@ -1,4 +1,4 @@
-// The CPU's kernels as the backend that csrc/ops.h describes.
+// The CPU backend for csrc/ops.h.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -10,7 +10,7 @@ namespace pursamere {
 struct CpuBackend {
   explicit CpuBackend(const torch::stable::Tensor&) {}
 
-  static int64_t scratch_values(int64_t, int64_t, int) { return 0; }  // sums are kept on the host's stack and heap
+  static int64_t scratch_values(int64_t, int64_t, int) { return 0; }  // sums live on the stack and the heap
 
   template <class Problem>
   void run(const Problem& problem) const {

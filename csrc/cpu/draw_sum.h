@@ -1,4 +1,4 @@
-// The per-sample gradient g = direct + sum over draws, in the order of the draws: what both accumulating ops start with.
+// The per-sample gradient g = direct + sum over draws, in the order of the draws, used by both accumulating ops.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// A run of elements of one draw of the noise.
+// Consecutive elements of one noise draw.
 #pragma once
 
 #include "cpu/rows.h"

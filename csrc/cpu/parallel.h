@@ -1,4 +1,4 @@
-// The one way in which the CPU ops divide work among threads.
+// How the CPU ops divide work among threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -7,7 +7,7 @@
 
 namespace pursamere {
 
-// Runs body(begin, end) on ranges that together are [0, count), on several threads if they are longer than `grain`.
+// Runs body(begin, end) on ranges that partition [0, count), in parallel if count exceeds `grain`.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {
   in_callers_mode([&] {

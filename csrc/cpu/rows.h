@@ -1,5 +1,5 @@
-// Rows of at most kTile elements in compute precision: stored as they are computed with (then nothing is copied), or
-// converted through a small buffer.
+// Rows of at most kTile elements in compute precision: used in place if stored in it, else converted through a small
+// buffer.
 #pragma once
 
 #include "cpu/vectorize.h"
@@ -8,8 +8,7 @@
 
 namespace pursamere {
 
-// What the CPU ops work on at a time: some chunks, few enough to stay in the first cache and many enough that memory is
-// read in long runs.
+// Tile size of the CPU ops: small enough for the L1 cache, large enough for long sequential reads.
 constexpr int64_t kTile = 4 * kChunk;
 inline int64_t tile_count(int64_t d) { return (d + kTile - 1) / kTile; }
 

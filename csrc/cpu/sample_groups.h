@@ -1,5 +1,5 @@
 // Units of work that share noise: a tile of elements for a group of samples. The noise of a tile is generated once for
-// the whole group, so samples are split only as far as is needed to give every thread something to do.
+// the whole group, so samples are split only as far as needed to occupy all threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -26,7 +26,7 @@ struct SampleGroups {
   template <class Body>
   void for_each(int64_t work, Body&& body) const {
     const int64_t tiles = tile_count(d);
-    // One division after the other, since the product may overflow where a sample has no elements.
+    // Two divisions, since the product may overflow for samples without elements.
     const int64_t grain = 1 + 32768 / std::clamp<int64_t>(d, 1, kTile) / std::max<int64_t>(1, batch / groups) / work;
     parallel_for(layers * tiles * groups, grain, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {

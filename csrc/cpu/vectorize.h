@@ -1,5 +1,5 @@
-// Marks a function to be compiled for several x86-64 levels, the best one being chosen when the library is loaded.
-// All versions give the same bits: the code uses exactly rounded operations only, and contraction is off.
+// Compiles a function for several x86-64 levels and selects one at load time. All versions give the same bits, since the
+// code uses exactly rounded operations only and contraction is off.
 #pragma once
 
 #if defined(PURSAMERE_TARGET_CLONES)

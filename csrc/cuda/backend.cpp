@@ -7,7 +7,7 @@
 
 #include "cuda/errors.h"
 
-// Exported by a torch with CUDA only; the same module also has to load where there is none.
+// Exported only by torch with CUDA; the module must also load without it.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 
 namespace pursamere {

@@ -1,4 +1,4 @@
-// The CUDA kernels on the device of a tensor and its current stream, as csrc/ops.h wants them.
+// The CUDA backend for csrc/ops.h: launches on a tensor's device and its current stream.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

@@ -1,4 +1,4 @@
-// Launching a kernel, with errors that say which op it was and on what.
+// Kernel launches, with errors that name the op and the device.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +10,14 @@
 
 namespace pursamere::cuda {
 
-// Many blocks for every multiprocessor, so that they even out; kernels stride over what is left.
+// Many blocks per multiprocessor, for load balance; kernels stride over the rest.
 constexpr int64_t kBlocksPerMultiprocessor = 128;
 
 inline unsigned blocks_for(int64_t units, const Device& device) {
   return unsigned(std::min(units, kBlocksPerMultiprocessor * device.multiprocessors));
 }
 
-// Threads of a block for this many pieces of work: whole warps.
+// Threads per block for this much work, in whole warps.
 inline int threads_for(int64_t pieces, int most) {
   return int(std::clamp<int64_t>((pieces + 31) / 32 * 32, 32, most));
 }
@@ -30,7 +30,7 @@ inline int threads_for(int64_t pieces, int most) {
   throw std::runtime_error(message);
 }
 
-// The status may also be that of earlier work on the device, of anyone's.
+// The status may also stem from earlier asynchronous work on the device.
 template <class... Parameters, class... Arguments>
 void launch(const Device& device, const Shape& shape, void (*kernel)(Parameters...), int64_t units, int threads,
             const Arguments&... arguments) {

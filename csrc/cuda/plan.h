@@ -1,4 +1,4 @@
-// How the samples of a batch are spread over blocks.
+// How samples are distributed over blocks.
 //
 // The elements of a sample are worked on chunk by chunk (reduction.h); the threads that share a chunk form a group. Small
 // samples, and all samples of a large batch, have a block each ("alone"), which keeps the chunk sums in shared memory:
@@ -27,7 +27,7 @@ struct SamplePlan {
 inline SamplePlan plan_samples(int64_t batch, int64_t d, int multiprocessors) {
   const int64_t chunks = chunk_count(d);
   if (chunks <= 8 || (chunks <= kAloneChunks && batch >= 2 * multiprocessors)) {
-    // As many groups as it takes for a small batch to fill the device.
+    // Enough groups for a small batch to fill the device.
     const int64_t wanted = std::clamp<int64_t>(4 * multiprocessors / std::max<int64_t>(batch, 1), 1, kMaxGroups);
     return {batch, d, chunks, 1, chunks, int(std::clamp<int64_t>(chunks, 1, wanted))};
   }
@@ -35,7 +35,7 @@ inline SamplePlan plan_samples(int64_t batch, int64_t d, int multiprocessors) {
   return {batch, d, chunks, (chunks + per_part - 1) / per_part, per_part, 1};
 }
 
-// Every sample on its own, for a launch that only adds up.
+// One block per sample, for launches that only add up chunk sums.
 inline SamplePlan one_block_each(const SamplePlan& plan) {
   return {plan.batch, plan.d, plan.chunks, 1, plan.chunks, 1};
 }

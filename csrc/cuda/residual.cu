@@ -17,7 +17,7 @@ __device__ __forceinline__ void residual_vector(const Residual<Image, Network>& 
   const int64_t offset = b * p.d + first, stride = p.batch * p.d;
   A x[V], sum[V] = {};
   load<false>(x, p.x + offset, count);
-  // All of a round is read before the first of it is written, since the compiler must keep that order.
+  // Read everything before the first write, since the compiler can't move reads above writes.
   for (int64_t k = 0; k < p.draws; k += kDrawsAtOnce) {
     A prediction[kDrawsAtOnce][V];
 #pragma unroll
@@ -44,7 +44,7 @@ __device__ __forceinline__ void residual_vector(const Residual<Image, Network>& 
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     sum[i] *= p.drift_factor;
-    if (i >= count) square_sum[i] = A(0);  // the noise of elements that are not there
+    if (i >= count) square_sum[i] = A(0);  // noise of elements past the end
   }
   store(p.drift + offset, sum, count);
 }

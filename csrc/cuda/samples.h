@@ -1,4 +1,4 @@
-// Sums over the elements of samples, in the order of reduction.h, by blocks spread as plan.h says.
+// Sums over the elements of samples, in the order of reduction.h, with blocks laid out by plan.h.
 #pragma once
 
 #include "cuda/launch.h"
@@ -123,7 +123,7 @@ class SampleBlock {
   bool in_part_ = false;
 };
 
-// The passes over a sample that one launch makes.
+// Passes over a sample within one launch.
 struct Passes {
   int first, last;
 

@@ -1,4 +1,4 @@
-// What one thread reads and writes at a time: 16 bytes or a multiple, where alignment allows.
+// Vectorized accesses: 16 bytes or a multiple per thread, if alignment permits.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,12 +11,12 @@ namespace pursamere::cuda {
 template <class Network>
 inline constexpr int kVector = sizeof(Network) == 2 ? 8 : 4;
 
-constexpr int kDrawsAtOnce = 4;  // whose reads are on their way at the same time
+constexpr int kDrawsAtOnce = 4;  // with reads in flight at the same time
 
 __device__ __forceinline__ bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
-// The 16-byte accesses and the packing of values into words are written out, since from assignments the compiler made
-// narrow accesses. kStreaming: read once, so the caches need not keep it.
+// 16-byte accesses and the packing of values are explicit, since the compiler splits plain assignments into narrow
+// accesses. kStreaming: read once, so caches need not keep it.
 template <bool kStreaming>
 __device__ __forceinline__ uint4 load16(const void* from) {
 #if defined(__CUDA_ARCH__)

@@ -1,4 +1,4 @@
-"""Recognizing the output folders of versions that wrote no markers, by what is in their files."""
+"""Recognizes output folders of versions before folder markers, by the contents of their files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pursamere._files import naming
 
 
 def made_before_markers(folder: Path, command: str) -> bool:
-    """Whether the files in a folder without a marker are those of ``command``.
+    """Whether the files in a folder without a marker were written by ``command``.
 
-    Their names don't say so: others have a ``config.json`` too. What cannot be parsed is not taken for the command's.
+    Checks contents, since names like ``config.json`` are common. Files that cannot be parsed don't count.
 
     Raises:
         OSError: a file cannot be read.

@@ -10,7 +10,7 @@ __all__ = ["own_device"]
 
 
 def own_device(device: torch.device | str) -> torch.device:
-    """Return ``device``; for "cuda" without a number, the GPU of this process among those that ``torchrun`` started.
+    """Return ``device``, resolving "cuda" without an index to this process's GPU under ``torchrun``.
 
     Raises:
         ValueError: the device is neither a CPU nor a CUDA device.

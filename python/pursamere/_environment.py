@@ -7,7 +7,7 @@ import platform
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result may depend on."""
+    """Return the versions that a result may depend on."""
     import numpy
     import torch
 
@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
 
 
 def package_version(distribution: str) -> str:
-    """The version of an installed distribution, or ``"not installed"``."""
+    """Return the version of an installed distribution, or ``"not installed"``."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -7,16 +7,16 @@ from typing import Any
 
 
 class MissingExtraError(ImportError):
-    """A package of an extra is not installed, or cannot be loaded; the message names the extra."""
+    """A package of an optional extra is missing or cannot be imported; the message names the extra."""
 
 
 def require(module: str, *, extra: str) -> Any:
-    """Import ``module``, or raise a ``MissingExtraError`` that names the extra of the distribution that brings it."""
+    """Import ``module``, or raise a ``MissingExtraError`` that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        # Only the package itself being absent (or unloadable) is cured by the extra, so keep the original reason.
+        # The extra helps only if the package itself is missing, so keep the original reason.
         raise MissingExtraError(
-            f"{module.partition('.')[0]} is needed here and could not be imported ({error}); "
+            f"{module.partition('.')[0]} is required and could not be imported ({error}); "
             f'install it with: pip install "pursamere[{extra}]"'
         ) from error

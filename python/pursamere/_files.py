@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or an interrupted run, never sees half of one."""
+"""Atomic file writes, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | g
 
 @contextmanager
 def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` for writing, and give it that name once the block has ended without error.
+    """Write to a temporary file beside ``path``, and rename it to ``path`` if the block succeeds.
 
-    After an error the temporary file is removed and ``path`` is as it was. A ``path`` that exists raises
-    ``FileExistsError`` unless ``overwrite``, also when another process makes it in the meantime. A symbolic link at
-    ``path`` is replaced, never followed.
+    After an error, the temporary file is removed and ``path`` is unchanged. If ``path`` exists, or another process
+    creates it in the meantime, raises ``FileExistsError`` unless ``overwrite``. A symbolic link at ``path`` is
+    replaced, not followed.
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
-    # Not tempfile: its files are private (0600) whatever the umask says, and keep that mode when renamed.
-    # The name does not contain the target's, which may be as long as the file system allows.
+    # Not tempfile, which ignores the umask and creates files with mode 0600.
+    # The name omits the target's name, which may already have the maximum length.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     with naming(path):
         descriptor = os.open(temporary, _FLAGS, 0o666)
@@ -43,17 +43,17 @@ def atomic_writer(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def reading(path: Path, advice: str) -> Iterator[None]:
-    """Errors while the block parses and checks ``path`` name it; those about its content become a ``ValueError``.
+    """Turn errors about the content of ``path`` into a ``ValueError`` that names it.
 
-    Errors that other things cause, like too little memory or a missing package, pass unchanged.
+    Unrelated errors, such as running out of memory or a missing package, propagate unchanged.
     """
     try:
         with naming(path):
             yield
     except (OSError, MemoryError, ImportError):
         raise
-    except Exception as error:  # safetensors, for one, has an error of its own that is no built-in type
-        # PyTorch's errors are RuntimeErrors, those of memory among them; deeply nested JSON is a RecursionError.
+    except Exception as error:  # safetensors raises its own error type
+        # RuntimeErrors are PyTorch's (out of memory, for example); deeply nested JSON raises RecursionError.
         if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
             raise
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -61,15 +61,15 @@ def reading(path: Path, advice: str) -> Iterator[None]:
 
 
 def require_form(values: Any, form: Mapping[str, type]) -> None:
-    """Raise a ``ValueError`` unless ``values``, read from JSON, is an object with values of these names and types."""
+    """Raise a ``ValueError`` unless ``values``, read from JSON, is an object with these names and types."""
     for name, kind in form.items():
         if not isinstance(values, dict) or not isinstance(values.get(name), kind):
-            raise ValueError(f"it has no {name} as expected")
+            raise ValueError(f"it has no valid {name}")
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system name ``path``: those of reads and writes name no file, some a temporary one."""
+    """Make ``OSError`` name ``path``: errors of reads and writes name no file, or a temporary one."""
     try:
         yield
     except OSError as error:
@@ -79,19 +79,19 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Write a whole file by way of ``atomic_writer``."""
+    """Write a file with :func:`atomic_writer`."""
     with atomic_writer(path, overwrite=overwrite) as stream:
         stream.write(content)
 
 
 def _link(temporary: Path, path: Path) -> None:
-    """Give ``temporary`` a second name, failing if ``path`` exists: unlike a rename, a hard link never replaces."""
+    """Hard-link ``temporary`` to ``path``, which, unlike a rename, fails if ``path`` exists."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
         raise FileExistsError(f"{path} exists") from None
     except OSError:
-        # Some file systems have no hard links; the check just before the rename is the best there is.
+        # For file systems without hard links: check right before the rename.
         if os.path.lexists(path):
             raise FileExistsError(f"{path} exists") from None
         os.replace(temporary, path)

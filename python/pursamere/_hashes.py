@@ -11,7 +11,7 @@ __all__ = ["sha256"]
 
 
 def sha256(*parts: str | Tensor) -> str:
-    """The SHA-256 of strings and of the dtypes, shapes and bits of tensors, in this order."""
+    """Return the SHA-256 of strings and of the dtypes, shapes and bits of tensors, in order."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):

@@ -1,4 +1,4 @@
-"""Decoding image files, which are not trusted: Pillow reads these formats only, and keeps its limit on pixels."""
+"""Decoding untrusted image files: a fixed list of formats, with Pillow's limit on the number of pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-# Formats of still images that Pillow decodes itself. Not PostScript (it starts Ghostscript) and other rare ones.
+# Formats that Pillow decodes itself; not PostScript, which would run Ghostscript.
 FORMATS = {
     **dict.fromkeys((".png", ".apng"), "PNG"),
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
@@ -25,18 +25,18 @@ FORMATS = {
 }
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
 
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 to 8, width and height are exchanged
-_PHOTOMETRIC = 262  # the TIFF tag of what pixel values mean
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap width and height
+_PHOTOMETRIC = 262  # TIFF tag
 
 _current_file: ContextVar[Path | None] = ContextVar("current_file", default=None)
 
 
 class ImageError(ValueError):
-    """What is wrong with one file; the others can still be done."""
+    """One image file is invalid; others may still be processed."""
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether the name ends like that of a file in one of ``FORMATS``."""
+    """Whether the suffix is that of one of ``FORMATS``."""
     return path.suffix.lower() in FORMATS
 
 
@@ -51,55 +51,55 @@ def as_current_file(path: Path) -> Iterator[None]:
 
 
 def current_file() -> Path | None:
-    """The file that this thread is reading. Pillow's warnings don't name it, so code that shows them can add it."""
+    """The file that this thread is reading. Pillow's warnings don't name it, so code that shows them adds it."""
     return _current_file.get()
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Any]:
-    """A Pillow image whose pixels are not decoded yet."""
+    """Open a Pillow image without decoding its pixels."""
     from pursamere._extras import require
 
     module = require("PIL.Image", extra="cli")
-    if not path.is_file():  # a pipe with such a name would block for ever
+    if not path.is_file():  # opening a pipe would block
         raise ImageError("is not a regular file")
     with as_current_file(path), ExitStack() as stack:
         try:
-            # A stream, no path: Pillow 13 would map a turned TIFF file to memory with width and height exchanged.
+            # A stream, not a path: Pillow 13 memory-maps rotated TIFF files with width and height swapped.
             stream = stack.enter_context(path.open("rb"))
             image = stack.enter_context(module.open(stream, formats=tuple(set(FORMATS.values()))))
         except Exception as error:  # Pillow raises nearly every built-in error on a corrupt file
-            # Where Pillow cannot identify the file, its message has no more than the stream's representation.
+            # The message of UnidentifiedImageError is just the repr of the stream.
             reason = "" if isinstance(error, module.UnidentifiedImageError) else f" ({_reason(error)})"
             raise ImageError(f"cannot be read as {FORMAT_NAMES}{reason}") from error
         yield image
 
 
 def shown_size(image: Any) -> tuple[int, int]:
-    """Width and height of a Pillow image once it is turned upright, without decoding it.
+    """Width and height of a Pillow image after EXIF rotation, without decoding it.
 
-    A PNG file may have its EXIF data after the pixels; these are not looked for.
+    EXIF data after the pixels of a PNG file is ignored.
     """
     from pursamere._extras import require
 
     orientation = 1
-    if image.format != "TIFF":  # its size is that of the turned image already
+    if image.format != "TIFF":  # Pillow reports the rotated size
         with suppress(Exception):  # damaged EXIF data; Pillow raises nearly every built-in error
-            # The general getexif, as that of PNG decodes the pixels.
+            # The base class's getexif, since PNG's decodes the pixels.
             orientation = require("PIL.Image", extra="cli").Image.getexif(image).get(_ORIENTATION, 1)
     width, height = image.size
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def is_gray(image: Any) -> bool:
-    """Whether a Pillow image has no colors."""
+    """Whether a Pillow image is grayscale."""
     return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def decode(image: Any, channels: int) -> Tensor:
-    """The pixels of a Pillow image, turned upright, as float32 [C, H, W] in [0, 1].
+    """Decode a Pillow image, with EXIF rotation applied, to float32 [C, H, W] in [0, 1].
 
-    The first picture of a camera's MPO file, whose others are previews or the same scene again.
+    Of MPO files from cameras, decodes the first picture; the others are previews or near duplicates.
     """
     from pursamere._extras import require
 
@@ -110,7 +110,7 @@ def decode(image: Any, channels: int) -> Tensor:
         upright = require("PIL.ImageOps", extra="cli").exif_transpose(image)
         opaque = upright.convert("RGBA") if upright.has_transparency_data else upright
         transparent = opaque is not upright and opaque.getextrema()[3][0] < 255
-        if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 255 instead of scaling
+        if upright.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to 255 instead of scaling
             gray = (numpy.asarray(upright).astype(numpy.float32) / 65535.0).clip(0.0, 1.0)
             pixels = numpy.repeat(gray[:, :, None], channels, axis=2)
         else:
@@ -121,30 +121,30 @@ def decode(image: Any, channels: int) -> Tensor:
     except Exception as error:
         raise ImageError(f"cannot be decoded ({_reason(error)})") from error
     if transparent:
-        # What is behind a transparent pixel is not in the file, so there is no image to purify.
+        # The file doesn't define what is behind transparent pixels.
         raise ImageError("has transparent pixels")
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _check_depth(image: Any) -> None:
-    """Refuse pixels that Pillow would round to 8 bits or whose range is unknown; what is stored is in the tiles."""
+    """Raise for pixels that Pillow would round to 8 bits or whose range is unknown, judging by the raw tile modes."""
     for _, _, _, arguments, *_ in image.tile:
         stored = arguments if isinstance(arguments, tuple) else (arguments,)
         form = str(stored[0])
-        if image.format == "PPM":  # whose largest value is in the file; Pillow scales gray to 16 bits
+        if image.format == "PPM":  # the file gives the largest value; Pillow scales gray to 16 bits
             known = image.mode == "I" or (image.mode != "F" and (len(stored) == 1 or stored[1] <= 255))
         elif image.mode.startswith(("I", "F")):
             if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
-                form += " with white as 0"  # which Pillow inverts for 8 bits only
+                form += " with white as 0"  # Pillow inverts 8-bit images only
             known = re.fullmatch("I;16[BLNR]?", form) is not None
         else:
             known = re.search(";16[BLN]", form) is None
         if not known:
-            raise ImageError(f"has pixels of the form {form}, expected 8 bits a channel, or 16 in gray")
+            raise ImageError(f"has pixels of the form {form}, expected 8 bits per channel, or 16-bit gray")
 
 
 def common_channels(paths: Sequence[Path]) -> int:
-    """3 if any file is in color, else 1: a gray image has an exact color form, and not the other way round."""
+    """Return 3 if any file is in color, else 1: converting gray to color is lossless."""
     channels = 1
     for path in paths:
         with _errors_as_image_errors(path), open_image(path) as image:
@@ -153,7 +153,11 @@ def common_channels(paths: Sequence[Path]) -> int:
 
 
 def read_images(paths: Sequence[Path], channels: int) -> Tensor:
-    """Files of one size as float32 [N, C, H, W] in [0, 1]; the first that is not is named in an ``ImageError``."""
+    """Read files of equal size as float32 [N, C, H, W] in [0, 1].
+
+    Raises:
+        ImageError: a file cannot be read or differs in size; the message names it.
+    """
     images = numpy.empty((0,), numpy.float32)
     for row, path in enumerate(paths):
         with _errors_as_image_errors(path):
@@ -164,14 +168,14 @@ def read_images(paths: Sequence[Path], channels: int) -> Tensor:
             elif pixels.shape != images.shape[1:]:
                 _, height, width = images[0].shape
                 got = f"{pixels.shape[2]}x{pixels.shape[1]}"
-                raise ImageError(f"is {got}, expected {width}x{height} as the first one")
+                raise ImageError(f"is {got}, expected {width}x{height} like the first")
             images[row] = pixels.numpy()
     return torch.from_numpy(images)
 
 
 @contextmanager
 def _errors_as_image_errors(path: Path) -> Iterator[None]:
-    """Make every error of the file an ``ImageError`` that names ``path``."""
+    """Turn errors about a file into an ``ImageError`` that names ``path``."""
     try:
         yield
     except (ImageError, OSError) as error:

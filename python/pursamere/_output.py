@@ -1,4 +1,4 @@
-"""Output folders: a command writes into a folder of its own only, and one process at a time."""
+"""Output folders: each belongs to one command, and only one process writes to it at a time."""
 
 from __future__ import annotations
 
@@ -13,64 +13,64 @@ from pathlib import Path
 from pursamere._before_markers import made_before_markers
 from pursamere._files import naming
 
-MARKER = ".pursamere"  # says which command a folder belongs to, and is locked while that command writes
+MARKER = ".pursamere"  # names the command that owns the folder; locked while that command writes
 _COMMANDS = ("train", "evaluate", "demo")
-_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # neither write through a link nor wait for a pipe's other end
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # don't follow links, and don't block on pipes
 
 
 def require_writable(folder: str | Path) -> None:
-    """Raise unless files can be written into ``folder``, or the folder can be made. Nothing is made.
+    """Raise unless ``folder`` is writable or can be created. Creates nothing.
 
     Raises:
-        ValueError: ``folder`` is empty text.
-        OSError: the folder, or the nearest one above it that exists, is not a folder or can't be written.
+        ValueError: ``folder`` is an empty string.
+        OSError: the folder, or its nearest existing parent, is not a folder or not writable.
     """
     if not os.fspath(folder):
-        raise ValueError("the output folder must have a name, got an empty one")
+        raise ValueError("the output folder must have a name, got an empty string")
     existing = Path(folder)
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        what = "a link to nothing" if not existing.exists() else "not a folder"
+        what = "a broken link" if not existing.exists() else "not a folder"
         raise NotADirectoryError(f"cannot write into {folder}: {existing} is {what}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write into {folder}: {existing} is not writable")
 
 
 def require_own(folder: str | Path, command: str) -> None:
-    """Raise unless ``command`` may write into ``folder``: one that it made before, an empty one, or a new one.
+    """Raise unless ``folder`` is new, empty or owned by ``command``.
 
-    Nothing is made. Files whose names begin with a dot don't count, except for a ``MARKER`` that no command wrote.
+    Creates nothing. Hidden files don't count, except for an invalid ``MARKER``.
 
     Raises:
-        ValueError: the folder holds files of something else, or ``folder`` is empty text.
+        ValueError: the folder holds other files, or ``folder`` is an empty string.
         OSError: see :func:`require_writable`.
     """
     require_writable(folder)
     folder = Path(folder)
     if not folder.is_dir():
         return
-    # The files are listed before the marker is read: a process that has just claimed the folder wrote the marker first.
+    # List files before reading the marker: a process that claims the folder writes the marker first.
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     owner = _owner(folder)
     if files and owner != command and (owner or not made_before_markers(folder, command)):
-        raise ValueError(f"{folder} is not marked as pursamere {command}'s and holds {files[0]}: choose another folder")
+        raise ValueError(f"{folder} was not created by pursamere {command} and holds {files[0]}: choose another folder")
 
 
 @contextmanager
 def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator[None]:
-    """Make ``folder`` if needed, mark it as the folder of ``command``, and lock it for the block.
+    """Create ``folder`` if needed, mark it as owned by ``command``, and lock it for the block.
 
-    The lock ends with the process, however that ends. On file systems without locks there is none.
+    The system releases the lock when the process ends. File systems without locks are not locked.
 
     Args:
-        folder: where the block writes.
-        command: what the folder must belong to, see :func:`require_own`.
+        folder: output folder.
+        command: owner of the folder, see :func:`require_own`.
         shared: whether other processes may hold a shared claim at the same time.
 
     Raises:
-        ValueError: the folder holds files of something else, or another process is writing into it.
-        OSError: the folder can't be made or written.
+        ValueError: the folder holds other files, or another process is writing to it.
+        OSError: the folder can't be created or written.
     """
     require_own(folder, command)
     folder = Path(folder)
@@ -81,16 +81,14 @@ def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"another process is writing into {folder}: wait for it, or choose another folder"
-            ) from None
+            raise ValueError(f"another process is writing to {folder}: wait for it, or choose another folder") from None
         except OSError:
-            pass  # no locks here
-        require_own(folder, command)  # again: another process may have claimed the folder and be done
+            pass  # the file system has no locks
+        require_own(folder, command)  # check again: another process may have used the folder meanwhile
         owner = _read_marker(folder, descriptor)
         if owner != command:
             with naming(folder / MARKER):
-                if owner:  # else another process that shares the claim may have written it by now
+                if owner:  # otherwise another shared claim may have written it already
                     os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _content(command), 0)
         yield
@@ -99,7 +97,7 @@ def claim(folder: str | Path, command: str, *, shared: bool = False) -> Iterator
 
 
 def _owner(folder: Path) -> str:
-    """The command that marked a folder, empty if none did."""
+    """Return the command that owns a folder, or an empty string."""
     try:
         descriptor = _open_marker(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -121,11 +119,11 @@ def _open_marker(folder: Path, flags: int) -> int:
 
 
 def _read_marker(folder: Path, descriptor: int) -> str:
-    """The command named in an open marker, empty if it was not written yet."""
+    """Return the command named in an open marker, or an empty string if it is empty."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise _not_a_marker(folder)
     with naming(folder / MARKER):
-        content = os.pread(descriptor, 80, 0)  # more than any marker has
+        content = os.pread(descriptor, 80, 0)  # longer than any marker
     if content not in (b"", *(_content(command) for command in _COMMANDS)):
         raise _not_a_marker(folder)
     return content.decode().strip()
@@ -136,7 +134,4 @@ def _content(command: str) -> bytes:
 
 
 def _not_a_marker(folder: Path) -> ValueError:
-    return ValueError(
-        f"{folder / MARKER} was not written by pursamere, which keeps the name of a command in a regular file of that "
-        f"name: choose another folder"
-    )
+    return ValueError(f"{folder / MARKER} is not a marker written by pursamere: choose another folder")

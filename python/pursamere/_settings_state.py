@@ -26,7 +26,7 @@ class SettingsInState(nn.Module):
         """Check that ``state`` was saved with the same settings: ``load_state_dict()`` loads weights, not settings.
 
         Raises:
-            ValueError: it was not, or it does not hold settings.
+            ValueError: the settings differ, or ``state`` does not hold settings.
         """
         try:
             saved = dict(json.loads(bytes(state.tolist())))

@@ -1,4 +1,4 @@
-"""Tables for a terminal, lists in messages, and text made safe to show."""
+"""Text tables, lists in messages, and escaping of unprintable text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns, the first row being the header, with a rule below it."""
+    """Format rows as an aligned table with the first row as its header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -14,12 +14,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """Names in quotes, the first ``most`` of them."""
+    """Quote and join names, at most ``most`` of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 
 
 def printable(text: object) -> str:
-    """``text`` on one line: a file name may hold line breaks, terminal escapes or bytes that are no text at all."""
+    """Put ``text`` on one line and escape unprintable characters, which file names may contain."""
     joined = " ".join(str(text).split("\n"))
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in joined)

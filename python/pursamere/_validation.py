@@ -1,6 +1,6 @@
 """Argument checks shared by the public functions.
 
-Each check raises before any work is done, and its message names the argument, what was expected and what was got.
+Messages name the argument, what was expected and what was received.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ REBUILD_WITH_CUDA = (
     "reinstall with nvcc on the PATH: "
     "'pip install --force-reinstall --no-deps -Ccmake.define.PURSAMERE_CUDA=ON SOURCE_FOLDER'"
 )
-LARGEST_SIZE = 4096  # of a size in an architecture: a configuration from elsewhere must not ask for all memory
-RANGE_TOLERANCE = 1e-4  # what rounding in an attack library or a normalization leaves beyond the pixel range
+LARGEST_SIZE = 4096  # limit for sizes in architectures, so that an untrusted configuration can't exhaust memory
+RANGE_TOLERANCE = 1e-4  # allows for rounding in attack libraries and normalizations
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class NotFiniteError(RuntimeError):
-    """Images, logits or gradients are NaN or infinite where a number was needed."""
+    """Images, logits or gradients are NaN or infinite."""
 
 
 def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bool = True) -> Tensor:
@@ -42,10 +42,10 @@ def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bo
 
 
 def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
-    """Return ``value`` if it is a floating tensor [B, C, H, W] whose values are all in [0, 1].
+    """Return ``value`` if it is a floating-point tensor [B, C, H, W] with values in [0, 1].
 
-    Values outside by at most ``RANGE_TOLERANCE`` are clipped, with the identity's derivative: it is rounding that is
-    undone, and an attack must not find the gradient of such a pixel to be zero.
+    Values outside by at most ``RANGE_TOLERANCE`` are clipped with the derivative of the identity: clipping only undoes
+    rounding, and such pixels must not have zero gradients.
     """
     images = check_finite_images(name, value)
     if images.numel() == 0:
@@ -55,7 +55,7 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
         raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]{hint}")
     if low >= 0.0 and high <= 1.0:
         return images
-    return images + (images.clamp(0.0, 1.0) - images).detach()  # exact, since the difference of close numbers is
+    return images + (images.clamp(0.0, 1.0) - images).detach()  # exact: differences of close numbers are
 
 
 def check_finite_images(name: str, value: Any) -> Tensor:
@@ -67,7 +67,7 @@ def check_finite_images(name: str, value: Any) -> Tensor:
 
 
 def check_logits(name: str, value: Any, images: Tensor) -> Tensor:
-    """Return ``value``, what a classifier made of images [N, C, H, W], if it is a floating tensor [N, classes]."""
+    """Return ``value``, a classifier's output for ``images`` [N, C, H, W], if it is a float tensor [N, classes]."""
     if not isinstance(value, Tensor):
         part = None
         if isinstance(getattr(value, "logits", None), Tensor):
@@ -93,19 +93,19 @@ def check_finite(name: str, tensor: Tensor) -> Tensor:
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Require that two tensors have one shape."""
+    """Raise unless two tensors have the same shape."""
     if tensor.shape != other.shape:
         raise ValueError(f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {tuple(tensor.shape)}")
 
 
 def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Require that two tensors are on one device."""
+    """Raise unless two tensors are on the same device."""
     if tensor.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
 def check_supported_device(name: str, device: torch.device) -> None:
-    """Require a device that this build of the library has kernels for (or "meta", which needs none)."""
+    """Raise unless this build has kernels for the device ("meta" needs none)."""
     if device.type in ("cpu", "meta") or (device.type == "cuda" and BUILT_WITH_CUDA):
         return
     if device.type == "cuda":
@@ -156,7 +156,7 @@ def check_sizes(name: str, values: Any, *, length: int | None = None) -> tuple[i
 
 
 def check_shape(name: str, values: Any) -> tuple[int, ...]:
-    """Return ``values`` as a tuple if they are the sizes of a tensor, also ones that torch.compile keeps symbolic."""
+    """Return ``values`` as a tuple if they are the sizes of a tensor, possibly symbolic under torch.compile."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of ints, got {type(values).__name__}")
     for i, value in enumerate(values):
@@ -168,19 +168,23 @@ def check_shape(name: str, values: Any) -> tuple[int, ...]:
 
 
 def check_names(name: str, values: Any, *, length: int | None = None) -> tuple[str, ...]:
-    """Return ``values`` as a tuple if they are strings, no two alike, and ``length`` of them if it is given."""
+    """Return ``values`` as a tuple if they are distinct strings, ``length`` of them if given."""
     if not isinstance(values, Sequence) or isinstance(values, str):
-        hint = " (of a dictionary from names to numbers d: sorted(d, key=d.get))" if isinstance(values, Mapping) else ""
+        hint = (
+            " (for a dictionary d from names to numbers, use sorted(d, key=d.get))"
+            if isinstance(values, Mapping)
+            else ""
+        )
         raise TypeError(f"{name} must be a sequence of str, got {type(values).__name__}{hint}")
     names = tuple(values)
     wrong = next((value for value in names if not isinstance(value, str)), None)
     if wrong is not None:
         raise TypeError(f"{name} must be a sequence of str, got {wrong!r} in it")
     if length is not None and len(names) != length:
-        raise ValueError(f"{name} must be {length} names, one for each class, got {len(names)}")
+        raise ValueError(f"{name} must have {length} names, one per class, got {len(names)}")
     repeated = [value for value, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ValueError(f"{name} must differ from one another, got {repeated[0]!r} more than once")
+        raise ValueError(f"{name} must be distinct, got {repeated[0]!r} more than once")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Images with labels: the built-in sets, the standard files of MNIST and CIFAR-10, image folders and ``.npz`` files."""
+"""Labeled images: built-in data sets, MNIST and CIFAR-10, image folders and ``.npz`` files."""
 
 from .dataset import Dataset
 from .loading import load, splits

@@ -1,6 +1,6 @@
-"""The files of CIFAR-10: the binary version, and the Python version, which torchvision keeps.
+"""The files of CIFAR-10: the binary version, and the Python version, which torchvision downloads.
 
-An image is 32x32 red, 32x32 green and 32x32 blue bytes, in the binary version after its label.
+An image is 32x32 red, 32x32 green and 32x32 blue bytes; in the binary version, its label precedes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RECORD = 1 + _PIXELS
 
 
 def read_batches(paths: Sequence[Path]) -> Part:
-    """The images of several files, ``.bin`` or pickles, one after another; pixels uint8 [N, 32, 32, 3]."""
+    """Read and concatenate several files, ``.bin`` or pickles; pixels uint8 [N, 32, 32, 3]."""
     parts = [_read_binary(path) if path.suffix == ".bin" else _read_pickle(path) for path in paths]
     pixels = numpy.concatenate([part.pixels for part in parts])
     labels = numpy.concatenate([part.labels for part in parts])
@@ -38,9 +38,9 @@ def _read_pickle(path: Path) -> Part:
     batch = read_pickle(path)
     pixels, labels = batch.get("data"), batch.get("labels")
     if not isinstance(pixels, numpy.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
-        raise ValueError(f"{path} must have an array data, uint8 [N, {_PIXELS}]")
+        raise ValueError(f"{path} must have an array 'data', uint8 [N, {_PIXELS}]")
     if not isinstance(labels, list) or any(label not in range(len(CLASSES)) for label in labels):
-        raise ValueError(f"{path} must have a list labels of numbers in [0, {len(CLASSES) - 1}]")
+        raise ValueError(f"{path} must have a list 'labels' of integers in [0, {len(CLASSES) - 1}]")
     if len(labels) != len(pixels):
         raise ValueError(f"{path} must have as many labels as images, {len(pixels)}, got {len(labels)}")
     return Part(pixels, numpy.array(labels, numpy.uint8))

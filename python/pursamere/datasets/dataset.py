@@ -1,4 +1,4 @@
-"""What every loader returns."""
+"""The type that every loader returns."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _CHOICE_SEED = 20260
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with labels, one split of a data set.
+    """One split of a labeled data set.
 
     Attributes:
-        name: ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"cifar10_jpeg"``, or the stem of the path it came from.
-        images: float32 [N, C, H, W] in [0, 1].
-        labels: int64 [N] in [0, len(classes)), on the device of the images.
-        classes: the names of the labels, different ones; the index is the label.
+        name: ``"digits"``, ``"mnist"``, ``"cifar10"``, ``"cifar10_jpeg"``, or the stem of the path.
+        images: float32 tensor [N, C, H, W] in [0, 1].
+        labels: int64 tensor [N] in [0, len(classes)), on the device of the images.
+        classes: names of the labels, all different.
 
     Raises:
-        TypeError, ValueError: an attribute is not as described.
+        TypeError: an attribute has the wrong type or dtype.
+        ValueError: an attribute has the wrong shape or range.
     """
 
     name: str
@@ -44,21 +45,25 @@ class Dataset:
             if tensor.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
         if len(labels) != len(images):
-            raise ValueError(f"labels must be as many as images, {len(images)}, got {len(labels)}")
+            raise ValueError(f"labels must have one entry per image, {len(images)}, got {len(labels)}")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             expected, got = len(self.classes) - 1, f"[{int(labels.min())}, {int(labels.max())}]"
-            raise ValueError(f"labels must be in [0, {expected}], the number of the last class, got a range of {got}")
+            raise ValueError(f"labels must be in [0, {expected}], one for each class, got a range of {got}")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, rows: Sequence[int] | Tensor) -> Dataset:
-        """The images of ``rows`` (whole numbers in [0, N), in any order) as a data set, copied."""
+        """Return a copy of the images at ``rows``, integers in [0, N) in any order.
+
+        Raises:
+            ValueError: ``rows`` are not integers, or out of range.
+        """
         index = torch.as_tensor(rows, device=self.labels.device)
         if index.numel() == 0:
-            index = index.reshape(0).to(torch.int64)  # an empty list has no dtype of its own
+            index = index.reshape(0).to(torch.int64)  # torch makes an empty list float32
         if index.dim() != 1 or index.dtype.is_floating_point or index.dtype == torch.bool:
-            raise ValueError(f"rows must be whole numbers [M], got {index.dtype} {list(index.shape)}")
+            raise ValueError(f"rows must be integers [M], got {index.dtype} {list(index.shape)}")
         index = index.to(torch.int64)
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             got = f"[{int(index.min())}, {int(index.max())}]"
@@ -66,42 +71,41 @@ class Dataset:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def head(self, count: int) -> Dataset:
-        """The first ``count`` images (1 to N), sharing memory with this data set.
+        """Return the first ``count`` images (1 to N) as a view.
 
-        Of images sorted by class, as folders are, these have few classes: see ``balanced``.
+        If the images are sorted by class, as in folders, they cover few classes; see :meth:`balanced`.
         """
         count = check_integer("count", count, low=1, high=len(self))
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def balanced_rows(self, count: int) -> list[int]:
-        """Which ``count`` images (1 to N) stand for all, in an order whose every beginning stands for them too.
+        """Return the rows of a class-balanced sample of ``count`` images (1 to N).
 
-        Beginnings of any length have as many images of one class as of another, give or take one, as long as there are
-        any left. The choice is random, but the same for the same labels on every machine.
+        Every prefix of the sample is balanced too: class counts differ by at most one until a class runs out. The
+        choice is pseudorandom and depends only on the labels.
         """
         count = check_integer("count", count, low=1, high=len(self))
         labels = self.labels.cpu().numpy()
-        order = numpy.random.RandomState(_CHOICE_SEED).permutation(len(labels))  # whose sequence NumPy never changes
+        order = numpy.random.RandomState(_CHOICE_SEED).permutation(len(labels))  # NumPy guarantees its sequence
         by_class = labels[order].argsort(kind="stable")
         sizes = numpy.bincount(labels, minlength=1)
-        round_of = numpy.empty(len(labels), numpy.int64)  # in which an image comes: each has one of every class
+        round_of = numpy.empty(len(labels), numpy.int64)  # each round has one image of every class
         round_of[by_class] = numpy.arange(len(labels)) - (sizes.cumsum() - sizes).repeat(sizes)
         rows: list[int] = order[round_of.argsort(kind="stable")][:count].tolist()
         return rows
 
     def balanced(self, count: int) -> Dataset:
-        """The images of ``balanced_rows``, copied."""
+        """Return a copy of the images at :meth:`balanced_rows`."""
         return self.subset(self.balanced_rows(count))
 
     def relabel(self, classes: Sequence[str]) -> Dataset:
-        """The same images, with the labels that their classes have in ``classes``.
+        """Return the same images with labels translated, by class name, to indices into ``classes``.
 
-        So a classifier that knows more classes, or in another order, is given the labels that it was trained with:
-        ``data.relabel(classifier.class_names)``.
+        Use ``data.relabel(classifier.class_names)`` for a classifier with more classes or another class order.
 
         Raises:
             TypeError: ``classes`` is not a sequence of strings.
-            ValueError: two of them are equal, or a class of these images is not among them.
+            ValueError: ``classes`` has duplicates or lacks a class of these images.
         """
         classes = check_names("classes", classes)
         numbers = {name: number for number, name in enumerate(classes)}
@@ -109,8 +113,8 @@ class Dataset:
         unknown = [self.classes[label] for label in present if self.classes[label] not in numbers]
         if unknown:
             raise ValueError(
-                f"classes must include those of the images of {self.name!r}: {listed(unknown)} "
-                f"{'is' if len(unknown) == 1 else 'are'} not among {listed(classes)} (labels without names are called "
+                f"classes must include those of {self.name!r}: {listed(unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} not among {listed(classes)} (unnamed labels are called "
                 f"'0', '1', ...)"
             )
         table = self.labels.new_tensor([numbers.get(name, -1) for name in self.classes])
@@ -118,9 +122,9 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """A fingerprint of the content: SHA-256 of both shapes and of all values as little-endian bytes.
+        """SHA-256 of the shapes and values of images and labels, independent of name, classes and machine.
 
-        The name and the classes are not in it. Computed at every use, in about a second per gigabyte.
+        Recomputed on every access, at about a second per gigabyte.
         """
         digest = hashlib.sha256(f"images {list(self.images.shape)} labels {list(self.labels.shape)}\n".encode())
         for tensor, form in ((self.images, "<f4"), (self.labels, "<i8")):

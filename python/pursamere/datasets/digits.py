@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn, so nothing is downloaded."""
+"""The 1,797 handwritten digits of 8x8 pixels included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .source import Part, Source
 
 VALIDATION_SIZE = 256
 TEST_SIZE = 512
-# Not a setting: the defaults of the demo were chosen on the validation part, so the split must never move.
+# Fixed: settings were tuned on the validation split, so it must never change.
 SPLIT_SEED = 20260
 
 
 def open_digits() -> Source:
-    """1,029 digits to train on, 256 for validation, 512 to test on, in a fixed random order; "all" in the original."""
+    """Splits of 1,029 (train), 256 (validation) and 512 (test) digits in a fixed random order; "all" in file order."""
     whole = _read()
     order = torch.randperm(len(whole.labels), generator=torch.Generator("cpu").manual_seed(SPLIT_SEED), device="cpu")
     sizes = [TEST_SIZE, VALIDATION_SIZE, len(order) - TEST_SIZE - VALIDATION_SIZE]

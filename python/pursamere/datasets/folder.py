@@ -19,9 +19,10 @@ Files = list[tuple[Path, str]]  # each with its class
 
 
 def open_folder(folder: Path) -> Source:
-    """The class folders in ``folder``, or in its subfolders ``train``, ``validation`` and ``test``.
+    """Open class folders in ``folder``, or in its subfolders ``train``, ``validation`` and ``test``.
 
-    Names in order are the labels, over all splits; hidden folders do not count. Color if any file is in color.
+    Labels are indices into the sorted class names of all splits. Hidden folders are ignored. If any file is in color,
+    all images have 3 channels.
     """
     subfolders = _subfolders(folder)
     splits = [path.name for path in subfolders if path.name in SPLITS]
@@ -41,7 +42,7 @@ def open_folder(folder: Path) -> Source:
 
 
 def _unused(folder: Path, splits: Sequence[str], files: Iterable[Files]) -> tuple[str, ...]:
-    """The files, hidden ones apart, that are images of no class."""
+    """Files, except hidden ones, that are not images of a class."""
     used = {path for path, _ in chain.from_iterable(files)}
     roots = [folder / split for split in splits]
     places = [folder, *roots, *(label for root in roots or [folder] for label in _subfolders(root))]
@@ -54,15 +55,15 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Files:
-    """The images of every class folder. What would be left out silently is an error."""
+    """The images of every class folder. Misplaced images are an error rather than ignored."""
     stray = next((path for path in sorted(folder.iterdir()) if is_image_name(path) and not path.is_dir()), None)
     if stray is not None:
-        raise ValueError(f"{stray}: expected images inside one folder per class, found one beside them")
+        raise ValueError(f"{stray}: expected all images inside class folders")
     files: Files = []
     for label in _subfolders(folder):
         nested = _subfolders(label)
         if nested:
-            raise ValueError(f"{label}: expected the images of one class, found a folder {nested[0].name}")
+            raise ValueError(f"{label}: expected the images of one class, found the folder {nested[0].name}")
         images = sorted(path for path in label.iterdir() if is_image_name(path))
         if not images:
             raise ValueError(f"{label}: expected image files ({FORMAT_NAMES}), found none")

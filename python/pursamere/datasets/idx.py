@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 import numpy
 
 _UNSIGNED_BYTES = 0x08
-_LARGEST_RATIO = 1032  # of DEFLATE: a header that promises more than this times the compressed file is wrong
+_LARGEST_RATIO = 1032  # the highest compression ratio of DEFLATE; bounds the size that a header may claim
 
 
 def read_idx(path: Path, rank: int) -> Any:
-    """A file of unsigned bytes with ``rank`` dimensions as a uint8 array; compressed if its name ends in ``.gz``.
+    """Read a file of unsigned bytes with ``rank`` dimensions as a uint8 array; decompresses names in ``.gz``.
 
-    No more memory is taken than the length of the file allows, whatever its header says.
+    Sizes in the header are checked against the length of the file before memory is allocated.
     """
     compressed = path.suffix == ".gz"
     try:
@@ -40,9 +40,11 @@ def _read(stream: BinaryIO | gzip.GzipFile, rank: int, length: int, *, exact: bo
     size = math.prod(shape)
     if size > length - len(header) or (exact and size < length - len(header)):
         limit = "" if exact else "at most "
-        raise ValueError(f"its header says {shape}, {size} bytes, expected {limit}{length - len(header)} by its length")
+        raise ValueError(
+            f"its header claims {shape}, {size} bytes, but its length implies {limit}{length - len(header)}"
+        )
     content = stream.read(size)
     if len(content) < size or stream.read(1):
         kind = "more" if len(content) == size else f"only {len(content)}"
-        raise ValueError(f"its header says {shape}, {size} bytes, got {kind}")
+        raise ValueError(f"its header claims {shape}, {size} bytes, got {kind}")
     return numpy.frombuffer(content, numpy.uint8).reshape(shape)

@@ -17,16 +17,16 @@ from pursamere._images import as_current_file
 from .source import Part, Source, to_images, to_labels, warn_unused
 
 SPLITS = ("train", "validation", "test")
-# Names for labels are made up to the largest label, which a broken file can make huge.
+# Labels without names are numbered up to the largest, which a corrupt file could make huge.
 MAX_UNNAMED_CLASSES = 65_536
 
 
 def open_npz(path: Path, *, name: str | None = None, classes: tuple[str, ...] | None = None) -> Source:
-    """A file with arrays ``images`` and ``labels``, or ``train_images`` and ``train_labels`` and so on for each split.
+    """Open a file with arrays ``images`` and ``labels``, or ``train_images``, ``train_labels`` etc. for each split.
 
-    In place of ``images`` there may be ``jpeg`` (uint8, the bytes of JPEG files joined, all of one size and all gray or
-    all in color) and ``offsets`` (integers [N + 1], where each file begins, and the end of the last).
-    An array ``class_names`` comes before the argument ``classes``; without either the labels are their own names.
+    ``images`` may be replaced by ``jpeg`` (uint8, concatenated JPEG files of equal size, all gray or all in color) and
+    ``offsets`` (integers [N + 1]: the start of each file, and the end of the last). An array ``class_names`` takes
+    precedence over the argument ``classes``; without either, classes are named by their numbers.
     """
     found = _names(path)
     if _has_pixels(found, ""):
@@ -45,9 +45,9 @@ def open_npz(path: Path, *, name: str | None = None, classes: tuple[str, ...] | 
 
 
 def read_unlabeled(path: Path) -> Tensor:
-    """The array ``images``, or else ``train_images``, as float32 [N, C, H, W] in [0, 1].
+    """Read the array ``images``, or else ``train_images``, as float32 [N, C, H, W] in [0, 1].
 
-    Other arrays are named in a warning, but for labels and class names.
+    A warning lists other arrays, except labels and class names.
     """
     found = _names(path)
     prefix = next((prefix for prefix in ("", "train_") if _has_pixels(found, prefix)), None)
@@ -58,7 +58,7 @@ def read_unlabeled(path: Path) -> Tensor:
 
 
 def _unused(found: list[str], prefixes: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    """The arrays that are neither pixels nor ``others`` of a split, nor the names of classes."""
+    """Arrays that are neither pixels nor ``others`` of a split, nor class names."""
     used = {"class_names"}
     for prefix in prefixes:
         pixels = ["images"] if f"{prefix}images" in found else ["jpeg", "offsets"]
@@ -84,7 +84,7 @@ def _read_pixels(path: Path, prefix: str) -> Any:
         raise ValueError(f"{where}jpeg must be uint8 [bytes], got {blob.dtype} {list(blob.shape)}")
     bounds = to_labels(offsets, f"{where}offsets").numpy()
     if len(bounds) < 2 or bounds[0] < 0 or bounds[-1] > len(blob) or bool((bounds[1:] <= bounds[:-1]).any()):
-        raise ValueError(f"{where}offsets must be rising numbers in [0, {len(blob)}], two or more")
+        raise ValueError(f"{where}offsets must be increasing integers in [0, {len(blob)}], at least two")
     return _decode_all(memoryview(blob), bounds.tolist(), path, f"{where}jpeg")
 
 
@@ -104,7 +104,7 @@ def _decode_all(blob: memoryview, bounds: list[int], path: Path, where: str) -> 
             pixels = numpy.empty((len(bounds) - 1, *decoded.shape), numpy.uint8)
         elif decoded.shape != pixels.shape[1:]:
             expected = list(pixels[0].shape)
-            raise ValueError(f"{where}: file {row} must be {expected} as the first one, got {list(decoded.shape)}")
+            raise ValueError(f"{where}: file {row} must be {expected} like the first, got {list(decoded.shape)}")
         pixels[row] = decoded
     return pixels
 
@@ -121,7 +121,7 @@ def _classes(path: Path, found: list[str], prefixes: Iterable[str], default: tup
     labels = [to_labels(_read(path, f"{prefix}labels"), f"{path}: {prefix}labels") for prefix in prefixes]
     largest = max((int(part.max()) for part in labels if len(part)), default=-1)
     if largest >= MAX_UNNAMED_CLASSES:
-        expected = f"in [0, {MAX_UNNAMED_CLASSES - 1}] where there is no array class_names"
+        expected = f"in [0, {MAX_UNNAMED_CLASSES - 1}] without an array class_names"
         raise ValueError(f"{path}: labels must be {expected}, got {largest}")
     return tuple(str(label) for label in range(largest + 1))
 
@@ -139,10 +139,10 @@ def _read(path: Path, name: str) -> Any:
 
 
 def _load(path: Path, use: Callable[[Any], Any]) -> Any:
-    if not path.is_file():  # a pipe with such a name would block for ever
+    if not path.is_file():  # opening a pipe would block
         raise ValueError(f"{path} is not a file")
     try:
-        # allow_pickle=False: unpickling a file runs whatever code is in it.
+        # allow_pickle=False: unpickling executes code.
         with numpy.load(path, allow_pickle=False) as archive:
             return use(archive)
     except Exception as error:  # a corrupt zip file raises nearly every built-in error, MemoryError for a huge shape

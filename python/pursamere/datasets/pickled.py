@@ -1,7 +1,7 @@
-"""Pickles of plain values and byte arrays, read without calling anything that they name.
+"""Reading pickles of plain values and byte arrays without executing code.
 
-A pickle is a program: it may call whatever it can import. Here its instructions are checked before they run, and the
-only names that it may import stand for a class that keeps its arguments and does nothing.
+A pickle is a program that can import and call anything. Here, instructions are checked before they run, and the only
+names that may be imported resolve to an inert class that just stores its arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy
 
-# What pickles of dictionaries, lists, text, numbers and arrays consist of, in Python 2 and 3.
+# The instructions in pickles of dictionaries, lists, text, numbers and arrays, from Python 2 and 3.
 _INSTRUCTIONS = frozenset((
     "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "SHORT_BINSTRING",
     "BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINUNICODE", "BINUNICODE", "EMPTY_DICT", "SETITEM",
@@ -34,10 +34,10 @@ _MOST_INSTRUCTIONS = 1_000_000  # a batch has some 40,000
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary in a file; its arrays of bytes are uint8, and Python 2's text is ``bytes`` but for the keys.
+    """Read a dictionary. Arrays must be uint8; text from Python 2 becomes ``bytes``, except for keys.
 
     Raises:
-        ValueError: the file is damaged, or holds anything else; the message names it.
+        ValueError: the file is damaged or has other content; the message names it.
     """
     try:
         content = path.read_bytes()
@@ -47,7 +47,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
             if instruction.name not in _INSTRUCTIONS:
                 raise ValueError(f"expected plain values and arrays, found the instruction {instruction.name}")
             if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(content):
-                raise ValueError(f"its memo has the index {argument}")  # up to which memory would be taken
+                raise ValueError(f"its memo has the index {argument}")  # memory grows with the largest index
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(found, dict):
             raise ValueError("expected a dictionary")
@@ -58,7 +58,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 class _Inert:
-    """Stands for an array, its dtype, and the function that makes an array."""
+    """Placeholder for an array, its dtype, and the function that creates an array."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -68,13 +68,13 @@ class _Inert:
         self.state = state
 
 
-_InPython: Any = pickle._Unpickler  # whose parts the type checker does not know
+_InPython: Any = pickle._Unpickler  # not in the type stubs
 
 
 class _Unpickler(_InPython):
-    """The one in Python, where a dictionary's keys can be looked at before they are hashed.
+    """The pure Python unpickler, in which dictionary keys can be checked before they are hashed.
 
-    The hash of a tuple of tuples may take for ever, or more stack than there is.
+    Hashing nested tuples can take exponential time or overflow the stack.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
@@ -100,7 +100,7 @@ class _Unpickler(_InPython):
 
 def _set(target: Any, key: Any, value: Any) -> None:
     if not isinstance(target, dict) or not isinstance(key, str | bytes):
-        raise ValueError("expected dictionaries with keys that are text")
+        raise ValueError("expected dictionaries with text keys")
     target[key] = value
 
 
@@ -111,9 +111,9 @@ def _text(key: str | bytes) -> str:
 def _to_array(value: _Inert) -> Any:
     _, shape, dtype, by_columns, content = value.state
     if dtype.arguments[0] not in ("u1", b"u1") or by_columns or not isinstance(content, bytes):
-        raise ValueError("expected arrays of unsigned bytes, row by row")
+        raise ValueError("expected row-major arrays of unsigned bytes")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(size) is int for size in shape):
-        raise ValueError("expected an array's shape to be at most 8 numbers")
+        raise ValueError("expected array shapes of at most 8 integers")
     if math.prod(shape) != len(content):
         raise ValueError(f"an array of {len(content)} bytes has the wrong shape")
     return numpy.frombuffer(content, numpy.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10, from files in the folder that an environment variable names."""
+"""MNIST and CIFAR-10, read from the folder given by an environment variable."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .source import Part, Source
 
 DATA_VARIABLE = "PURSAMERE_DATA"
 VALIDATION_SIZE = 5_000
-# Not a setting: what was chosen on the validation images must never be trained on.
+# Fixed: images that settings were tuned on must never be trained on.
 SPLIT_SEED = 20260
 
 _MNIST_CLASSES = tuple("0123456789")
 _MNIST_FOLDERS = ("", "MNIST/raw/")
-# The binary version, and the Python version as torchvision leaves it.
+# The binary version, and the Python version in torchvision's layout.
 _CIFAR10_FORMS = ("{}.bin", "cifar-10-batches-bin/{}.bin", "{}", "cifar-10-batches-py/{}")
 
 
 def open_mnist() -> Source:
-    """``mnist.npz``, else the four IDX files."""
+    """Open ``mnist.npz``, or else the four IDX files."""
     folder = data_folder()
     path = folder / "mnist.npz"
     if path.is_file():
@@ -46,7 +46,7 @@ def open_mnist() -> Source:
 
 
 def open_cifar10() -> Source:
-    """``cifar10_jpeg.npz``, which gives the data set the name "cifar10_jpeg", else the binary or the Python version."""
+    """Open ``cifar10_jpeg.npz`` (named "cifar10_jpeg"), or else the binary or Python version."""
     folder = data_folder()
     path = folder / "cifar10_jpeg.npz"
     if path.is_file():
@@ -63,19 +63,19 @@ def open_cifar10() -> Source:
 
 
 def open_cifar10_jpeg() -> Source:
-    """``cifar10_jpeg.npz``: slightly lossy."""
+    """Open ``cifar10_jpeg.npz``, which is slightly lossy."""
     path = data_folder() / "cifar10_jpeg.npz"
     return _hold_out(open_npz(path, name="cifar10_jpeg", classes=cifar10.CLASSES))
 
 
 def data_folder() -> Path:
-    """The folder that the environment variable names."""
+    """The folder given by the environment variable."""
     name = os.environ.get(DATA_VARIABLE)
     if not name:
-        raise ValueError(f"{DATA_VARIABLE} must be set to the folder that holds the files of the data set")
+        raise ValueError(f"{DATA_VARIABLE} must be set to the folder with the data set's files")
     folder = Path(name)
     if not folder.is_dir():
-        raise ValueError(f"{DATA_VARIABLE} must be a folder, and {folder} is not")
+        raise ValueError(f"{DATA_VARIABLE} must be a folder, got {folder}")
     return folder
 
 
@@ -87,7 +87,7 @@ def _find(folder: Path, names: list[str], preferred: str) -> Path:
 
 
 def _hold_out(source: Source) -> Source:
-    """Part the training set in two: a fixed random choice of images for validation, and the others, both in order."""
+    """Split a fixed random set of validation images off the training set, keeping the order."""
     if "train" not in source.parts:
         return source
     whole = source.parts["train"]
@@ -103,7 +103,9 @@ def _split(part: Part, *, validation: bool) -> Part:
     count = len(part.labels)
     if count <= VALIDATION_SIZE or len(part.pixels) != count:
         got = f"{len(part.pixels)} images and {count} labels"
-        raise ValueError(f"the training set must be more than {VALIDATION_SIZE} images with a label each, got {got}")
+        raise ValueError(
+            f"the training set must have more than {VALIDATION_SIZE} images with one label each, got {got}"
+        )
     chosen = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(SPLIT_SEED), device="cpu")[
         :VALIDATION_SIZE
     ].numpy()

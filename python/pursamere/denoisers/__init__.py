@@ -1,4 +1,4 @@
-"""Denoisers: posterior means of an image given a noisy one."""
+"""Denoisers: closed forms, and adapters for networks of diffusion models."""
 
 from pursamere.denoisers.diffusers import from_diffusers
 from pursamere.denoisers.edm import from_edm

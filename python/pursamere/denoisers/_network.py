@@ -1,10 +1,10 @@
-"""The conventions between pixel space and the networks of diffusion models, shared by the adapters.
+"""Conversion between pixel space and the units of diffusion networks, shared by the adapters.
 
-A denoiser is asked for the posterior mean at ``y = x + sigma * xi`` in pixel space. In the units of a network that was
-trained on images in [-1, 1] that is the mean at ``z = 2 y - 1`` with noise of standard deviation ``s = 2 sigma``; for
-one trained in [0, 1], ``z = y`` and ``s = sigma``. The network is given ``alpha * z`` and the time at which its
-schedule multiplies the image by ``alpha`` and the noise by ``sigma_t = alpha * s``, since ``alpha * z`` is then what it
-was trained on: an image times ``alpha`` plus noise of standard deviation ``sigma_t``.
+A denoiser computes the posterior mean at ``y = x + sigma * xi`` in pixel space. For a network trained on images in
+[-1, 1], this is the mean at ``z = 2 y - 1`` with noise of standard deviation ``s = 2 sigma``; for one trained on images
+in [0, 1], ``z = y`` and ``s = sigma``. The input of the network is ``alpha * z``, with the time at which its schedule
+scales the image by ``alpha`` and the noise by ``sigma_t = alpha * s``. This matches its training data: an image times
+``alpha`` plus noise of standard deviation ``sigma_t``.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch import Tensor, nn
 from pursamere._validation import check_integer, check_positive, check_tensor
 
 OUTPUTS = {
-    # x0 and eps are the expected image and noise, score the gradient of the log density of alpha * z.
+    # x0 and eps: expected image and noise; score: gradient of the log density of alpha * z
     "sample": lambda z, output, alpha, s: output,  # x0
     "epsilon": lambda z, output, alpha, s: z - s * output,  # (alpha z - sigma_t eps) / alpha
     "v_prediction": lambda z, output, alpha, s: alpha**2 * z - alpha * s * output,  # v = alpha eps - sigma_t x0
     "score": lambda z, output, alpha, s: z + alpha * s**2 * output,  # Tweedie: (alpha z + sigma_t^2 score) / alpha
 }
-"""The denoised image in the network's units from what the network puts out. "v_prediction" (Salimans and Ho, 2022,
-arXiv 2202.00512) supposes that ``alpha^2 + sigma_t^2 = 1``."""
+"""The denoised image, in the network's units, from the network's output. "v_prediction" (Salimans and Ho, 2022,
+arXiv 2202.00512) assumes ``alpha^2 + sigma_t^2 = 1``."""
 
 
 class Level(NamedTuple):
-    """The signal coefficient ``alpha`` of a noise level, and the time that the network is told."""
+    """The signal coefficient ``alpha`` of a noise level, and the network's time input."""
 
     alpha: float
     time: float
 
 
 class Schedule(Protocol):
-    """Maps noise levels ``s`` in [sigma_min, sigma_max], in the network's units, to what the network is given."""
+    """Maps noise levels ``s`` in [sigma_min, sigma_max], in the network's units, to signal coefficient and time."""
 
     sigma_min: float
     sigma_max: float
@@ -48,17 +48,17 @@ class Schedule(Protocol):
 
 
 class NetworkDenoiser(nn.Module):
-    """Calls a diffusion model's network as a denoiser; a subclass says how the network is called.
+    """Base class of adapters that turn a diffusion network into a denoiser. Subclasses implement the call.
 
-    Every adapter predicts the denoised image, whatever its network predicts, so that a family's conventions stay in one
-    place and the rest of the library sees one kind of network. The network runs in the dtype of its first parameter;
-    the conversions run in float32 at least, and the result has the dtype of ``y``.
+    Every adapter predicts the denoised image, whatever its network predicts, so that each family's conventions stay in
+    one place. The network runs in the dtype of its first parameter. Conversions run in float32 or float64, and the
+    result has the dtype of ``y``.
 
     Args:
-        network: what is called, registered if it is an ``nn.Module``.
+        network: the network, registered if it is an ``nn.Module``.
         schedule: the network's noise levels.
-        output: a key of ``OUTPUTS``.
-        centered: whether the network was trained on images in [-1, 1] and not in [0, 1].
+        output: what the network predicts, a key of ``OUTPUTS``.
+        centered: whether the network was trained on images in [-1, 1] rather than [0, 1].
     """
 
     def __init__(self, network: Any, schedule: Schedule, output: str, *, centered: bool = True) -> None:
@@ -70,16 +70,24 @@ class NetworkDenoiser(nn.Module):
 
     @property
     def sigma_range(self) -> tuple[float, float]:
-        """The smallest and largest ``sigma`` that the network was made for, in pixel units."""
+        """The smallest and largest supported ``sigma``, in pixel units."""
         scale = 2.0 if self.centered else 1.0
         return self.schedule.sigma_min / scale, self.schedule.sigma_max / scale
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
-        """Return the denoised images [N, C, H, W] at ``y`` [N, C, H, W] in pixel space, in the dtype of ``y``.
+        """Return the denoised images.
+
+        Args:
+            y: noisy images [N, C, H, W] in pixel space, floating point.
+            sigma: standard deviation of the noise in pixel units, within ``sigma_range``.
+
+        Returns:
+            Tensor [N, C, H, W] in the dtype of ``y``.
 
         Raises:
-            TypeError: ``y`` or the network's output is no floating tensor, or ``sigma`` no real number.
-            ValueError: ``y`` is not of rank 4, ``sigma`` is outside ``sigma_range``, or the output has a wrong shape.
+            TypeError: ``y`` or the network's output is not a floating-point tensor, or ``sigma`` is not a real number.
+            ValueError: ``y`` does not have rank 4, ``sigma`` is outside ``sigma_range``, or the output has the wrong
+                shape.
         """
         check_tensor("y", y, rank=4)
         sigma = check_positive("sigma", sigma)
@@ -92,7 +100,7 @@ class NetworkDenoiser(nn.Module):
         z, s = (2.0 * wide - 1.0, 2.0 * sigma) if self.centered else (wide, sigma)
         alpha, time = self.schedule(s)
         x = (alpha * z).to(self._network_dtype(z.dtype))
-        # Half precision is too coarse for a time, and networks of every family take at least float32 for it.
+        # Half precision is too coarse for times; networks of every family accept float32.
         times = x.new_full((len(x),), time, dtype=torch.promote_types(x.dtype, torch.float32))
         output = self.call_network(x, times)
         check_tensor("the network's output", output)
@@ -104,7 +112,7 @@ class NetworkDenoiser(nn.Module):
         return (0.5 * denoised + 0.5 if self.centered else denoised).to(y.dtype)
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
-        """Return the output for inputs [N, C, H, W] at ``times`` [N], all of them equal."""
+        """Return the network's output for inputs ``x`` [N, C, H, W] at ``times`` [N], which are all equal."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -117,16 +125,16 @@ class NetworkDenoiser(nn.Module):
 
 
 def refuse_path(name: str, value: Any) -> None:
-    """Refuse a checkpoint's path where the object itself is wanted."""
+    """Raise a ``TypeError`` for a path, which would have to be unpickled."""
     if isinstance(value, str | bytes | os.PathLike):
         raise TypeError(
-            f"{name} must be the loaded object, got the path {os.fspath(value)!r}: unpickling a checkpoint runs the "
-            "code in it, so pursamere reads none; load it yourself if you trust its source, and pass what you loaded"
+            f"{name} must be the loaded object, got the path {os.fspath(value)!r}: unpickling a checkpoint can execute "
+            "code, so pursamere does not read pickles; if you trust the source, load it yourself and pass the object"
         )
 
 
 def require_attributes(name: str, value: Any, *attributes: str) -> None:
-    """Refuse a path, and an object that lacks an attribute."""
+    """Raise a ``TypeError`` for a path, or for an object that lacks an attribute."""
     refuse_path(name, value)
     for attribute in attributes:
         if not hasattr(value, attribute):
@@ -142,21 +150,26 @@ def check_network(name: str, value: Any) -> nn.Module:
 
 
 def check_label(label: Any, classes: int, *, null: bool) -> int | None:
-    """Return ``label`` if it fits a network of ``classes`` classes, 0 for none; ``null``: None is a label too."""
+    """Return ``label`` if it is valid for a network with ``classes`` classes (0: unconditional).
+
+    ``null``: whether None is valid for a conditional network.
+    """
     if label is None:
         if classes and not null:
             raise ValueError(
-                f"label must be given, since the network is conditional on {classes} classes; if it was trained with a "
-                "null class, that is one of them; got None"
+                f"label must be a class index, since the network is conditional on {classes} classes (for a network "
+                "trained with a null class, use its index); got None"
             )
         return None
     if not classes:
-        raise ValueError(f"label must be None, since the network takes no labels, got {label!r}")
+        raise ValueError(f"label must be None for an unconditional network, got {label!r}")
     return check_integer("label", label, low=0, high=classes - 1)
 
 
 def check_schedule(name: str, schedule: Schedule) -> None:
-    """Require noise levels that make a range."""
+    """Raise a ``ValueError`` unless the noise levels form a nonempty range."""
     low, high = schedule.sigma_min, schedule.sigma_max
     if not (0.0 <= low < high) or math.isinf(low):
-        raise ValueError(f"{name} must have noise levels that grow, got a range of [{low:.4g}, {high:.4g}]")
+        raise ValueError(
+            f"{name} must have nonnegative, increasing noise levels, got a range of [{low:.4g}, {high:.4g}]"
+        )

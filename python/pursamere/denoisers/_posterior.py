@@ -1,4 +1,4 @@
-"""The weighted mean of many centers as a differentiable function of the query, streamed over the centers.
+"""The weighted mean of many centers as a differentiable function of the query, computed in blocks of centers.
 
 For queries ``y`` and centers ``c_i`` in R^d, ``w = softmax(-||y - c_i||^2 / (2 s^2))`` and ``m = sum_i w_i c_i``. The
 derivatives have closed forms in the central moments of the centers under these weights:
@@ -8,8 +8,8 @@ derivatives have closed forms in the central moments of the centers under these 
 
 ``J v`` is both the vector-Jacobian product of ``m`` and linear and symmetric in ``v``, so ``d<z, J v>/dv = J z``.
 
-No matrix [queries, centers] is ever formed beyond ``KEPT_ELEMENTS``: above it, the weights are computed again, block by
-block, by every pass.
+Weight matrices [queries, centers] larger than ``KEPT_ELEMENTS`` are never materialized; every pass recomputes their
+weights block by block.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch import Tensor
 from pursamere._differentiable_once import differentiable_once
 
 TILE_ELEMENTS = 1 << 19
-"""Elements of the scratch matrix [rows, block] of centers: 2 MiB in float32, about what stays in a core's caches."""
+"""Elements of the scratch matrix [rows, block] of weights: 2 MiB in float32, which fits a core's caches."""
 
 KEPT_ELEMENTS = 1 << 22
-"""Elements of a weight matrix that is kept for the derivatives, which makes them faster: 16 MiB in float32."""
+"""Largest weight matrix that is saved for the backward pass, in elements: 16 MiB in float32."""
 
 
 class Centers(NamedTuple):
-    """The centers [M, d], minus half their squared norms [M], and how many are visited at a time."""
+    """The centers [M, d], minus half their squared norms [M], and the block size."""
 
     points: Tensor
     half_norms: Tensor
@@ -41,25 +41,25 @@ class Centers(NamedTuple):
         yield from zip(self.points.split(self.block_size), self.half_norms.split(self.block_size), strict=True)
 
     def keeps_weights(self, queries: int) -> bool:
-        """Decided by shapes alone, so that results do not depend on whether a gradient is wanted."""
+        """Whether weights are saved. Depends on shapes only, so results don't depend on ``requires_grad``."""
         count = len(self.points)
         return count <= self.block_size and queries * count <= KEPT_ELEMENTS
 
     def row_tiles(self, queries: int) -> Iterator[slice]:
-        # A power of two divides the usual numbers of queries, so that tiles, and with them the roundings that matrix
-        # products owe to their shape, are the same for all rows.
+        # Powers of two divide the usual numbers of queries, so all tiles have the same shape. Rounding in matrix
+        # products depends on the shape.
         rows = 1 << (max(1, TILE_ELEMENTS // min(self.block_size, len(self.points))).bit_length() - 1)
         for start in range(0, queries, rows):
             yield slice(start, start + rows)
 
 
 def _logits(y: Tensor, points: Tensor, half_norms: Tensor, precision: float) -> Tensor:
-    """Log weights up to a constant per row, [rows, block]: the term in ``||y||^2``, large far away, is left out."""
+    """Log weights [rows, block] up to a constant per row; omits the term in ``||y||^2``, which may be large."""
     return torch.addmm(half_norms, y, points.t(), beta=precision, alpha=precision)
 
 
 class _Weights(NamedTuple):
-    """The weights at the queries ``y``, kept as ``saved = (weights,)`` or to be computed from ``(peak, total)``."""
+    """The weights at the queries ``y``: ``saved`` is ``(weights,)``, or ``(peak, total)`` to recompute them."""
 
     centers: Centers
     precision: float
@@ -67,7 +67,7 @@ class _Weights(NamedTuple):
     saved: tuple[Tensor, ...]
 
     def blocks(self, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each block of centers with its weights [rows, block], not to be written to."""
+        """Yield each block of centers with its weights [rows, block], which must not be modified."""
         if len(self.saved) == 1:
             yield self.centers.points, self.saved[0][rows]
             return
@@ -78,7 +78,7 @@ class _Weights(NamedTuple):
 
 
 def _mean(y: Tensor, centers: Centers, precision: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return ``m`` [N, d] and what ``_Weights`` needs to give the weights again."""
+    """Return ``m`` [N, d] and the tensors to save for ``_Weights``."""
     mean = torch.empty_like(y)
     if centers.keeps_weights(len(y)):
         weights = y.new_empty(len(y), len(centers.points))
@@ -108,8 +108,8 @@ def _mean(y: Tensor, centers: Centers, precision: float) -> tuple[Tensor, tuple[
 def _central_moments(weights: _Weights, mean: Tensor, *directions: Tensor) -> list[Tensor]:
     """Return, for every k, ``sum_i w_i (c_i - m) <c_i - m, v_1> ... <c_i - m, v_k>`` with the v the ``directions``.
 
-    The inner products are central; the outer ``c_i - m`` is ``sum_i p_i c_i - m sum_i p_i``. The correction matters
-    where one weight dominates: the terms that rounding leaves then cancel instead of being multiplied by 1 / s^2.
+    The inner products are central; the outer factor is evaluated as ``sum_i p_i c_i - m sum_i p_i``. If one weight
+    dominates, this makes rounding errors cancel instead of being multiplied by 1 / s^2.
     """
     moments = [torch.empty_like(mean) for _ in directions]
     offsets = [(mean * v).sum(1, keepdim=True).neg_() for v in directions]
@@ -127,7 +127,7 @@ def _central_moments(weights: _Weights, mean: Tensor, *directions: Tensor) -> li
 
 
 def _in_own_dtype(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a static method of an autograd function without autocast, which would round the logits to half precision."""
+    """Disable autocast, which would round the logits to half precision, in a method of an autograd function."""
 
     @functools.wraps(method)
     def run(ctx: Any, first: Tensor, *others: Any) -> Any:
@@ -168,7 +168,7 @@ class _JacobianProduct(torch.autograd.Function):
 
     @staticmethod
     @_in_own_dtype
-    @differentiable_once("a closed-form denoiser can be differentiated twice, not three times")
+    @differentiable_once("a closed-form denoiser can be differentiated at most twice")
     def backward(ctx: Any, z: Tensor) -> tuple[Tensor | None, ...]:
         y, v, mean, *saved = ctx.saved_tensors
         weights = _Weights(ctx.centers, ctx.precision, y, tuple(saved))
@@ -179,5 +179,5 @@ class _JacobianProduct(torch.autograd.Function):
 
 
 def posterior_mean(y: Tensor, centers: Centers, precision: float) -> Tensor:
-    """Return ``m`` [N, d] at the queries ``y`` [N, d] for ``precision = 1 / s^2``, differentiable twice in ``y``."""
+    """Return ``m`` [N, d] at the queries ``y`` [N, d] for ``precision = 1 / s^2``, twice differentiable in ``y``."""
     return cast(Tensor, _PosteriorMean.apply(y, centers, precision))

@@ -11,7 +11,7 @@ from pursamere._validation import check_choice
 from pursamere.denoisers._network import NetworkDenoiser, check_label, check_network, require_attributes
 from pursamere.denoisers._timesteps import DiscreteSchedule, without_variance
 
-# A "learned" embedding knows integers alone; "fourier" and a centered input belong to variance-exploding networks.
+# "learned" embeddings support integers only; "fourier" and center_input_sample are for variance-exploding networks.
 _SUPPORTED = {"time_embedding_type": "positional", "class_embed_type": None, "center_input_sample": False}
 
 
@@ -27,31 +27,31 @@ class _FromDiffusers(NetworkDenoiser):
 
 
 def from_diffusers(unet: nn.Module, scheduler: Any, *, label: int | None = None) -> NetworkDenoiser:
-    """Return the denoiser of a ``UNet2DModel`` that was trained with the noise of ``scheduler``.
+    """Return a denoiser for a ``UNet2DModel`` that was trained with the noise of ``scheduler``.
 
-    With ``s = 2 sigma`` and ``alpha = 1 / sqrt(1 + s^2)`` the network is given ``alpha (2 y - 1)`` and the timestep at
-    which ``alphas_cumprod = alpha^2``, interpolated linearly in the log signal-to-noise ratio; it is not rounded.
-    Neither ``clip_sample`` nor ``thresholding`` of the scheduler is applied: the posterior mean needs none, and a
-    clipped one has no gradient.
+    With ``s = 2 sigma`` and ``alpha = 1 / sqrt(1 + s^2)``, the network's input is ``alpha (2 y - 1)`` at the timestep
+    where ``alphas_cumprod = alpha^2``. The timestep is interpolated linearly in the log signal-to-noise ratio and not
+    rounded. The scheduler's ``clip_sample`` and ``thresholding`` are ignored: the posterior mean does not need them,
+    and clipped pixels have no gradient.
 
     Args:
         unet: ``unet(x [N, C, H, W], timestep [N], class_labels=[N] or None, return_dict=False) -> (output,)``, trained
-            on images in [-1, 1], with sinusoidal time embeddings. A learned variance, C channels more, is cut off. Put
-            it in evaluation mode.
-        scheduler: of any kind with ``alphas_cumprod`` [T] and ``config.prediction_type``, one of "epsilon",
-            "v_prediction" and "sample": ``DDPMScheduler``, ``DDIMScheduler`` and others. It is read now and not kept.
-        label: the one class of all images, in [0, num_class_embeds), for a class-conditional network; the index of the
-            null class if it was trained with one. One class, since every call holds several draws of an image.
+            on images in [-1, 1], with sinusoidal time embeddings. A learned variance (C more channels) is dropped. It
+            must be in evaluation mode.
+        scheduler: any scheduler with ``alphas_cumprod`` [T] and ``config.prediction_type`` ("epsilon", "v_prediction"
+            or "sample"), such as ``DDPMScheduler`` or ``DDIMScheduler``. Not referenced after this call.
+        label: for a class-conditional network, the class of all images, in [0, num_class_embeds); the index of the
+            null class if the network was trained with one.
 
     Returns:
-        An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
+        An ``nn.Module`` with the attribute ``sigma_range``. Its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``unet`` is a path or no ``nn.Module``, ``scheduler`` has no ``alphas_cumprod`` or no ``config``, or
-            ``label`` is no int.
+        TypeError: ``unet`` is not an ``nn.Module``, ``scheduler`` lacks ``alphas_cumprod`` or ``config``, or ``label``
+            is not an int.
         ValueError: the prediction type, the time embedding or the class embedding is not supported, ``alphas_cumprod``
-            does not decrease, or ``label`` is no class of the network; in a call, ``sigma`` is outside the
-            schedule's range, or ``y`` or the output has a wrong shape.
+            is not decreasing, or ``label`` is out of range. Calling the denoiser raises it if ``sigma`` is outside
+            ``sigma_range``, or ``y`` or the output has the wrong shape.
     """
     check_network("unet", unet)
     require_attributes("unet", unet, "config")

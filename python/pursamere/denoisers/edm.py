@@ -11,7 +11,7 @@ from pursamere.denoisers._network import Level, NetworkDenoiser, check_label, ch
 
 
 class EDMSchedule:
-    """The network scales its input by itself and is told the noise level."""
+    """For networks that scale their input themselves and take the noise level as their time."""
 
     def __init__(self, sigma_min: float, sigma_max: float) -> None:
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -22,7 +22,7 @@ class EDMSchedule:
 
 
 def schedule_of(network: Any) -> EDMSchedule:
-    """The noise levels between the network's ``sigma_min`` and ``sigma_max``, numbers or tensors of one, or all."""
+    """The schedule between the network's ``sigma_min`` and ``sigma_max``, numbers or one-element tensors."""
     bounds = []
     for name, default in (("sigma_min", 0.0), ("sigma_max", float("inf"))):
         bound = getattr(network, name, default)
@@ -40,7 +40,7 @@ class _FromEDM(NetworkDenoiser):
         self.label, self.classes = label, classes
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
-        if self.label is None:  # not None by position: networks called alike may take other arguments there, or none
+        if self.label is None:  # not passing None: compatible networks may take no labels, or something else there
             return self.network(x, times)
         class_labels = times.new_zeros(len(x), self.classes)
         class_labels[:, self.label] = 1.0
@@ -50,26 +50,25 @@ class _FromEDM(NetworkDenoiser):
 def from_edm(network: nn.Module, *, label: int | None = None) -> NetworkDenoiser:
     """Return the denoiser ``D(y, sigma) = (network(2 y - 1, 2 sigma, class_labels) + 1) / 2``.
 
-    Networks that round noise levels (``round_sigma``) do so inside where they must; ``y`` has the noise that it has, so
-    ``sigma`` is passed as it is.
+    ``sigma`` is passed unrounded; networks that need rounded noise levels (``round_sigma``) round internally.
 
     Args:
-        network: a preconditioned network (``EDMPrecond``, ``VPPrecond``, ``VEPrecond``, ``iDDPMPrecond`` or one called
-            alike): ``network(x [N, C, H, W] in [-1, 1], sigma [N], class_labels) -> [N, C, H, W]``, the denoised image;
-            without a ``label`` it is called as ``network(x, sigma)``.
-            Its attributes ``sigma_min`` and ``sigma_max``, where it has them, bound the noise levels; ``label_dim``
-            is the number of classes. Put it in evaluation mode. A pickled checkpoint holds the module to pass under
-            ``"ema"``; the file itself is refused, since unpickling runs code.
-        label: the one class of all images, in [0, label_dim), passed as a one-hot row; None to pass none, for the null
-            label or an unconditional network. One class, since every call holds several draws of an image.
+        network: a preconditioned network such as ``EDMPrecond``, ``VPPrecond``, ``VEPrecond`` or ``iDDPMPrecond``:
+            ``network(x [N, C, H, W] in [-1, 1], sigma [N], class_labels) -> [N, C, H, W]``, the denoised image.
+            Called as ``network(x, sigma)`` if ``label`` is None. The optional attributes ``sigma_min`` and
+            ``sigma_max`` bound the noise levels, and ``label_dim`` is the number of classes. It must be in evaluation
+            mode. Pickled checkpoints hold this module under ``"ema"``; paths are refused, since unpickling executes
+            code.
+        label: the class of all images, in [0, label_dim), passed as a one-hot row. None for the null label or an
+            unconditional network.
 
     Returns:
-        An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
+        An ``nn.Module`` with the attribute ``sigma_range``. Its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``network`` is a path or no ``nn.Module``, or ``label`` no int.
-        ValueError: ``label`` is no class of the network, or ``sigma_min`` and ``sigma_max`` make no range; in a call,
-            ``sigma`` is outside it, or ``y`` or the output has a wrong shape.
+        TypeError: ``network`` is not an ``nn.Module``, or ``label`` is not an int.
+        ValueError: ``label`` is out of range, or ``sigma_min`` is not less than ``sigma_max``. Calling the denoiser
+            raises it if ``sigma`` is outside ``sigma_range``, or ``y`` or the output has the wrong shape.
     """
     attributes: Any = check_network("network", network)
     schedule = schedule_of(attributes)

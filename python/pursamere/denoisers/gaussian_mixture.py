@@ -9,7 +9,7 @@ from pursamere._validation import check_finite, check_nonnegative, check_positiv
 from pursamere.denoisers._query import check_query
 
 _VARIANCE_RANGE = 1e-60, 1e60
-"""Bounds on sigma^2, far beyond the point where they change a result; they keep products with its inverse finite."""
+"""Bounds on sigma^2 that keep products with its inverse finite; too extreme to change any result."""
 
 
 class GaussianMixture(nn.Module):
@@ -20,18 +20,18 @@ class GaussianMixture(nn.Module):
 
         D(y, sigma) = sum_i p_i (stds_i^2 * y + sigma^2 * means_i) / v_i,
 
-    which by Tweedie's formula is ``y + sigma^2 * score``, the score being that of the mixture with variances ``v_i``.
-    Differentiable in ``y`` any number of times. Memory is that of a few tensors [N, M] and [N, pixels]. The parameters
-    are constants and not part of the state dict. Computed in float64, whatever the dtype of ``y``.
+    which by Tweedie's formula equals ``y + sigma^2 * score`` with the score of the mixture with variances ``v_i``.
+    Differentiable in ``y`` any number of times. Uses a few tensors [N, M] and [N, C * H * W] of memory. The parameters
+    are constants and not part of the state dict. Computed in float64 for every dtype of ``y``.
 
     Args:
-        means: floating tensor [M, C, H, W] in pixel space, M at least 1, finite.
+        means: floating-point tensor [M, C, H, W] in pixel space, M at least 1, finite.
         stds: standard deviations in pixel units, at least 0: a number, [M] (isotropic) or [M, C, H, W] (diagonal).
-        weights: [M], at least 0 with a positive sum, by which they are divided. Equal if None.
+        weights: tensor [M], at least 0 with a positive sum; normalized to sum to 1. Default: equal weights.
 
     Raises:
-        TypeError: an argument is neither a floating tensor nor, for ``stds``, a number.
-        ValueError: a shape does not fit ``means``, a value is negative or not finite, or ``weights`` sum to 0.
+        TypeError: an argument is not a floating-point tensor (or, for ``stds``, a number).
+        ValueError: a shape does not match ``means``, a value is negative or not finite, or ``weights`` sum to 0.
     """
 
     means: Tensor
@@ -73,13 +73,21 @@ class GaussianMixture(nn.Module):
         self.register_buffer("log_weights", (weights.detach().double() / total).log(), persistent=False)
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
-        """Return the posterior mean [N, C, H, W] at ``y`` [N, C, H, W], N at least 0, in the dtype of ``y``.
+        """Return the posterior mean.
 
-        NaN or infinity in ``y`` is not looked for, which would cost a synchronization a call; it shows in the result.
+        NaN and infinity in ``y`` propagate to the result; checking for them would cost a device synchronization.
+
+        Args:
+            y: noisy images [N, C, H, W], floating point, N at least 0.
+            sigma: standard deviation of the noise in pixel units, positive.
+
+        Returns:
+            Tensor [N, C, H, W] in the dtype of ``y``.
 
         Raises:
-            TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
-            ValueError: ``y`` has another image shape or device than the means; ``sigma`` is not positive and finite.
+            TypeError: ``y`` is not a floating-point tensor, or ``sigma`` is not a real number.
+            ValueError: ``y`` has a different image shape or device than the means, or ``sigma`` is not positive and
+                finite.
         """
         check_query(y, "means", self.image_shape, self.means.device)
         sigma = check_positive("sigma", sigma)
@@ -91,7 +99,7 @@ class GaussianMixture(nn.Module):
             precisions = 1.0 / (variances + sigma2)
             shrinkage = variances * precisions
             query = y.double().flatten(1) - origin
-            # log p_i up to a term common to all i: -||query||^2 precisions[0] / 2, the large one far away, is left out
+            # log p_i up to a constant: omits -||query||^2 precisions[0] / 2, which may be large
             constants = self.log_weights + 0.5 * (precisions.log() - precisions * means.square()).sum(1)
             logits = query @ (precisions * means).t() + constants
             logits = logits + query.square() @ (0.5 * (precisions[0] - precisions)).t()

@@ -1,6 +1,6 @@
-"""Denoisers made of a function that predicts the score or the noise.
+"""Denoisers from functions that predict the score or the noise.
 
-Both rest on Tweedie's formula: if ``y = x + sigma * xi`` with ``xi ~ N(0, I)`` and ``s(y, sigma)`` is the score, the
+Both use Tweedie's formula: if ``y = x + sigma * xi`` with ``xi ~ N(0, I)`` and ``s(y, sigma)`` is the score, the
 gradient of the log density of ``y``, then the posterior mean of ``x`` is ``y + sigma^2 * s(y, sigma)``. The posterior
 mean of the noise ``xi`` is ``eps = -sigma * s``, hence also ``y - sigma * eps``.
 """
@@ -20,7 +20,7 @@ PredictionFunction = Callable[[Tensor, float], Tensor]
 
 
 class _FromPrediction(nn.Module):
-    """A denoiser around ``fn``; an ``nn.Module`` is registered, so its parameters are those of the denoiser."""
+    """A denoiser around ``fn``, which is registered as a submodule if it is an ``nn.Module``."""
 
     prediction: ClassVar[Prediction]
 
@@ -32,7 +32,7 @@ class _FromPrediction(nn.Module):
         self.fn = fn
 
     def predict(self, y: Tensor, sigma: float) -> Tensor:
-        """Return what the function predicts at ``y`` [N, C, H, W] for noise of standard deviation ``sigma``."""
+        """Return the prediction [N, C, H, W] at ``y`` [N, C, H, W] for noise of standard deviation ``sigma``."""
         check_tensor("y", y, rank=4)
         output = self.fn(y, check_positive("sigma", sigma))
         check_tensor(f"the output of {self.name}", output)
@@ -62,16 +62,17 @@ def from_score(score_fn: PredictionFunction) -> nn.Module:
 
     Args:
         score_fn: ``(y [N, C, H, W] in pixel space, sigma float) -> [N, C, H, W]``, the gradient with respect to ``y``
-            of the log density of images with Gaussian noise of standard deviation ``sigma``, in pixel units. Pass an
-            ``nn.Module`` itself rather than one of its methods to have its parameters registered.
+            of the log density of images with Gaussian noise of standard deviation ``sigma``, in pixel units. Pass
+            an ``nn.Module`` rather than one of its methods, so that its parameters are registered.
 
     Returns:
         An ``nn.Module`` with ``prediction = "score"`` and ``predict(y, sigma)``; its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``score_fn`` is not callable; in a call, ``y`` or the output is no floating tensor.
-        ValueError: in a call, ``y`` is not of rank 4, ``sigma`` is not positive and finite, or the output has
-            another shape than ``y``.
+        TypeError: ``score_fn`` is not callable. Calling the denoiser raises it if ``y`` or the output is not a
+            floating-point tensor.
+        ValueError: when calling the denoiser, if ``y`` does not have rank 4, ``sigma`` is not positive and finite, or
+            the output does not have the shape of ``y``.
     """
     return _FromScore("score_fn", score_fn)
 
@@ -81,15 +82,16 @@ def from_noise_prediction(noise_fn: PredictionFunction) -> nn.Module:
 
     Args:
         noise_fn: ``(y [N, C, H, W] in pixel space, sigma float) -> [N, C, H, W]``, the expected standard normal noise
-            ``xi`` given ``y = x + sigma * xi``. Pass an ``nn.Module`` itself rather than one of its methods to have
-            its parameters registered.
+            ``xi`` given ``y = x + sigma * xi``. Pass an ``nn.Module`` rather than one of its methods, so that
+            its parameters are registered.
 
     Returns:
         An ``nn.Module`` with ``prediction = "noise"`` and ``predict(y, sigma)``; its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``noise_fn`` is not callable; in a call, ``y`` or the output is no floating tensor.
-        ValueError: in a call, ``y`` is not of rank 4, ``sigma`` is not positive and finite, or the output has
-            another shape than ``y``.
+        TypeError: ``noise_fn`` is not callable. Calling the denoiser raises it if ``y`` or the output is not a
+            floating-point tensor.
+        ValueError: when calling the denoiser, if ``y`` does not have rank 4, ``sigma`` is not positive and finite, or
+            the output does not have the shape of ``y``.
     """
     return _FromNoisePrediction("noise_fn", noise_fn)

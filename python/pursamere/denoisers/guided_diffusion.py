@@ -26,29 +26,30 @@ class _FromGuidedDiffusion(NetworkDenoiser):
 
 
 def from_guided_diffusion(network: nn.Module, diffusion: Any, *, label: int | None = None) -> NetworkDenoiser:
-    """Return the denoiser of a network and the diffusion that it was trained with.
+    """Return a denoiser for a network and the diffusion that it was trained with.
 
-    With ``s = 2 sigma`` and ``alpha = 1 / sqrt(1 + s^2)`` the network is given ``alpha (2 y - 1)`` and the timestep at
-    which ``alphas_cumprod = alpha^2``, interpolated linearly in the log signal-to-noise ratio and not rounded.
+    With ``s = 2 sigma`` and ``alpha = 1 / sqrt(1 + s^2)``, the network's input is ``alpha (2 y - 1)`` at the timestep
+    where ``alphas_cumprod = alpha^2``. The timestep is interpolated linearly in the log signal-to-noise ratio and not
+    rounded.
 
     Args:
         network: ``network(x [N, C, H, W], timesteps [N], y=[N] for a conditional one) -> [N, C or 2 C, H, W]``, trained
-            on images in [-1, 1]. The second C channels, the learned variance, are cut off. ``num_classes`` is the
-            number of classes, None or absent for an unconditional network. Put it in evaluation mode.
-        diffusion: a ``GaussianDiffusion`` or ``SpacedDiffusion``, of which ``alphas_cumprod`` [T],
-            ``model_mean_type`` (EPSILON or START_X), ``rescale_timesteps`` and, in a spaced one, ``timestep_map`` [T]
-            and ``original_num_steps`` are read. Leave timesteps unspaced: levels in between are interpolated.
-        label: the one class of all images, in [0, num_classes), for a conditional network; the index of the null class
-            if it was trained with one. One class, since every call holds several draws of an image.
+            on images in [-1, 1]. The second C channels, the learned variance, are dropped. ``num_classes`` is the
+            number of classes, None or absent for an unconditional network. It must be in evaluation mode.
+        diffusion: a ``GaussianDiffusion`` or ``SpacedDiffusion``. Reads ``alphas_cumprod`` [T], ``model_mean_type``
+            (EPSILON or START_X), ``rescale_timesteps`` and, if spaced, ``timestep_map`` [T] and
+            ``original_num_steps``. Prefer unspaced timesteps: levels in between are interpolated.
+        label: for a conditional network, the class of all images, in [0, num_classes); the index of the null class if
+            the network was trained with one.
 
     Returns:
-        An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
+        An ``nn.Module`` with the attribute ``sigma_range``. Its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``network`` is a path or no ``nn.Module``, ``diffusion`` lacks an attribute, or ``label`` is no int.
-        ValueError: the network predicts something else, ``alphas_cumprod`` does not decrease, or ``label`` is no class
-            of the network; in a call, ``sigma`` is outside the schedule's range, or ``y`` or the output has a wrong
-            shape.
+        TypeError: ``network`` is not an ``nn.Module``, ``diffusion`` lacks an attribute, or ``label`` is not an int.
+        ValueError: the prediction type is not supported, ``alphas_cumprod`` is not decreasing, or ``label`` is out of
+            range. Calling the denoiser raises it if ``sigma`` is outside ``sigma_range``, or ``y`` or the output has
+            the wrong shape.
     """
     attributes: Any = check_network("network", network)
     require_attributes("diffusion", diffusion, "alphas_cumprod", "model_mean_type", "rescale_timesteps")

@@ -23,19 +23,19 @@ def from_k_diffusion(network: nn.Module, **keywords: Any) -> NetworkDenoiser:
     """Return the denoiser ``D(y, sigma) = (network(2 y - 1, 2 sigma, **keywords) + 1) / 2``.
 
     Args:
-        network: a wrapper of k-diffusion's (``layers.Denoiser``, ``external.OpenAIDenoiser`` or one called alike):
-            ``network(x [N, C, H, W] in [-1, 1], sigma [N], **keywords) -> [N, C, H, W]``, the denoised image. Its
-            attributes ``sigma_min`` and ``sigma_max``, numbers or tensors of one, bound the noise levels where it has
-            them. Put it in evaluation mode.
-        **keywords: passed in every call, such as ``class_cond``; the same for all images.
+        network: a k-diffusion wrapper such as ``layers.Denoiser`` or ``external.OpenAIDenoiser``:
+            ``network(x [N, C, H, W] in [-1, 1], sigma [N], **keywords) -> [N, C, H, W]``, the denoised image. The
+            optional attributes ``sigma_min`` and ``sigma_max``, numbers or one-element tensors, bound the noise
+            levels. It must be in evaluation mode.
+        **keywords: passed to every call, such as ``class_cond``; the same for all images.
 
     Returns:
-        An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
+        An ``nn.Module`` with the attribute ``sigma_range``. Its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``network`` is a path or no ``nn.Module``.
-        ValueError: ``sigma_min`` and ``sigma_max`` make no range; in a call, ``sigma`` is outside it, or ``y`` or the
-            output has a wrong shape.
+        TypeError: ``network`` is not an ``nn.Module``.
+        ValueError: ``sigma_min`` is not less than ``sigma_max``. Calling the denoiser raises it if ``sigma`` is outside
+            ``sigma_range``, or ``y`` or the output has the wrong shape.
     """
     attributes: Any = check_network("network", network)
     return _FromKDiffusion(network, schedule_of(attributes), keywords)

@@ -14,31 +14,31 @@ from pursamere.denoisers._query import check_query
 
 
 class KernelDensity(nn.Module):
-    """Exact posterior mean for the kernel density estimate of a set of images; nothing is trained.
+    """Exact posterior mean under the kernel density estimate of a set of images. Needs no training.
 
-    The prior is the uniform mixture of ``N(image_i, bandwidth^2 I)``, for ``bandwidth = 0`` the empirical distribution.
+    The prior is the uniform mixture of ``N(image_i, bandwidth^2 I)``; for ``bandwidth = 0``, the empirical one.
     With ``s^2 = sigma^2 + bandwidth^2`` and ``w = softmax_i(-||y - image_i||^2 / (2 s^2))``,
 
         D(y, sigma) = (sigma^2 * sum_i w_i image_i + bandwidth^2 * y) / s^2,
 
-    which by Tweedie's formula is ``y + sigma^2 * score``, the score being that of the mixture of ``N(image_i, s^2 I)``.
+    which by Tweedie's formula equals ``y + sigma^2 * score`` with the score of the mixture of ``N(image_i, s^2 I)``.
 
-    The images are visited in blocks, so working memory depends neither on their number nor on that of the queries; the
-    inputs, the outputs and one centered working copy of the images (as many bytes as the images in the dtype of ``y``)
-    come on top. Differentiable twice in ``y`` by closed forms, with the same memory; a call may keep up to 2^22 weights
-    for them. Half precision is computed in float32, other dtypes in the dtype of ``y``; autocast has no effect.
+    Images are processed in blocks, so working memory depends neither on their number nor on the batch size, except for
+    one centered copy of the images in the dtype of ``y``. Twice differentiable in ``y`` in closed form with the same
+    memory; a call may save up to 2^22 weights for the backward pass. Half precision is computed in float32, other
+    dtypes in the dtype of ``y``. Autocast has no effect.
 
-    The images are a buffer, so they move with the module, but not a persistent one: a checkpoint that holds this
-    denoiser should not carry a data set, from which the module is built anyway.
+    The images are a non-persistent buffer: they move with the module but are not saved in checkpoints.
 
     Args:
-        images: floating tensor [M, C, H, W] in pixel space, M at least 1, finite. It is not copied.
+        images: floating-point tensor [M, C, H, W] in pixel space, M at least 1, finite. Not copied.
         bandwidth: standard deviation of the kernel in pixel units, at least 0.
-        block_size: how many images are visited at a time, at least 1.
+        block_size: number of images per block, at least 1.
 
     Raises:
-        TypeError: ``images`` is no floating tensor, or a number has the wrong type.
-        ValueError: ``images`` is empty, not of rank 4 or not finite; ``bandwidth`` is negative or not finite.
+        TypeError: ``images`` is not a floating-point tensor, or a number has the wrong type.
+        ValueError: ``images`` is empty, not finite or not of rank 4, ``bandwidth`` is negative or not finite, or
+            ``block_size`` is less than 1.
     """
 
     images: Tensor
@@ -52,25 +52,33 @@ class KernelDensity(nn.Module):
             )
         self.bandwidth = check_nonnegative("bandwidth", bandwidth)
         self.block_size = check_integer("block_size", block_size, low=1)
-        check_finite("images", torch.stack(torch.aminmax(images.detach())))  # no temporary of the size of the images
+        check_finite("images", torch.stack(torch.aminmax(images.detach())))  # avoids a temporary as large as the images
         self.register_buffer("images", images.detach(), persistent=False)
         self._working_copy: tuple[Tensor, int, torch.dtype, Tensor, Centers] | None = None
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
-        """Return the posterior mean [N, C, H, W] at ``y`` [N, C, H, W], N at least 0, in the dtype of ``y``.
+        """Return the posterior mean.
 
-        NaN or infinity in ``y`` is not looked for, which would cost a synchronization a call; it shows in the result.
+        NaN and infinity in ``y`` propagate to the result; checking for them would cost a device synchronization.
+
+        Args:
+            y: noisy images [N, C, H, W], floating point, N at least 0.
+            sigma: standard deviation of the noise in pixel units, positive.
+
+        Returns:
+            Tensor [N, C, H, W] in the dtype of ``y``.
 
         Raises:
-            TypeError: ``y`` is no floating tensor, or ``sigma`` no real number.
-            ValueError: ``y`` has another image shape or device than the images; ``sigma`` is not positive and finite.
+            TypeError: ``y`` is not a floating-point tensor, or ``sigma`` is not a real number.
+            ValueError: ``y`` has a different image shape or device than the images, or ``sigma`` is not positive and
+                finite.
         """
         check_query(y, "images", self.images.shape[1:], self.images.device)
         sigma = check_positive("sigma", sigma)
         dtype = torch.promote_types(y.dtype, torch.float32)
         origin, centers = self._centered(dtype)
         scale = math.hypot(sigma, self.bandwidth)
-        # Beyond this bound rounding decides between nearby images; below it, 1 / s^4 times rounding errors stays small.
+        # Beyond this bound, rounding decides between nearby images; below it, rounding errors times 1 / s^4 stay small.
         precision = min(1.0 / scale, torch.finfo(dtype).eps ** -0.625) ** 2
         query = y.to(dtype).flatten(1) - origin
         result = posterior_mean(query, centers, precision)
@@ -83,9 +91,9 @@ class KernelDensity(nn.Module):
         return f"images={tuple(self.images.shape)}, bandwidth={self.bandwidth:g}, block_size={self.block_size}"
 
     def _centered(self, dtype: torch.dtype) -> tuple[Tensor, Centers]:
-        """Return the mean [d] of the images and the images about it, made once per dtype, device and state of images.
+        """Return the mean [d] of the images and the centered images, cached per dtype, device and images.
 
-        Centring keeps the logits, and with them their rounding errors, small.
+        Centering keeps the logits and their rounding errors small.
         """
         images, version = self.images, 0 if self.images.is_inference() else self.images._version
         cached = self._working_copy

@@ -1,4 +1,4 @@
-"""What the purifier asks of a denoiser."""
+"""The interface of denoisers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ Prediction = Literal["denoised", "score", "noise"]
 class Denoiser(Protocol):
     """Any callable ``(y, sigma) -> E[X | X + sigma * Xi = y]`` with ``Xi ~ N(0, I)``, or an approximation of it.
 
-    ``y`` is a floating tensor [N, C, H, W] in pixel space, whose range is [0, 1] before the noise is added; ``sigma``
+    ``y`` is a floating-point tensor [N, C, H, W] in pixel space, with range [0, 1] before the noise is added. ``sigma``
     is the standard deviation of the noise in the same units, a positive float. The result has the shape of ``y``.
-    Rows must not influence one another.
+    Rows must be independent.
 
-    A denoiser may also carry ``prediction``, one of ``"denoised"``, ``"score"`` and ``"noise"``, and
-    ``predict(y, sigma)``, the raw output of that kind: the denoised image D itself, the score s with
-    D = y + sigma^2 * s, or the noise eps with D = y - sigma * eps.
-
-    It may carry ``sigma_range``, the lowest and the highest ``sigma`` that it was made for, in pixel units. Defaults of
-    noise levels are clipped to it.
+    Optional attributes:
+        prediction: ``"denoised"``, ``"score"`` or ``"noise"``, together with ``predict(y, sigma)``, which returns the
+            raw prediction: the denoised image D, the score s with D = y + sigma^2 * s, or the noise eps with
+            D = y - sigma * eps.
+        sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it.
     """
 
     def __call__(self, y: Tensor, sigma: float, /) -> Tensor:
@@ -35,11 +34,11 @@ class Denoiser(Protocol):
 def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, float], Tensor]]:
     """Return what ``denoiser`` predicts and the function that predicts it.
 
-    A plain callable predicts the denoised image, so the answer for it is ``("denoised", denoiser)``.
+    A plain callable predicts the denoised image, so it gives ``("denoised", denoiser)``.
 
     Raises:
         TypeError: ``denoiser`` is not callable, or has a ``prediction`` but no callable ``predict``.
-        ValueError: its ``prediction`` is none of the three kinds.
+        ValueError: ``prediction`` is not one of the three kinds.
     """
     if not callable(denoiser):
         raise TypeError(f"denoiser must be callable as denoiser(y, sigma), got {type(denoiser).__name__}")
@@ -57,13 +56,11 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
 
 
 def sigma_range_of(denoiser: Denoiser) -> tuple[float, float]:
-    """Return the lowest and the highest noise level that ``denoiser`` was made for, in pixel units.
-
-    (0, infinity) for one without ``sigma_range``.
+    """Return ``denoiser.sigma_range``, or (0, infinity) if it has none.
 
     Raises:
-        TypeError: its ``sigma_range`` holds something else than real numbers.
-        ValueError: its ``sigma_range`` is no range of noise levels.
+        TypeError: ``sigma_range`` is not a pair of real numbers.
+        ValueError: ``sigma_range`` is negative or decreasing.
     """
     found: Any = getattr(denoiser, "sigma_range", None)
     if found is None:

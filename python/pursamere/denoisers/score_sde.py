@@ -21,13 +21,13 @@ from pursamere.denoisers._network import (
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 EARLIEST_TIME = 1e-5
-"""Where training starts: at time 0 a variance-preserving equation has no noise, and the score no bound."""
+"""Start of training: at time 0 a variance-preserving SDE has no noise and an unbounded score."""
 
 _POINTS, _ROUNDS = 1025, 5  # 1024^5 = 2^50 intervals
 
 
 class _SDESchedule:
-    """Finds the time at which an equation's noise is ``s`` times the signal, by its ``marginal_prob`` alone."""
+    """Finds the time at which an SDE's noise is ``s`` times the signal, using only ``marginal_prob``."""
 
     def __init__(self, sde: Any) -> None:
         self.sde = sde
@@ -45,7 +45,7 @@ class _SDESchedule:
         return Level(float(alpha), high)
 
     def _at(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the signal coefficients [T] and the noise levels relative to them [T] at ``times`` [T]."""
+        """Return signal coefficients [T] and noise-to-signal ratios [T] at ``times`` [T]."""
         mean, std = self.sde.marginal_prob(times.new_ones(len(times), 1, 1, 1), times)
         return mean.flatten(), std / mean.flatten()
 
@@ -68,32 +68,32 @@ class _FromScoreSDE(NetworkDenoiser):
 def from_score_sde(
     score_fn: ScoreFunction, sde: Any, *, centered: bool, network: nn.Module | None = None
 ) -> NetworkDenoiser:
-    """Return the denoiser of a score model that was trained with the noise of a stochastic differential equation.
+    """Return a denoiser for a score model that was trained with the noise of a stochastic differential equation.
 
-    With ``z = 2 y - 1`` and ``s = 2 sigma`` if ``centered``, else ``z = y`` and ``s = sigma``, the score is asked for
-    at ``alpha z`` and the time t at which the equation multiplies the image by ``alpha`` and the noise by
-    ``sigma_t = alpha s``; by Tweedie's formula the denoised image is ``(alpha z + sigma_t^2 score) / alpha``.
+    With ``z = 2 y - 1`` and ``s = 2 sigma`` if ``centered``, else ``z = y`` and ``s = sigma``, the score is evaluated
+    at ``alpha z`` and the time t at which the SDE scales the image by ``alpha`` and the noise by ``sigma_t = alpha s``.
+    By Tweedie's formula the denoised image is ``(alpha z + sigma_t^2 score) / alpha``.
 
     Args:
-        score_fn: ``(x [N, C, H, W], t [N]) -> [N, C, H, W]``, the gradient of the log density at time t, as the public
-            code's ``get_score_fn(sde, model, train=False, continuous=True)`` returns it.
+        score_fn: ``(x [N, C, H, W], t [N]) -> [N, C, H, W]``, the gradient of the log density at time t, as returned by
+            ``get_score_fn(sde, model, train=False, continuous=True)`` of the public code.
         sde: a ``VPSDE``, ``subVPSDE`` or ``VESDE``: ``marginal_prob(x [M, 1, 1, 1], t [M])``, in float64, returns the
-            mean and the standard deviation [M] at the times t, and ``T`` is the last time. Times before 1e-5, where
-            the public code's training starts, are not used.
-        centered: the range of the data, ``config.data.centered`` of the public code: True for images in [-1, 1], usual
-            for variance-preserving models, False for [0, 1], usual for variance-exploding ones.
-        network: the module inside ``score_fn``, if ``score_fn`` is none itself, so that its parameters are those of the
-            denoiser, and its mode, device and dtype are seen. Put it in evaluation mode. A copy of the denoiser calls
-            the same function, and with it the same network.
+            mean and the standard deviation [M] at times t, and ``T`` is the final time. Times before 1e-5, where
+            training starts in the public code, are not used.
+        centered: the data range, ``config.data.centered`` of the public code: True for images in [-1, 1] (usual for
+            variance-preserving models), False for [0, 1] (usual for variance-exploding ones).
+        network: the module inside ``score_fn``, if ``score_fn`` is a function. It is registered, so that its
+            parameters, mode, device and dtype are visible, and must be in evaluation mode. Copies of the denoiser
+            share ``score_fn`` and therefore the network.
 
     Returns:
-        An ``nn.Module``; its output has the dtype of ``y``, ``sigma_range`` is what it accepts.
+        An ``nn.Module`` with the attribute ``sigma_range``. Its output has the dtype of ``y``.
 
     Raises:
-        TypeError: ``score_fn`` is a path or not callable, ``sde`` has no ``marginal_prob`` or no ``T``, ``centered`` is
-            no bool, or ``network`` is no ``nn.Module``.
-        ValueError: the equation's noise does not grow; in a call, ``sigma`` is outside its range, or ``y`` or the
-            output has a wrong shape.
+        TypeError: ``score_fn`` is not callable, ``sde`` lacks ``marginal_prob`` or ``T``, ``centered`` is not a bool,
+            or ``network`` is not an ``nn.Module``.
+        ValueError: the SDE's noise does not increase. Calling the denoiser raises it if ``sigma`` is outside
+            ``sigma_range``, or ``y`` or the output has the wrong shape.
     """
     refuse_path("score_fn", score_fn)
     if not callable(score_fn):

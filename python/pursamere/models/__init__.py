@@ -1,4 +1,4 @@
-"""Networks of the library's own architectures, and their checkpoints."""
+"""The library's own network architectures, and their checkpoints."""
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .conv_classifier import ConvClassifier

@@ -1,4 +1,4 @@
-"""Trained networks in a folder: ``model.safetensors`` and ``config.json``. Reading one executes nothing in it."""
+"""Checkpoints: folders with ``model.safetensors`` and ``config.json``. Loading one executes no code."""
 
 from __future__ import annotations
 
@@ -36,25 +36,24 @@ def save_checkpoint(
     information: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a network of one of the library's own architectures.
+    """Save a network of one of the library's own architectures.
 
-    Each of the two files is written whole or not at all; ``config.json`` holds the SHA-256 of the weights, so that two
-    files that do not belong together are found out.
+    Each file is written atomically. ``config.json`` holds the SHA-256 of the weights, so mismatched files are detected.
 
     Args:
-        folder: made if needed.
-        network: an ``EDMUNet`` or a ``ConvClassifier``, whose ``class_names`` are kept.
-        dtype: what the weights are stored as: float32, float16 or bfloat16. They are loaded as float32.
-        information: values for JSON about the training, kept under ``"training"`` in ``config.json``.
-        overwrite: replace a checkpoint that is in the folder.
+        folder: output folder, created if needed.
+        network: an ``EDMUNet`` or a ``ConvClassifier``; the latter is saved with its ``class_names``.
+        dtype: storage dtype of the weights: float32, float16 or bfloat16. They are loaded as float32.
+        information: JSON-serializable values about the training, stored under ``"training"`` in ``config.json``.
+        overwrite: whether to replace an existing checkpoint.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: ``network`` is of no known architecture.
-        ValueError: ``dtype`` is none of the three, or a weight is not finite in it.
-        FileExistsError: there is a checkpoint, and not ``overwrite``.
+        TypeError: ``network`` is not one of the library's architectures.
+        ValueError: ``dtype`` is not supported, or a weight is not finite in it.
+        FileExistsError: ``folder`` holds a checkpoint, and ``overwrite`` is False.
     """
     folder = Path(folder)
     name = getattr(network, "architecture", None)
@@ -85,7 +84,7 @@ def save_checkpoint(
 
 
 def storage_name(dtype: torch.dtype) -> str:
-    """What a checkpoint calls the dtype of its weights.
+    """Return the name of a storage dtype in ``config.json``.
 
     Raises:
         ValueError: ``dtype`` is not float32, float16 or bfloat16.
@@ -97,20 +96,20 @@ def storage_name(dtype: torch.dtype) -> str:
 
 
 def read_configuration(folder: str | Path) -> dict[str, Any]:
-    """What ``config.json`` of a checkpoint says.
+    """Read and validate ``config.json`` of a checkpoint.
 
     Raises:
-        FileNotFoundError: there is no checkpoint at ``folder``.
-        ValueError: ``folder`` is a file, or ``config.json`` is damaged or of another version.
+        FileNotFoundError: there is no checkpoint in ``folder``.
+        ValueError: ``folder`` is a file, or ``config.json`` is damaged or has an unsupported format.
     """
     folder = Path(folder)
     if folder.suffix.lower() in _PICKLED and not folder.is_dir():
         raise ValueError(
-            f"{folder} looks like a pickled checkpoint, which could run any code when read, so it is not; load it "
-            f"yourself if you trust it, and pass the module to pursamere.denoisers.from_edm or its siblings"
+            f"{folder} looks like a pickled checkpoint, which can execute code when loaded; if you trust it, load it "
+            f"yourself and pass the module to an adapter such as pursamere.denoisers.from_edm"
         )
     if folder.is_file():
-        raise ValueError(f"{folder} must be a folder with {WEIGHTS} and {CONFIGURATION}, and is a file")
+        raise ValueError(f"{folder} must be a folder with {WEIGHTS} and {CONFIGURATION}, got a file")
     path = folder / CONFIGURATION
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: a checkpoint is a folder with {WEIGHTS} and {CONFIGURATION}")
@@ -125,24 +124,24 @@ def read_configuration(folder: str | Path) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> nn.Module:
-    """Load a network that ``save_checkpoint`` or ``pursamere train`` wrote.
+    """Load a network saved by ``save_checkpoint`` or ``pursamere train``.
 
-    Only numbers and names are read: the architecture must be one of the library's own, and its arguments are checked
-    before a network is built. Float32 whatever the weights were stored as.
+    Executes no code from the files: the architecture must be one of the library's own, and its arguments are checked
+    before the network is built.
 
     Args:
-        folder: with ``model.safetensors`` and ``config.json``.
-        device: where the network goes.
+        folder: folder with ``model.safetensors`` and ``config.json``.
+        device: device of the network.
 
     Returns:
-        The network in evaluation mode with frozen parameters: a denoiser or a classifier.
+        An :class:`EDMUNet` or :class:`ConvClassifier` in evaluation mode, with frozen float32 parameters.
 
     Raises:
         MissingExtraError: diffusers or safetensors is not installed (the extra ``train``).
         FileNotFoundError: one of the files is missing.
-        ValueError: ``device`` is not one that this build can use; ``folder`` is a pickled checkpoint; a file is
-            damaged, truncated, or does not belong to the other; the architecture is unknown or its arguments are wrong;
-            a weight is missing, unexpected, of the wrong shape or dtype, or not finite.
+        ValueError: ``device`` is not supported by this build; ``folder`` is a pickled checkpoint; a file is damaged,
+            truncated, or does not match the other; the architecture is unknown or its arguments are wrong; a weight is
+            missing, unexpected, of the wrong shape or dtype, or not finite.
     """
     folder, device = Path(folder), torch.device(device)
     check_supported_device("device", device)
@@ -155,7 +154,7 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> n
 
 
 def _require_form(path: Path, configuration: Any) -> None:
-    """Check the parts of a configuration that loading relies on."""
+    """Validate the parts of a configuration that loading relies on."""
     if not isinstance(configuration, dict) or "format" not in configuration:
         raise ValueError(f"{path} is not the configuration of a checkpoint")
     if configuration["format"] != FORMAT:
@@ -181,22 +180,22 @@ def _read_weights(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     if size != expected["bytes"]:
         what = "is truncated" if size < expected["bytes"] else "is not the file that config.json describes"
         raise ValueError(f"{path} {what}: {size} bytes, expected {expected['bytes']}")
-    content = path.read_bytes()  # once, so that what was hashed is what is loaded
+    content = path.read_bytes()  # read once, so that the bytes hashed are the bytes loaded
     found = hashlib.sha256(content).hexdigest()
     if found != expected["sha256"]:
-        raise ValueError(f"{path} was changed: its SHA-256 is {found}, config.json says {expected['sha256']}")
+        raise ValueError(f"{path} has changed: its SHA-256 is {found}, expected {expected['sha256']}")
     load = require("safetensors.torch", extra="train").load
     try:
         weights = load(content)
-    except (MemoryError, RuntimeError):  # PyTorch's errors, of memory for example, are not about the file
+    except (MemoryError, RuntimeError):  # not about the file: out of memory, for example
         raise
-    except Exception as error:  # safetensors has an error of its own that is no built-in type
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
-    return dict(sorted(weights.items()))  # safetensors gives any order, and errors name the first wrong weight
+    except Exception as error:  # safetensors raises its own error type
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    return dict(sorted(weights.items()))  # safetensors has no fixed order, and errors name the first wrong weight
 
 
 def _build(path: Path, configuration: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights."""
+    """Build the network on the meta device."""
     name, arguments = configuration["architecture"]["name"], dict(configuration["architecture"]["arguments"])
     if name not in ARCHITECTURES:
         raise ValueError(f"{path}: architecture must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
@@ -213,7 +212,7 @@ def _build(path: Path, configuration: Mapping[str, Any]) -> nn.Module:
 
 
 def _recorded_class_names(configuration: Mapping[str, Any]) -> Any:
-    """The names in the record of the training, where they were before classifiers had them; ``None`` without one."""
+    """Class names in the training record, where checkpoints before 0.2 have them; ``None`` if absent."""
     found: Any = configuration
     for key in ("training", "data", "classes"):
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""A convolutional classifier, plain or residual: what ``pursamere train classifier`` trains."""
+"""The convolutional classifier that ``pursamere train classifier`` trains."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pursamere._validation import LARGEST_SIZE, check_integer, check_names, chec
 
 
 class ConvClassifier(nn.Module):
-    """Stages of convolution, group normalization and ReLU, each but the first at half the resolution; then a maximum.
+    """Convolutional classifier: stages of convolution, group normalization and ReLU, then global max pooling.
 
-    With ``residual`` and four stages it is the network known as ResNet-9. Rows do not influence one another.
+    Every stage after the first halves the resolution. With ``residual`` and four stages this is ResNet-9. Rows are
+    independent.
 
     Args:
-        image_shape: (C, H, W) of the images, whose range is [0, 1].
-        classes: number of classes.
-        widths: channels of the stages, multiples of ``groups``. Without ``residual`` a stage has two convolutions.
-        residual: give every other stage after the first a residual block of two convolutions.
-        groups: of the group normalization.
-        class_names: what each logit stands for, different strings; ``None`` if unknown. A data set whose classes have
-            other numbers can then be given the network's, see :meth:`pursamere.datasets.Dataset.relabel`.
+        image_shape: (C, H, W) of the images.
+        classes: number of classes, in [1, 100000].
+        widths: channels of each stage, multiples of ``groups``. Without ``residual``, a stage has two convolutions.
+        residual: whether to add a residual block of two convolutions to every second stage.
+        groups: number of groups of the group normalization.
+        class_names: names of the logits, all different; ``None`` if unknown. Used to match the labels of data sets, see
+            :meth:`pursamere.datasets.Dataset.relabel`.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
 
     architecture = "conv_classifier"
@@ -50,7 +51,7 @@ class ConvClassifier(nn.Module):
         if any(width % self.groups for width in self.widths):
             raise ValueError(f"widths must be multiples of groups, {self.groups}, got {self.widths}")
         if min(self.image_shape[1:]) < 2 ** (len(self.widths) - 1):
-            raise ValueError(f"widths must have fewer stages for images of shape {self.image_shape}, got {self.widths}")
+            raise ValueError(f"widths has too many stages for images of shape {self.image_shape}, got {self.widths}")
         self.residual = residual
         self.class_names = None if class_names is None else check_names("class_names", class_names, length=self.classes)
         inputs, stages = self.image_shape[0], []
@@ -61,7 +62,7 @@ class ConvClassifier(nn.Module):
         self.head = nn.Linear(inputs, self.classes)
 
     def arguments(self) -> dict[str, object]:
-        """The arguments of the constructor, as values for JSON."""
+        """The constructor's arguments as JSON-serializable values."""
         return {
             "image_shape": list(self.image_shape),
             "classes": self.classes,
@@ -75,7 +76,7 @@ class ConvClassifier(nn.Module):
         """Return the logits [N, classes] of images [N, C, H, W] in [0, 1].
 
         Raises:
-            ValueError: ``x`` has another shape than the network was built for.
+            ValueError: ``x`` does not have the shape [N, *image_shape].
         """
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"x must have the shape [N, {', '.join(map(str, self.image_shape))}], got {list(x.shape)}")
@@ -84,7 +85,7 @@ class ConvClassifier(nn.Module):
 
 
 class _Stage(nn.Module):
-    """One or two convolutions at one resolution, and perhaps a residual block."""
+    """One or two convolutions at one resolution, with an optional residual block."""
 
     def __init__(self, inputs: int, width: int, groups: int, *, pool: bool, residual: bool, block: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A U-Net under the preconditioning of Karras et al. (2022): the denoiser that ``pursamere train`` trains."""
+"""A U-Net with the preconditioning of Karras et al. (2022): the denoiser that ``pursamere train`` trains."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ LARGEST_PATCH = 16
 
 
 class EDMUNet(nn.Module):
-    """A denoiser with weights: diffusers' ``UNet2DModel`` inside the preconditioning of EDM.
+    """Denoiser: diffusers' ``UNet2DModel`` with the preconditioning of EDM.
 
-    With ``z = 2 y - 1`` and ``s = 2 sigma``, the image and the noise level in the network's range [-1, 1], and the
-    network ``F``, equation 7 of Karras et al. (2022, arXiv 2206.00364) is
+    With ``z = 2 y - 1`` and ``s = 2 sigma``, the image and noise level in the network's range [-1, 1], and the network
+    ``F``, equation 7 of Karras et al. (2022, arXiv 2206.00364) is
 
         D = c_skip(s) z + c_out(s) F(c_in(s) z, c_noise(s)),     c_skip = sigma_data^2 / (s^2 + sigma_data^2),
         c_out = s sigma_data / sqrt(s^2 + sigma_data^2),  c_in = 1 / sqrt(s^2 + sigma_data^2),  c_noise = ln(s) / 4,
 
-    and the result is ``(D + 1) / 2``. Differentiable twice.
+    and the result is ``(D + 1) / 2``. Twice differentiable.
 
     Args:
-        image_shape: (C, H, W) of the images. The network pads H and W to the sizes that it can halve.
-        channels: of the U-Net's levels, from the largest resolution to the smallest, multiples of ``groups``.
-        layers: residual blocks per level.
-        patch: the images enter as patches of ``patch`` x ``patch`` pixels, each a pixel of ``C * patch^2`` channels,
-            which makes a network cheaper by about ``patch^2``.
-        attention: whether the lowest level attends.
-        groups: of the group normalization.
+        image_shape: (C, H, W) of the images. H and W are padded as needed.
+        channels: channels of the U-Net's levels, from the highest resolution to the lowest, multiples of ``groups``.
+        layers: residual blocks per level, in [1, 16].
+        patch: side of the patches that the network works on, in [1, 16]. A patch of ``patch`` x ``patch`` pixels is
+            one pixel with ``C * patch^2`` channels, which saves a factor of about ``patch^2``.
+        attention: whether the lowest level has attention.
+        groups: number of groups of the group normalization.
         sigma_data: standard deviation of the data in the network's range [-1, 1].
-        sigma_range: the noise levels that the network is trained for, (lowest, highest) in pixel units. A call with
-            another ``sigma`` gives a warning, once.
+        sigma_range: (lowest, highest) noise level in training, in pixel units. The first call with a ``sigma`` outside
+            it warns.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
     """
 
     architecture = "edm_unet"
@@ -92,7 +92,7 @@ class EDMUNet(nn.Module):
         )
 
     def arguments(self) -> dict[str, object]:
-        """The arguments of the constructor, as values for JSON."""
+        """The constructor's arguments as JSON-serializable values."""
         return {
             "image_shape": list(self.image_shape),
             "channels": list(self.channels),
@@ -105,14 +105,17 @@ class EDMUNet(nn.Module):
         }
 
     def forward(self, y: Tensor, sigma: float | Tensor) -> Tensor:
-        """Return the denoised images [N, C, H, W], in the dtype of ``y``.
+        """Return the denoised images.
 
         Args:
-            y: noisy images [N, C, H, W] in pixel space, of the shape that the network was built for.
-            sigma: the noise level in pixel units, a positive float; or, in training, one per image, [N].
+            y: noisy images [N, *image_shape] in pixel space.
+            sigma: noise level in pixel units, a positive float; in training, a tensor [N].
+
+        Returns:
+            Tensor [N, *image_shape] in the dtype of ``y``.
 
         Raises:
-            ValueError: ``y`` has another shape, or ``sigma`` is not positive.
+            ValueError: ``y`` has the wrong shape, or ``sigma`` is not positive.
         """
         if tuple(y.shape[1:]) != self.image_shape:
             raise ValueError(f"y must have the shape [N, {', '.join(map(str, self.image_shape))}], got {list(y.shape)}")
@@ -130,15 +133,16 @@ class EDMUNet(nn.Module):
         return ((denoised + 1) / 2).to(y.dtype)
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """EDM's weight lambda of squared errors in pixel units, per noise level: the network's own errors count alike.
+        """EDM's loss weight lambda for squared errors in pixel units, per noise level.
 
-        In the network's units ``lambda = (s^2 + sigma_data^2) / (s sigma_data)^2 = 1 / c_out^2``.
+        In the network's units, ``lambda = (s^2 + sigma_data^2) / (s sigma_data)^2 = 1 / c_out^2``, which weighs the
+        errors of ``F`` equally.
         """
         s = 2 * sigma
         return 4 * (s.square() + self.sigma_data**2) / (s * self.sigma_data).square()
 
     def _patched(self, images: Tensor, c_noise: Tensor) -> Tensor:
-        """The U-Net on the patches of padded images."""
+        """Apply the U-Net to patches of the padded images."""
         height, width = images.shape[-2:]
         images = functional.pad(images, (0, -width % self.padded_to, 0, -height % self.padded_to))
         patches = functional.pixel_unshuffle(images, self.patch)

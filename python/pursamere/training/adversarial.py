@@ -1,4 +1,4 @@
-"""Adversarial images to train a classifier on."""
+"""Adversarial images for training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @torch.enable_grad()
 def adversarial_images(loss: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
-    """Return images within ``eps`` (Linf) of ``x`` and within [0, 1], at which the loss is larger than at ``x``.
+    """Increase the loss by sign-gradient steps within ``eps`` (Linf) of ``x`` and within [0, 1].
 
-    A single step, 1.25 ``eps`` long, is fast adversarial training (Wong et al., 2020, arXiv 2001.03994); several, of
-    ``2 eps / steps`` each, are projected gradient descent (Madry et al., 2018, arXiv 1706.06083).
+    A single step of length 1.25 ``eps`` is fast adversarial training (Wong et al., 2020, arXiv 2001.03994); several
+    steps of length ``2 eps / steps`` are projected gradient descent (Madry et al., 2018, arXiv 1706.06083).
 
     Args:
-        loss: images [N, C, H, W] to losses [N], differentiable; rows must not influence one another.
+        loss: differentiable function from images [N, C, H, W] to losses [N]; rows must be independent.
         x: [N, C, H, W] in [0, 1].
         start: offset of the first iterate in units of ``eps``, in [-1, 1], of the shape of ``x``.
         eps: radius in pixel units.

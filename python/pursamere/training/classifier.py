@@ -1,4 +1,4 @@
-"""Training a classifier on shifted and flipped images, on adversarial ones, and on what a purifier makes of them."""
+"""Training a classifier on augmented, adversarial and purified images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ATTACK_STREAM = 4
 def build_classifier(
     settings: ClassifierConfiguration, image_shape: tuple[int, ...], class_names: Sequence[str]
 ) -> ConvClassifier:
-    """Return the network to train, with the weights of ``settings.initial`` or weights drawn from the seed.
+    """Build the network, with the weights of ``settings.initial`` or weights drawn from the seed.
 
     Raises:
-        ValueError: ``settings.initial`` holds no classifier of these settings, images and classes.
+        ValueError: ``settings.initial`` is not a classifier with the same architecture and classes.
     """
     with seeded(settings.seed):
         network = ConvClassifier(
@@ -53,10 +53,10 @@ def build_classifier(
 
 
 def build_purifier(settings: ClassifierConfiguration, device: torch.device) -> Purifier | None:
-    """Return the purifier that images pass before the classifier, or ``None`` without one.
+    """Build the purifier in front of the classifier, or return ``None`` if ``settings.purifier`` is empty.
 
     Raises:
-        ValueError: ``settings.purifier`` holds no denoiser.
+        ValueError: ``settings.purifier`` is not a denoiser.
     """
     if not settings.purifier:
         return None
@@ -78,9 +78,9 @@ def build_purifier(settings: ClassifierConfiguration, device: torch.device) -> P
 
 
 class ClassifierTask:
-    """Cross-entropy on clean images, on adversarial ones, or on both, purified or as they are.
+    """Cross-entropy on clean or adversarial images, or both, optionally purified.
 
-    The adversarial images are found with the gradient that takes the purifier for the identity (BPDA).
+    Adversarial images are computed with the purifier differentiated as the identity (BPDA).
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ClassifierTask:
         self.purifier = build_purifier(settings, device)
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
-        """Cross-entropy per image."""
+        """Return the cross-entropy per image."""
         settings = self.settings
         rows = rows.to(self.images.device)
         x = augment(self.images[rows], settings.shift, settings.flip, generator)
@@ -124,7 +124,7 @@ class ClassifierTask:
         return adversarial_images(loss, x, start, self.settings.adversarial_eps, steps)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return cross-entropy and accuracy on the validation images, and the accuracy of some under attack."""
+        """Return validation cross-entropy and accuracy, and accuracy under attack on a subset."""
         images, labels = self.validation
         logits = torch.cat([self._logits(network, x) for x in images.split(_BATCH)])
         figures = {
@@ -142,12 +142,12 @@ class ClassifierTask:
         return figures
 
     def table(self, network: nn.Module) -> list[dict[str, float]]:
-        """The figures of the final network."""
+        """Validate the final network."""
         return [self.validate(network)]
 
 
 def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Move every image [N, C, H, W] by up to ``shift`` pixels, filling with zeros, and mirror half of them."""
+    """Shift images [N, C, H, W] by up to ``shift`` pixels with zero padding, and flip half of them if ``flip``."""
     count, channels, height, width = x.shape
     moves = torch.randint(0, 2 * shift + 1, (2, count), generator=generator, device=x.device)
     rows, columns = (

@@ -1,4 +1,4 @@
-"""What a training is asked to do: every setting has a name, a default, and a place in the JSON file."""
+"""Training settings: every setting is a command-line flag and a key of the JSON file."""
 
 from __future__ import annotations
 
@@ -51,48 +51,49 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfiguration:
-    """Settings that both kinds of training have.
+    """Settings of both kinds of training.
 
     Raises:
-        TypeError, ValueError: a setting is not as described, by its name.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is out of range.
     """
 
     dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
     steps: int = _setting(1000, "optimizer steps", _STEPS)
     batch_size: int = _setting(128, "images per step, over all processes together", (1, 2**16))
-    learning_rate: float = _setting(1e-3, "of AdamW, at the end of the warm-up", check=check_positive)
-    warmup_steps: int = _setting(
-        100, "steps in which the learning rate rises; it falls along a cosine afterwards", (0, _STEPS[1])
+    learning_rate: float = _setting(
+        1e-3, "peak learning rate of AdamW, at the end of the warm-up", check=check_positive
     )
-    weight_decay: float = _setting(1e-4, "of AdamW", check=check_nonnegative)
-    clip_norm: float = _setting(1.0, "gradients with a larger norm are scaled down to it", check=check_positive)
+    warmup_steps: int = _setting(100, "steps of linear warm-up; cosine decay follows", (0, _STEPS[1]))
+    weight_decay: float = _setting(1e-4, "weight decay of AdamW", check=check_nonnegative)
+    clip_norm: float = _setting(1.0, "maximum gradient norm; larger gradients are scaled down", check=check_positive)
     ema_decay: float = _setting(
-        0.999, "of the moving average of the weights, which the checkpoint holds", check=_check_fraction
+        0.999, "decay of the moving average of the weights, which is what the checkpoint stores", check=_check_fraction
     )
     precision: str = _setting("auto", "auto (bfloat16 on CUDA, float32 on a CPU), float32, or bfloat16 (autocast)")
-    channels_last: bool = _setting(False, "memory format of the network, faster on GPUs")
-    flip: bool = _setting(False, "mirror half of the training images")
-    seed: int = _setting(0, "of the initial weights, of the order of the images, and of all noise", (0, MAX_SEED))
+    channels_last: bool = _setting(False, "use the channels-last memory format, faster on GPUs")
+    flip: bool = _setting(False, "flip half of the training images horizontally")
+    seed: int = _setting(0, "seed of the initial weights, the order of the images, and the noise", (0, MAX_SEED))
     validate_every: int = _setting(500, "steps between validations", _STEPS)
-    save_every: int = _setting(500, "steps between saved states, from which a training resumes", _STEPS)
+    save_every: int = _setting(500, "steps between saved states, from which training can resume", _STEPS)
 
     def __post_init__(self) -> None:
         for item in fields(self):
             bounds, value = item.metadata["bounds"], getattr(self, item.name)
-            if bounds and isinstance(item.default, int):  # the network checks what is several
+            if bounds and isinstance(item.default, int):  # the network checks sequences
                 check_integer(item.name, value, low=bounds[0], high=bounds[1])
             if item.metadata["check"]:
                 item.metadata["check"](item.name, value)
         check_choice("precision", self.precision, PRECISIONS)
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if kind == tuple[int, ...] and isinstance(value, list):  # as JSON has it
+            if kind == tuple[int, ...] and isinstance(value, list):  # from JSON
                 object.__setattr__(self, name, tuple(value))
             elif kind in (bool, str) and not isinstance(value, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as values for JSON."""
+        """Return the settings as JSON-serializable values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
@@ -100,22 +101,26 @@ class TrainingConfiguration:
 class DenoiserConfiguration(TrainingConfiguration):
     """Settings of ``pursamere train denoiser``; the network's are those of :class:`pursamere.models.EDMUNet`."""
 
-    channels: tuple[int, ...] = _setting((32, 64), "of the U-Net's levels, from the largest resolution down", _SIZES)
+    channels: tuple[int, ...] = _setting(
+        (32, 64), "channels of the U-Net's levels, from the highest resolution down", _SIZES
+    )
     layers: int = _setting(1, "residual blocks per level", (1, MOST_LAYERS))
-    patch: int = _setting(1, "side of the patches in which images enter the network, in pixels", (1, LARGEST_PATCH))
+    patch: int = _setting(1, "side of the network's input patches, in pixels", (1, LARGEST_PATCH))
     attention: bool = _setting(False, "attention at the lowest level")
     groups: int = _setting(8, "of the group normalization", _SIZES)
     sigma_data: float = _setting(
         0.6, "standard deviation of the data in the network's range [-1, 1]", check=check_positive
     )
-    sigma_distribution: str = _setting("log-uniform", "log-uniform or log-normal, of the noise levels in training")
+    sigma_distribution: str = _setting(
+        "log-uniform", "distribution of noise levels in training: log-uniform or log-normal"
+    )
     sigma_min: float = _setting(0.03, "lowest noise level in training, in pixel units", check=check_positive)
     sigma_max: float = _setting(1.5, "highest noise level in training, in pixel units", check=check_positive)
     sigma_median: float = _setting(
-        0.3, "of the log-normal distribution (truncated to the range), in pixel units", check=check_positive
+        0.3, "median of the log-normal distribution (truncated to the range), in pixel units", check=check_positive
     )
     sigma_spread: float = _setting(
-        1.0, "standard deviation of the logarithm, for the log-normal distribution", check=check_positive
+        1.0, "standard deviation of the logarithm for log-normal noise levels", check=check_positive
     )
 
     def __post_init__(self) -> None:
@@ -130,18 +135,22 @@ class ClassifierConfiguration(TrainingConfiguration):
     """Settings of ``pursamere train classifier``; the network's are those of :class:`pursamere.ConvClassifier`."""
 
     widths: tuple[int, ...] = _setting(
-        (32, 64), "channels of the stages; every stage but the first halves the resolution", _SIZES
+        (32, 64), "channels of the stages; every stage after the first halves the resolution", _SIZES
     )
-    residual: bool = _setting(False, "a residual block in every other stage (with four stages ResNet-9)")
+    residual: bool = _setting(False, "add a residual block to every second stage (with four stages: ResNet-9)")
     groups: int = _setting(8, "of the group normalization", _SIZES)
-    shift: int = _setting(1, "training images are moved by up to so many pixels in both directions", (0, 64))
-    label_smoothing: float = _setting(0.0, "of the cross-entropy", check=_check_fraction)
-    initial: str = _setting("", "checkpoint of a classifier whose weights the training starts from")
+    shift: int = _setting(1, "shift training images by up to this many pixels in each direction", (0, 64))
+    label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropy", check=_check_fraction)
+    initial: str = _setting("", "checkpoint of a classifier to start from")
     adversarial_eps: float = _setting(
-        0.0, "Linf radius of the adversarial images to train on, in pixel units; 0: none", check=check_nonnegative
+        0.0, "Linf radius of adversarial training images, in pixel units; 0 disables them", check=check_nonnegative
     )
-    adversarial_steps: int = _setting(1, "gradient steps for an adversarial image; 1 is the fast variant", (1, 1000))
-    adversarial_fraction: float = _setting(1.0, "share of the training images that are adversarial", check=_check_share)
+    adversarial_steps: int = _setting(
+        1, "gradient steps per adversarial image; 1 is fast adversarial training", (1, 1000)
+    )
+    adversarial_fraction: float = _setting(
+        1.0, "fraction of the training images that are adversarial", check=_check_share
+    )
     purifier: str = _setting("", "checkpoint of a denoiser: train on images purified with it")
     purifier_sigma: float = _setting(0.2, "noise level of the purifier, in pixel units", check=check_positive)
     purifier_radius: float = _setting(
@@ -151,7 +160,7 @@ class ClassifierConfiguration(TrainingConfiguration):
     purifier_step_size: float = _setting(0.6, "L2 length of a step of the purifier", check=check_positive)
     purifier_draws: int = _setting(2, "noise draws of the purifier", (1, 2**16))
     purifier_ascent_radius: float = _setting(
-        0.05, "of the purifier's ascent, an L2 length in pixel units", check=check_nonnegative
+        0.05, "ascent radius of the purifier, an L2 length in pixel units", check=check_nonnegative
     )
     purifier_direction: str = _setting("score", "direction of the purifier: ere or score")
 
@@ -160,8 +169,8 @@ class ClassifierConfiguration(TrainingConfiguration):
         check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
 
 
-# Chosen on validation splits, but for CIFAR-10, whose networks have not been trained yet; these have the size that both
-# together can be kept in 20 MB. What is not named here has the default above.
+# Tuned on validation splits, except for CIFAR-10, where both networks together fit in 20 MB. Other settings have the
+# defaults above.
 DENOISERS: dict[str, dict[str, Any]] = {
     "digits": {"steps": 3000, "ema_decay": 0.995},
     "mnist": {"channels": (32, 64), "patch": 2, "steps": 6000, "precision": "bfloat16"},
@@ -206,26 +215,31 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 
 
 def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
-    """The settings given, those of the data set's own configuration if there is one, and defaults for the rest.
+    """Combine the given settings with those of the data set, if it has any, and the defaults.
+
+    Args:
+        kind: :class:`DenoiserConfiguration` or :class:`ClassifierConfiguration`.
+        settings: values by name, which take precedence.
 
     Raises:
-        TypeError, ValueError: a setting is unknown or not as described, by its name.
+        TypeError: a setting has the wrong type.
+        ValueError: a setting is unknown or out of range.
     """
     known = [item.name for item in fields(kind)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(f"settings must be of {', '.join(known)}, got {', '.join(unknown)}")
+        raise ValueError(f"settings must be among {', '.join(known)}, got {', '.join(unknown)}")
     named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
     dataset = str(settings.get("dataset", "digits"))
     return kind(**{**named.get("cifar10" if dataset == "cifar10_jpeg" else dataset, {}), **settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file, an object; they are checked by ``configuration``.
+    """Read settings from a JSON object in a file; :func:`configuration` validates them.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, or no object.
+        ValueError: the file is not a JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

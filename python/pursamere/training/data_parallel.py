@@ -1,4 +1,4 @@
-"""Several processes, one batch: each takes some of its rows, and gradients are summed."""
+"""Data parallelism: each process takes some rows of every batch, and gradients are summed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; a lone one is number 0 of 1."""
+    """Rank of this process and number of processes that train together."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that validates, reports and writes files."""
+        """Whether this process validates, reports and writes files."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
-        """This process's rows of a batch.
+        """Return this process's rows of a batch.
 
         Raises:
-            ValueError: there are more processes than images.
+            ValueError: there are more processes than rows.
         """
         if batch_size < self.world_size:
             raise ValueError(
@@ -36,7 +36,7 @@ class Processes:
         return slice(self.rank * batch_size // self.world_size, (self.rank + 1) * batch_size // self.world_size)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace every tensor by its sum over all processes, in place."""
+        """All-reduce tensors in place, with a single collective."""
         if self.world_size == 1:
             return
         joined = torch.cat([tensor.flatten() for tensor in tensors])
@@ -45,16 +45,16 @@ class Processes:
             tensor.copy_(total.view_as(tensor))
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait for all processes."""
         if self.world_size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes if ``torchrun`` started this one, and leave them at the end.
+    """Join the process group if this process was started by ``torchrun``, and leave it at the end.
 
-    A process group that exists already is used and left as it is.
+    An existing process group is used and not destroyed.
     """
     if distributed.is_available() and distributed.is_initialized():
         yield Processes(distributed.get_rank(), distributed.get_world_size())

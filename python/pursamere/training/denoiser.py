@@ -1,4 +1,4 @@
-"""Training a denoiser by the expected reconstruction error (M1), averaged over the data and over noise levels."""
+"""Training a denoiser on the expected reconstruction error (M1), averaged over data and noise levels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .order import generator
 
 VALIDATION_SIGMAS = (0.1, 0.2, 0.4, 0.8)
 VALIDATION_IMAGES = 256
-BANDWIDTHS = (0.05, 0.1, 0.15, 0.2)  # of the kernel density that the network is compared with
+BANDWIDTHS = (0.05, 0.1, 0.15, 0.2)  # of the kernel density baseline
 _BATCH = 128
 _VALIDATION_STREAM = 2
 
 
 def build_denoiser(settings: DenoiserConfiguration, image_shape: tuple[int, ...]) -> EDMUNet:
-    """The untrained network, its weights drawn from the seed."""
+    """Build the network with weights drawn from the seed."""
     with seeded(settings.seed):
         return EDMUNet(
             image_shape,
@@ -52,34 +52,34 @@ class DenoiserTask:
         self.size = len(self.images)
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
-        """Weighted mean squared errors per image."""
+        """Return the weighted mean squared error per image."""
         x = self.images[rows.to(self.images.device)]
         if self.settings.flip:
             mirrored = torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
         uniform = torch.rand(len(x), generator=generator, device=x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        # One noise level in every part of the distribution: the loss varies less than with independent ones.
+        # Stratified noise levels reduce the variance of the loss.
         sigma = noise_levels((torch.arange(len(x), device=x.device) + uniform) / len(x), self.settings)
         x, sigma, noise = x[mine], sigma[mine], noise[mine]
         error = (network(x + sigma.view(-1, 1, 1, 1) * noise, sigma) - x).square().mean(dim=(1, 2, 3))
         return network.loss_weight(sigma) * error
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Mean squared error per pixel at every validation noise level."""
+        """Return the mean squared error per pixel at every validation noise level."""
         return {f"error at {sigma:g}": self.error(network, sigma) for sigma in VALIDATION_SIGMAS}
 
     def error(self, denoiser: nn.Module, sigma: float) -> float:
-        """Mean squared error per pixel of a denoiser on the validation images, with noise that is always the same."""
+        """Return a denoiser's mean squared error per pixel on the validation images, with fixed noise."""
         x = self.validation
         noise = torch.randn(x.shape, generator=generator(0, _VALIDATION_STREAM, 0), device="cpu").to(x.device)
         batches = zip(x.split(_BATCH), (x + sigma * noise).split(_BATCH), strict=True)
         return float(sum((denoiser(y, sigma) - clean).square().sum() for clean, y in batches)) / x.numel()
 
     def table(self, network: nn.Module) -> list[dict[str, float]]:
-        """The errors of the network, of doing nothing, and of the best kernel density, per noise level.
+        """Return the errors of the network, the identity and the best kernel density, per noise level.
 
-        The bandwidth of the kernel density is chosen per noise level on the same images, which favors it.
+        The bandwidth of the kernel density is tuned per noise level on the same images, in its favor.
         """
         rows = []
         for sigma in VALIDATION_SIGMAS:
@@ -98,7 +98,7 @@ class DenoiserTask:
 
 
 def noise_levels(uniform: Tensor, settings: DenoiserConfiguration) -> Tensor:
-    """Map uniform numbers in [0, 1] to noise levels in pixel units, by the distribution's inverse."""
+    """Map uniform numbers in [0, 1] to noise levels in pixel units by the inverse distribution function."""
     low, high = math.log(settings.sigma_min), math.log(settings.sigma_max)
     if settings.sigma_distribution == "log-uniform":
         return (low + (high - low) * uniform).exp()

@@ -1,4 +1,4 @@
-"""Initial weights that depend on a seed only."""
+"""Initial weights that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from pursamere.determinism import NoRandomNumbers
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside the block, networks that this thread builds get the weights of ``seed``.
+    """Initialize networks that this thread builds in the block as after ``torch.manual_seed(seed)``.
 
-    These are the weights that they would get after ``torch.manual_seed(seed)``, but PyTorch's random state, which
-    belongs to all threads, is left alone.
+    PyTorch's global random state, which all threads share, is neither read nor changed.
 
     Raises:
-        RuntimeError: something draws random numbers that can't be given a generator.
+        RuntimeError: an operation draws random numbers but takes no generator.
     """
-    cpu = torch.device("cpu")  # whatever the default device is: the generator is there
+    cpu = torch.device("cpu")  # overrides the default device, since the generator is on the CPU
     with cpu, NoRandomNumbers("initialization"), _FromGenerator(torch.Generator(cpu).manual_seed(seed)):
         yield
 
 
 class _FromGenerator(TorchFunctionMode):
-    """Hands a generator to the initializers."""
+    """Passes a generator to initializers."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class _FromGenerator(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Add the generator where one is taken and none is given."""
+        """Add the generator to calls that don't specify one."""
         kwargs = kwargs or {}
         if func in _INITIALIZERS and kwargs.get("generator") is None:
             kwargs = {**kwargs, "generator": self.generator}

@@ -1,4 +1,4 @@
-"""The training loop: AdamW along a warm-up and a cosine, clipped gradients, averaged weights, resumable at any time."""
+"""The training loop: AdamW with warm-up and cosine decay, gradient clipping, averaged weights, resumable."""
 
 from __future__ import annotations
 
@@ -26,22 +26,27 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 class Task(Protocol):
-    """What is trained: its data, its loss, and its validation."""
+    """Data, loss and validation of a training."""
 
     size: int  # number of training images
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
-        """The losses of this process's part, ``mine``, of a batch, ``rows`` of the data; noise is drawn for all."""
+        """Return the losses of rows ``mine`` of the batch ``rows``. Noise is drawn for the whole batch."""
         ...
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures by name, for a network in evaluation mode."""
+        """Return metrics by name for a network in evaluation mode."""
         ...
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told about the training: ``advance(n)`` after ``n`` steps, ``report(line)`` after every validation."""
+    """Progress callbacks.
+
+    Attributes:
+        advance: called with the number of steps completed since the last call.
+        report: called with a line of text after every validation.
+    """
 
     advance: Callable[[int], None] = field(default=lambda _: None)
     report: Callable[[str], None] = field(default=lambda _: None)
@@ -57,11 +62,11 @@ def fit(
     watcher: Watcher,
     data: Mapping[str, Any],
 ) -> tuple[_Network, list[dict[str, Any]]]:
-    """Train, or go on from the state in ``folder``; return the averaged network in evaluation mode and the history.
+    """Train, resuming from the state in ``folder``; return the averaged network in evaluation mode and the history.
 
-    The history has an entry per validation: the step, the mean training loss since the last one, and the figures.
-    The same settings and data give the same bits on a CPU, interrupted or not. ``data`` is what ``describe_data`` says
-    of the task's.
+    The history has one entry per validation: the step, the mean training loss since the previous entry, and metrics. On
+    a CPU, the same settings and data give the same bits whether or not training was interrupted. ``data`` is the
+    result of ``describe_data`` for the task's data.
 
     Raises:
         ValueError: the state or the checkpoint in ``folder`` is damaged or belongs to other settings or data.
@@ -71,7 +76,9 @@ def fit(
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
-    with torch.device("cpu"):  # its counter is on the default device; on a GPU every step would wait for it
+    with torch.device(
+        "cpu"
+    ):  # its counter is on the default device; reading it from a GPU would synchronize every step
         average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay))
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True)
@@ -122,14 +129,14 @@ def fit(
 
 
 def learning_rate(step: int, settings: TrainingConfiguration) -> float:
-    """Linear to the top in ``warmup_steps``, then half a cosine to zero."""
+    """Linear warm-up over ``warmup_steps``, then cosine decay to zero."""
     warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     fraction = max(0, step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that forgets the initial weights sooner, for trainings of few steps."""
+    """Exponential moving average with a lower decay in the first steps, so that initial weights are forgotten."""
 
     @torch.no_grad()
     def update(averages: Any, weights: Any, count: Any) -> None:
@@ -157,10 +164,10 @@ def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration
     names = set(before) | set(now)
     if other := names - set(before) & set(now):
         raise ValueError(
-            f"{folder} holds another kind of training, or one by another version of pursamere (which differs in the "
-            f"setting {min(other)}): choose another folder, or remove it"
+            f"{folder} holds a different kind of training, or one by another version of pursamere (the setting "
+            f"{min(other)} differs): choose another folder, or remove it"
         )
-    # The data themselves are compared, not where they lie; but built-in sets are validated on other images than files.
+    # Data is compared by content, not by path; but built-in sets choose validation images differently than files.
     if is_built_in(before.get("dataset", "")) == is_built_in(settings.dataset):
         names -= {"dataset"}
     for name in sorted(names):
@@ -174,10 +181,10 @@ def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration
 def _check_same_data(before: Mapping[str, Any] | None, data: Mapping[str, Any], folder: Path) -> None:
     if before is None:
         raise ValueError(
-            f"{folder} holds a training by an earlier version of pursamere, which did not record what data it had: go "
-            f"on with that version, choose another folder, or remove it"
+            f"{folder} holds a training by an earlier version of pursamere, which did not record its data: resume it "
+            f"with that version, choose another folder, or remove it"
         )
-    other = f"{folder} holds a training on other data than {data['name']!r}"
+    other = f"{folder} holds a training on data different from {data['name']!r}"
     advice = "choose another folder, or remove it"
     for number, (name, now) in enumerate(zip_longest(before["classes"], data["classes"])):
         if name != now:

@@ -1,4 +1,4 @@
-"""The pictures of a training: its curves, and what the new denoiser does to some images."""
+"""Pictures of a training: loss curves, and sample images denoised and purified."""
 
 from __future__ import annotations
 

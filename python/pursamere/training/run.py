@@ -1,4 +1,4 @@
-"""The two trainings from data to checkpoint."""
+"""Training from data to checkpoint."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .loop import Watcher, fit
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training made.
+    """The result of :func:`train`.
 
     Attributes:
         network: the averaged network, in evaluation mode with frozen parameters.
-        history: an entry per validation.
-        table: the validation of the final network, one row per noise level for a denoiser; empty in the processes
-            other than the first.
-        folder: where the checkpoint is.
+        history: one entry per validation.
+        table: validation metrics of the final network, one row per noise level for a denoiser; empty in all processes
+            but the first.
+        folder: folder of the checkpoint.
     """
 
     network: EDMUNet | ConvClassifier
@@ -56,27 +56,28 @@ def train(
 ) -> TrainingResult:
     """Train a denoiser or a classifier, and write a checkpoint, ``history.json`` and pictures into ``folder``.
 
-    A training that was stopped goes on where it was when it is started again with the same settings, data and folder;
-    the data may have moved. Started by ``torchrun``, the processes share every batch.
+    An interrupted training resumes if called again with the same settings, data and folder; the path of the data may
+    differ. Under ``torchrun``, the processes share every batch.
 
     Args:
-        settings: what to train.
-        folder: made if needed; must be empty, or that of such a training.
+        settings: settings of the training.
+        folder: output folder, created if needed; must be empty or hold the same training.
         device: "cpu" or "cuda".
-        dtype: what the checkpoint's weights are stored as.
-        watcher: who is told about the progress.
+        dtype: storage dtype of the checkpoint's weights: float32, float16 or bfloat16.
+        watcher: progress callbacks.
 
     Raises:
-        ValueError: ``dtype`` cannot be stored, the data cannot be loaded, or ``folder`` holds a training with other
-            settings or data, or anything else, or another process is training into it.
-        OSError: ``folder`` can't be written.
+        MissingExtraError: a package of the extra ``train`` is not installed.
+        ValueError: ``dtype`` or ``device`` is not supported, the data cannot be loaded, ``folder`` holds other files or
+            a training with different settings or data, or another process is writing to it.
+        OSError: ``folder`` is not writable.
         RuntimeError: the loss is not finite.
     """
     require_own(folder, "train")
     folder, where = Path(folder), own_device(device)
     check_supported_device("device", where)
     storage_name(dtype)
-    for module in ("safetensors", "matplotlib.figure"):  # before the work rather than after it
+    for module in ("safetensors", "matplotlib.figure"):  # fail before training, not after it
         require(module, extra="train")
     watcher = watcher or Watcher()
     train_set, validation_set = load_data(settings.dataset, watcher.report)

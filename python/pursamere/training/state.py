@@ -1,4 +1,4 @@
-"""The state of a training in one file, from which it goes on after it was killed."""
+"""The state of a training in one file, from which it resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADVICE = "remove it to train from the beginning"
 def save_state(
     folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.AdamW, progress: dict[str, Any]
 ) -> None:
-    """Write modules, optimizer and ``progress`` (values for JSON), replacing an earlier state at once."""
+    """Save modules, optimizer and ``progress`` (JSON-serializable), atomically replacing an earlier state."""
     save = require("safetensors.torch", extra="train").save
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
@@ -33,7 +33,7 @@ def save_state(
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """The ``progress`` of the state in a folder, or None if there is no state.
+    """Read the ``progress`` of the state in a folder, or return None if there is none.
 
     Raises:
         ValueError: the file is damaged.
@@ -42,9 +42,9 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with reading(path, _ADVICE):
-        with path.open("rb") as stream:  # not the tensors, which come after the header
+        with path.open("rb") as stream:  # the header only, not the tensors
             size = int.from_bytes(stream.read(8), "little")
-            if size > path.stat().st_size:  # or else so much memory would be asked for
+            if size > path.stat().st_size:  # don't try to allocate that much
                 raise ValueError(f"its header is cut short, {size} bytes were expected")
             header = json.loads(stream.read(size))
         progress = json.loads(header["__metadata__"]["progress"])
@@ -54,10 +54,10 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The ``settings`` and ``data`` of the training in a folder: those of its state, or else of its checkpoint.
+    """Read the ``settings`` and ``data`` of the training in a folder, from its state or else its checkpoint.
 
     Returns:
-        None if the folder holds neither. ``data`` may be missing, in folders by early versions.
+        None if the folder has neither. ``data`` is missing in folders by early versions.
 
     Raises:
         ValueError: the file is damaged.
@@ -73,7 +73,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.AdamW) -> None:
-    """Put a saved state back into modules and optimizer.
+    """Restore modules and optimizer from a saved state.
 
     Raises:
         ValueError: the file is damaged.
@@ -81,7 +81,9 @@ def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.
     load = require("safetensors.torch", extra="train").load
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     with reading(folder / FILE, _ADVICE):
-        tensors: dict[str, Tensor] = load((folder / FILE).read_bytes())  # safetensors opens no path that is not UTF-8
+        tensors: dict[str, Tensor] = load(
+            (folder / FILE).read_bytes()
+        )  # safetensors can't open paths that are not UTF-8
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, rest = key.partition("/")
@@ -102,7 +104,7 @@ def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.
 
 
 def _require_like(part: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Require tensors of the same names, shapes and dtypes."""
+    """Raise unless names, shapes and dtypes agree."""
     if different := found.keys() ^ expected.keys():
         what = "no" if min(different) in expected else "an unexpected"
         raise ValueError(f"it has {what} tensor {part}/{min(different)}")
@@ -123,7 +125,7 @@ def _require_progress(progress: Any) -> None:
     for number, entry in enumerate(progress["history"]):
         require_form(entry, {"step": int, "loss": float})
         if entry.keys() != progress["history"][0].keys():
-            raise ValueError(f"history[{number}] has other figures than history[0]")
+            raise ValueError(f"history[{number}] has other metrics than history[0]")
         for name, value in entry.items():
             check_real(f"history[{number}].{name}", value)
 
