@@ -119,6 +119,7 @@ def test_shape_of_a_noise_bank(shape, error, message):
         ps.GaussianNoise().sample(shape)
 
 
+@pytest.mark.slow
 def test_the_checks_of_a_shape_can_be_compiled():
     def noisy(x):
         return x + ps.GaussianNoise(draws=2, antithetic=False).sample(x.shape[1:]).sum(0)

@@ -58,6 +58,7 @@ def test_a_detached_part_of_the_network_is_refused(direction):
         model(X.clone().requires_grad_())
 
 
+@pytest.mark.slow
 def test_operations_without_float64():
     assert make_purifier(only_float32(Silu).apply).check_derivative(X).dtype == torch.float32
     for function in (SiluDetached, SiluOnce, SiluIntermediate):

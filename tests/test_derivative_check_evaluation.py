@@ -35,6 +35,7 @@ def test_an_evaluation_refuses_a_wrong_derivative_before_any_attack(tmp_path, at
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_exact_gradients_needs_no_derivative(tmp_path):
     result = evaluation_of(fixed_weights(Denoiser(SiluDetached.apply)), tmp_path / "run", *HARMLESS)
     assert "derivative" not in [check.name for check in result.checks]
@@ -48,6 +49,7 @@ def test_an_evaluation_reports_the_figure(tmp_path):
     assert check.detail in (tmp_path / "run" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_evaluation_warns_where_it_cannot_tell(tmp_path):
     function = only_float32(Silu).apply
     denoiser = fixed_weights(Denoiser(lambda x: function(x) + 0.01 * torch.relu(torch.sin(1e4 * x))))

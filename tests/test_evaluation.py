@@ -79,6 +79,7 @@ def test_late_attacks_see_survivors_only(whole):
                 alive = alive and bool(int(row["correct"]))
 
 
+@pytest.mark.slow
 def test_summary_tells_the_same(whole):
     result, folder = whole
     summary = json.loads((folder / "summary.json").read_text())

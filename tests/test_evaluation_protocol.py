@@ -64,6 +64,7 @@ class Brightness(Attack):
 NEW = (Clean(), Brightness("brightness"), PGD("pgd", steps=3), Brightness("sweep", levels=2, sweep=True))
 
 
+@pytest.mark.slow
 def test_a_new_attack_is_run_judged_and_reported(tmp_path, monkeypatch):
     monkeypatch.undo()
     model = Smooth()

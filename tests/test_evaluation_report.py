@@ -165,6 +165,7 @@ def test_the_run_used_here_tells_something(made):
     assert shares[1] < shares[0]
 
 
+@pytest.mark.slow
 def test_method_columns(made):
     folder, _ = made
     rows = {cells[0]: cells[1:4] for cells in tables((folder / "report.md").read_text())["eps 0.08"]}
@@ -343,6 +344,7 @@ def test_rgb_with_purifier(tmp_path):
     assert (numpy.ptp(picture, axis=2) > 60).mean() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "keep"), [(1, False), (2, True)])
 def test_no_grid_without_images_to_show(tmp_path, channels, keep):
     run(tmp_path, channels=channels, preset=BRIEF, keep_adversarial=keep)

@@ -123,6 +123,7 @@ def test_a_folder_of_another_configuration_is_refused_by_name(whole, change, nam
     assert (whole[1] / "outcomes.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_data_weights_and_folders_are_refused(whole, tmp_path):
     model, images, labels = evaluation_case.model_and_data()
     options = {"folder": whole[1], "eps": evaluation_case.EPS, "preset": evaluation_case.PROTOCOL, "chunk": 4}
