@@ -169,3 +169,19 @@ def test_a_network_may_count_its_calls_and_hold_sparse_tensors():
     model, plain = make_purifier(fixed_weights(Counting()), steps=2), make_purifier(conv_denoiser(), steps=2)
     x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
     assert torch.equal(gradient_of(model, x, "exact"), gradient_of(plain, x, "exact"))
+
+
+def test_a_setting_of_a_users_purifier_that_changes_between_the_passes_is_refused():
+    class Scaled(ps.Purifier):
+        def _step(self, t, x, x0, mode):
+            return super()._step(t, x, x0, mode) * self.scale
+
+    model = Scaled(conv_denoiser(), sigma=0.3, radius=0.1, steps=2)
+    model.scale = 0.5  # after construction, so it is not read-only
+    model.register_buffer("shift", torch.zeros(1))
+    x = tensor(0, 1, 1, 6, 6, dtype=torch.float32).requires_grad_()
+    for change in (lambda: setattr(model, "scale", 0.75), lambda: model.shift.add_(1)):
+        y = model(x)
+        change()
+        with pytest.raises(RuntimeError, match="attribute of it or of the purifier, was changed"):
+            y.sum().backward()

@@ -53,6 +53,9 @@ def test_no_attribute_can_be_set_or_deleted(kind):
         with pytest.raises(AttributeError, match=f"{name} is read-only"):
             delattr(model, name)
         assert getattr(model, name) is before
+    for name in model._modules:
+        with pytest.raises(AttributeError, match=f"{name} is read-only"):
+            model.register_module(name, torch.nn.Identity())
 
 
 @pytest.mark.parametrize("make", [ps.Purifier, baselines.EreDescent, ps.PurifiedClassifier, baselines.DiffPure])
@@ -85,6 +88,27 @@ def test_a_subclass_sets_its_own_attributes_while_it_is_constructed_and_private_
         model.scale = 3
     model.note = "added"
     model.note = "and changed"
+
+
+def test_attributes_of_a_users_classifier_may_change():
+    class Recording(ps.PurifiedClassifier):
+        temperature = 1.0
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.last = None
+
+        def forward(self, x):
+            self.last = super().forward(x) / self.temperature
+            return self.last
+
+    model = Recording(purifier(), conv_classifier())
+    want = model(X)
+    assert model.last is want
+    model.temperature = 2.0
+    torch.testing.assert_close(model(X), want / 2)
+    with pytest.raises(AttributeError, match=r"Recording\.gradient is read-only"):
+        model.gradient = "identity"
 
 
 @pytest.mark.parametrize("make", [purifier, classifier])

@@ -31,7 +31,7 @@ class PurifiedClassifier(FixedModule):
     ``train()`` leaves them there, because attack libraries save a model's mode and restore it. Attributes are read-only
     after construction.
 
-    Images outside [0, 1] by at most 1e-4 are taken for rounding errors. Float64 images are converted to float32 if the
+    Images outside [0, 1] by at most 1e-4 are treated as rounding errors. Float64 images are converted to float32 if the
     purifier and the classifier have parameters and none of these is float64.
 
     A subclass that overrides ``forward`` must call ``self.purifier(x, gradient=self.gradient)``:
@@ -79,6 +79,9 @@ class PurifiedClassifier(FixedModule):
     def class_names(self) -> Any:
         """The classifier's ``class_names``, one for each logit; ``None`` if it has none."""
         return getattr(self.classifier, "class_names", None)
+
+    def _fixed_names(self) -> frozenset[str]:
+        return frozenset(("purifier", "classifier", "gradient", "clip"))  # those of a subclass may change
 
     @eager_only
     def forward(self, x: Tensor) -> Tensor:

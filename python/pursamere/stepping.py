@@ -146,9 +146,9 @@ class IterativePurifier(FixedModule, SettingsInState):
     def forward(self, x: Tensor, gradient: str = "exact") -> Tensor:
         """Return the purified images, [B, C, H, W] in [0, 1].
 
-        Values of ``x`` outside [0, 1] by at most 1e-4 are taken for rounding errors: they are clipped, and keep their
+        Values of ``x`` outside [0, 1] by at most 1e-4 are treated as rounding errors: they are clipped, and keep their
         derivative. If gradients are enabled and ``x`` requires one, the result is differentiable with respect to
-        ``x``, with the gradient that ``gradient`` names:
+        ``x``, using the gradient selected by ``gradient``:
 
         - "exact": vector-Jacobian products step by step (M9). Only the states between the steps are stored, so memory
           hardly grows with the steps. The exact derivative of a sign is zero.
@@ -278,8 +278,8 @@ class IterativePurifier(FixedModule, SettingsInState):
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
 
-        In float64, on one image and two draws, if all of the denoiser's operations support it; else as purification
-        runs.
+        In float64, on one image and two draws, if all of the denoiser's operations support it; otherwise in the dtype of
+        ``x``.
 
         Args:
             x: [B, C, H, W]; its values do not matter.
@@ -342,7 +342,7 @@ class _ExactGradient(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, path)
         ctx.purifier, ctx.mode = purifier, mode
-        ctx.denoiser = Snapshot(purifier.denoiser)  # after the forward pass: a module may count its calls
+        ctx.before = Snapshot(purifier)  # after the forward pass: a module may count its calls
         device = x.device.type
         ctx.autocast = {
             "device_type": device,
@@ -360,12 +360,13 @@ class _ExactGradient(torch.autograd.Function):
         check_eager(v)
         x, path = ctx.saved_tensors
         check_evaluation_mode("denoiser", ctx.purifier.denoiser)
-        if not ctx.denoiser.still_holds(ctx.purifier.denoiser):
+        if not ctx.before.still_holds(ctx.purifier):
             raise RuntimeError(
-                "the denoiser, or a module, tensor or public attribute of it, was changed or replaced between the "
-                "forward and backward pass, so the gradient would be another network's; gradient='unrolled' allows it"
+                "the denoiser, or a module, tensor or public attribute of it or of the purifier, was changed or "
+                "replaced between the forward and backward pass, so the gradient would be another network's; "
+                "gradient='unrolled' allows it"
             )
-        with torch.autocast(**ctx.autocast):  # the steps run again as they ran
+        with torch.autocast(**ctx.autocast):  # recompute under the autocast state of the forward pass
             return ctx.purifier._pull_back(ctx.mode, x.detach(), path, v), None, None, None, None
 
 
@@ -411,4 +412,4 @@ def in_pixel_range(x: Tensor, mode: StepMode) -> Tensor:
     """Return ``x`` clipped to [0, 1], unless the mode ignores projections."""
     if not mode.projected:
         return x
-    return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # an infinity must not pass for an image
+    return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # clamping would turn infinity into a valid pixel

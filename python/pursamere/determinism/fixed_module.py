@@ -1,4 +1,4 @@
-"""Modules that stay as they were constructed."""
+"""Modules with read-only attributes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Constructor(ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         module = super().__call__(*args, **kwargs)
-        module._fixed = frozenset(name for name in (*vars(module), *module._modules) if name != "training")
+        module._fixed = module._fixed_names()
         return module
 
     @property
@@ -39,6 +39,10 @@ class FixedModule(nn.Module, metaclass=_Constructor):
 
     _fixed: frozenset[str] | None = None  # names, once the constructor has returned
 
+    def _fixed_names(self) -> frozenset[str]:
+        """The attributes that are read-only: by default all that the constructors have set, those of subclasses too."""
+        return frozenset((*vars(self), *self._modules)) - {"training"}
+
     def train(self, mode: bool = True) -> Self:
         """Switch to evaluation mode whatever ``mode`` is: attack libraries save a model's mode and restore it."""
         return super().train(False)
@@ -47,6 +51,11 @@ class FixedModule(nn.Module, metaclass=_Constructor):
         self._refuse_change(name)
         super().__setattr__(name, value)
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a module under a new name."""
+        self._refuse_change(name)
+        super().add_module(name, module)
+
     def __delattr__(self, name: str) -> None:
         self._refuse_change(name)
         super().__delattr__(name)
@@ -54,10 +63,14 @@ class FixedModule(nn.Module, metaclass=_Constructor):
     def _refuse_change(self, name: str) -> None:
         if self._fixed is None or name.startswith("_"):
             return
-        default = getattr(type(self), name, None)  # of the class, if it is no method
-        if name in self._fixed or (default is not None and not callable(default)):
+        if name in self._fixed or self._is_default(name):
             kind = type(self).__name__
             raise AttributeError(f"{kind}.{name} is read-only: construct a new {kind} with another {name}")
+
+    def _is_default(self, name: str) -> bool:
+        """Whether it is an attribute, not a method, of one of the library's classes."""
+        owner = next((kind for kind in type(self).__mro__ if name in vars(kind)), nn.Module)
+        return owner.__module__.startswith("pursamere.") and not callable(getattr(type(self), name))
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,17 +53,21 @@ def build_classifier(
     return network
 
 
-def build_purifier(settings: ClassifierConfiguration, device: torch.device) -> Purifier | None:
+def build_purifier(
+    settings: ClassifierConfiguration, image_shape: tuple[int, ...], device: torch.device
+) -> Purifier | None:
     """Build the purifier in front of the classifier, or return ``None`` if ``settings.purifier`` is empty.
 
     Raises:
-        ValueError: ``settings.purifier`` is not a denoiser.
+        ValueError: ``settings.purifier`` is not a denoiser of such images.
     """
     if not settings.purifier:
         return None
     denoiser = load_checkpoint(settings.purifier, device=device)
     if not isinstance(denoiser, EDMUNet):
         raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {settings.purifier}")
+    if denoiser.image_shape != image_shape:
+        raise ValueError(f"purifier must denoise images {list(image_shape)}, got one for {list(denoiser.image_shape)}")
     return Purifier(
         denoiser,
         sigma=settings.purifier_sigma,
@@ -72,7 +77,7 @@ def build_purifier(settings: ClassifierConfiguration, device: torch.device) -> P
         ascent_radius=settings.purifier_ascent_radius,
         direction=settings.purifier_direction,
         noise=GaussianNoise(draws=settings.purifier_draws, antithetic=settings.purifier_draws % 2 == 0),
-        micro_batch=_BATCH,
+        micro_batch=min(_BATCH, settings.batch_size),
         invariance="off",  # training needs no bitwise invariance, and small micro-batches are slow
     )
 
@@ -90,7 +95,7 @@ class ClassifierTask:
         self.images, self.labels = train.images.to(device), train.labels.to(device)
         self.validation = (validation.images.to(device), validation.labels.to(device))
         self.size = len(self.images)
-        self.purifier = build_purifier(settings, device)
+        self.purifier = build_purifier(settings, tuple(self.images.shape[1:]), device)
 
     def losses(self, network: Any, rows: Tensor, mine: slice, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy per image."""
@@ -100,7 +105,10 @@ class ClassifierTask:
         labels = self.labels[rows][mine]
         attacked = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if settings.adversarial_eps > 0:
-            attacked[: round(settings.adversarial_fraction * len(x))] = True  # batches are in random order
+            # Evenly spread, so that every process has its share.
+            count = math.ceil(settings.adversarial_fraction * len(x))
+            index = torch.arange(len(x), device=x.device)
+            attacked = (index + 1) * count // len(x) > index * count // len(x)
         start = 2 * torch.rand(x.shape, generator=generator, device=x.device) - 1 if attacked.any() else x
         x, attacked, start = x[mine], attacked[mine], start[mine]
         if attacked.any():

@@ -16,6 +16,7 @@ from pursamere.purifier import DIRECTIONS
 _STEPS = (1, 2**31 - 1)
 _SIZES = (1, LARGEST_SIZE)
 PRECISIONS = ("auto", "float32", "bfloat16")
+CHECKPOINTS = ("initial", "purifier")  # settings that name one
 SIGMA_DISTRIBUTIONS = ("log-uniform", "log-normal")
 _T = TypeVar("_T", bound="TrainingConfiguration")
 

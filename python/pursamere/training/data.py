@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pursamere import datasets
 from pursamere.datasets import Dataset
+from pursamere.models.checkpoints import read_configuration
 
+from .configuration import CHECKPOINTS, TrainingConfiguration
 from .order import generator
 
 HELD_OUT = 10  # one in this many images is held out if there is no validation split
@@ -47,3 +50,13 @@ def describe_data(train: Dataset, validation: Dataset) -> dict[str, Any]:
         "validation_sha256": validation.sha256,
         "classes": list(train.classes),
     }
+
+
+def describe_checkpoints(settings: TrainingConfiguration) -> dict[str, str]:
+    """Return the SHA-256 of the weights of every checkpoint that a training starts from or uses, by setting.
+
+    Raises:
+        ValueError: a setting names no checkpoint.
+    """
+    paths = {name: getattr(settings, name, "") for name in CHECKPOINTS}
+    return {name: read_configuration(Path(path))["weights"]["sha256"] for name, path in paths.items() if path}

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pursamere.datasets.loading import is_built_in
 
-from .configuration import TrainingConfiguration
+from .configuration import CHECKPOINTS, TrainingConfiguration
 from .data_parallel import Processes
 from .order import DataOrder, noise_generator
 from .state import read_progress, read_record, restore_state, save_state
@@ -170,6 +170,8 @@ def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration
     # Data is compared by content, not by path; but built-in sets choose validation images differently than files.
     if is_built_in(before.get("dataset", "")) == is_built_in(settings.dataset):
         names -= {"dataset"}
+    # So are checkpoints.
+    names -= {name for name in CHECKPOINTS if before.get(name) and now.get(name)}
     for name in sorted(names):
         if before.get(name) != now.get(name):
             raise ValueError(
@@ -189,6 +191,9 @@ def _check_same_data(before: Mapping[str, Any] | None, data: Mapping[str, Any], 
     for number, (name, now) in enumerate(zip_longest(before["classes"], data["classes"])):
         if name != now:
             raise ValueError(f"{other}: its class number {number} is {name!r}, not {now!r}; {advice}")
+    for name in CHECKPOINTS:
+        if before.get(name) != data.get(name):
+            raise ValueError(f"{folder} holds a training with another checkpoint for {name}; {advice}")
     for key, part in (("sha256", "training"), ("validation_sha256", "validation")):
         if before[key] != data[key]:
             raise ValueError(

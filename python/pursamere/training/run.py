@@ -22,7 +22,7 @@ from pursamere.models.edm_unet import EDMUNet
 
 from .classifier import ClassifierTask, build_classifier
 from .configuration import ClassifierConfiguration, DenoiserConfiguration
-from .data import describe_data, load_data
+from .data import describe_checkpoints, describe_data, load_data
 from .data_parallel import processes
 from .denoiser import DenoiserTask, build_denoiser
 from .loop import Watcher, fit
@@ -81,7 +81,8 @@ def train(
         require(module, extra="train")
     watcher = watcher or Watcher()
     train_set, validation_set = load_data(settings.dataset, watcher.report)
-    data, shape = describe_data(train_set, validation_set), tuple(train_set.images.shape[1:])
+    data = describe_data(train_set, validation_set) | describe_checkpoints(settings)
+    shape = tuple(train_set.images.shape[1:])
     network: EDMUNet | ConvClassifier
     task: DenoiserTask | ClassifierTask
     if isinstance(settings, DenoiserConfiguration):
