@@ -49,8 +49,8 @@ class Purifier(IterativePurifier):
         g = grad R_K(x_t + ascent_radius g / ||g||)
         x_{t+1} = clip_[0,1](P(x_t - step_size u(g)))
 
-    P projects onto the ball around x, and u scales the gradient as ``step_rule`` says. The result is deterministic, with
-    the same bits in every run and in every batch. Attributes are read-only. There is no training mode; the denoiser is
+    P projects onto the ball around x, and u scales the gradient as ``step_rule`` says. The result is deterministic: the
+    same bits in every run and in every batch. Attributes are read-only. There is no training mode; the denoiser is
     switched to evaluation mode. ``sigma`` and ``radius`` depend on the data; defaults of the other settings are our
     choice, not the paper's.
 

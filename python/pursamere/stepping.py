@@ -278,8 +278,7 @@ class IterativePurifier(FixedModule, SettingsInState):
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
 
-        In float64, on one image and two draws, if all of the denoiser's operations support it; otherwise in the dtype of
-        ``x``.
+        In float64, on one image and two draws, if all of the denoiser's operations support it; else in that of ``x``.
 
         Args:
             x: [B, C, H, W]; its values do not matter.
