@@ -62,6 +62,7 @@ def test_each_classifier_has_the_folder_of_an_evaluation(demo):
     assert f"wrote {folder}/demo.png and {folder}/purified/report.html" in out
 
 
+@pytest.mark.slow
 def test_the_attacks(demo):
     *_, folder = demo
     attacks = {kind: {row["attack"] for row in outcomes(folder / kind)} for kind in ("purified", "undefended")}

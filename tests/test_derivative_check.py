@@ -200,6 +200,7 @@ def test_every_noise_level_counts(name):
     assert min(seen) < 0.1 < max(seen)
 
 
+@pytest.mark.slow
 def test_many_small_steps_hide_nothing():
     with pytest.raises(RuntimeError, match="differs from finite differences"):
         ps.baselines.DiffPure(lambda y, sigma: torch.tanh(y) + torch.sin(y).detach(), steps=200).check_derivative(X)

@@ -75,6 +75,7 @@ def test_one_derivative_is_enough(how, kind):
         torch.testing.assert_close(gradient(purifier, mode), gradient(plain, mode), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["guided-diffusion", "compiled", "reentrant"])
 def test_two_derivatives_are_refused(how):
     purifier = ps.Purifier(denoiser(how), direction="ere", **SETTINGS)

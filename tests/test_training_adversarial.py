@@ -97,6 +97,7 @@ def test_the_network_sees_what_the_purifier_makes_of_the_images(data, denoiser):
     assert float((purifier(images) - images).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 def test_adversarial_training_resists_what_plain_training_does_not(data, tmp_path):
     """Two classes that a bright half tells apart by 0.6 a pixel: attacked with 0.25, plain training has no reason
     to use all pixels alike."""
@@ -106,6 +107,7 @@ def test_adversarial_training_resists_what_plain_training_does_not(data, tmp_pat
     assert history[-1]["accuracy under attack"] >= 0.9 > history[0]["accuracy under attack"]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_the_same_bits(data, denoiser, tmp_path):
     class Interrupted(Exception):  # noqa: N818
         pass
@@ -138,6 +140,7 @@ def test_training_starts_from_given_weights(data, tmp_path):
         build_classifier(dataclasses.replace(settings, widths=(8, 16)), (1, 8, 8), CLASSES)
 
 
+@pytest.mark.slow
 def test_another_purifier_than_before_is_refused_and_the_same_one_may_move(data, denoiser, tmp_path):
     settings = settings_of("classifier", data, purifier=denoiser, **PURIFIER)
     train(settings, tmp_path / "run")
