@@ -149,3 +149,12 @@ def test_global_state_is_left_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (torch.get_default_dtype(), torch.get_num_threads()) == before[1:]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.slow
+def test_every_data_set_has_a_default_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["demo", "-q", "--samples", "2", "--attack-steps", "1"]
+    assert main([*quick, "--epochs", "1"]) == 0
+    assert main([*quick, "--dataset", "mnist"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"pursamere-demo", "pursamere-demo-mnist"}

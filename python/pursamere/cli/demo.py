@@ -46,7 +46,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--dataset", choices=tuple(_SAMPLES), default="digits", help="8x8 digits of scikit-learn, or MNIST")
-    add("-o", "--output", type=types.path, default=Path("pursamere-demo"), help="output folder")
+    output = "output folder (pursamere-demo; mnist pursamere-demo-mnist)"
+    add("-o", "--output", type=types.path, default=argparse.SUPPRESS, help=output)
     add("--seed", type=types.seed, default=0, help="seed of the digits' classifier and of the attacks")
     # Absent unless given, since the defaults depend on the data.
     add("--samples", type=types.count, default=argparse.SUPPRESS, help="images to attack, at most 512 (256; mnist 32)")
@@ -64,8 +65,9 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate both classifiers, and print their tables and worst cases."""
-    require_own(arguments.output, "demo")
     name = arguments.dataset
+    output = getattr(arguments, "output", Path("pursamere-demo" if name == "digits" else f"pursamere-demo-{name}"))
+    require_own(output, "demo")
     if name == "mnist" and "epochs" in arguments:
         raise CommandError("--epochs: the networks for mnist are trained already")
     # Before the work, so that a missing extra isn't found out after a minute.
@@ -97,13 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
         "purified": (PurifiedClassifier(purifier, classifier), getattr(arguments, "attack_steps", _ATTACK_STEPS[name])),
     }
     results = {}
-    with claim(arguments.output, "demo"):
+    with claim(output, "demo"):
         for kind, (model, steps) in models.items():
             results[kind] = evaluate(
                 model,
                 data.images.to(device),
                 data.labels.to(device),
-                folder=arguments.output / kind,
+                folder=output / kind,
                 eps=EPS[name],
                 preset=_protocol(steps),
                 seed=arguments.seed,
@@ -112,10 +114,10 @@ def run(arguments: argparse.Namespace) -> int:
                 bar=evaluation_bars(f"{kind}: ", quiet=arguments.quiet),
             )
         eps = EPS[name][-1]
-        file = arguments.output / "undefended" / "adversarial" / f"pgd-margin-eps{eps}-00000.safetensors"
+        file = output / "undefended" / "adversarial" / f"pgd-margin-eps{eps}-00000.safetensors"
         adversarial = require("safetensors.torch", extra="demo").load(file.read_bytes())["images"].to(device)
         picture = _draw(models, data.images.to(device), adversarial, data.labels.to(device))
-        write_bytes(arguments.output / "demo.png", picture, overwrite=True)
+        write_bytes(output / "demo.png", picture, overwrite=True)
     tell(f"{samples} held-out images of {name}; purifier: {purifier.extra_repr()}\n")
     for kind, result in results.items():
         tell(f"{kind}\n{attack_table(result)}\n")
@@ -123,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     for eps in EPS[name]:
         worst = ", ".join(f"{result.worst_case[eps].value:.3f} {kind}" for kind, result in results.items())
         tell(f"eps {eps:.2f}, worst case: {worst}")
-    written = [printable(arguments.output / file) for file in ("demo.png", "purified/report.html")]
+    written = [printable(output / file) for file in ("demo.png", "purified/report.html")]
     tell(f"wrote {' and '.join(written)}")
     return 0
 
