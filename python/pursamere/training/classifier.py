@@ -103,19 +103,14 @@ class ClassifierTask:
         rows = rows.to(self.images.device)
         x = augment(self.images[rows], settings.shift, settings.flip, generator)
         labels = self.labels[rows][mine]
-        attacked = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if settings.adversarial_eps > 0:
-            # Evenly spread, so that every process has its share.
-            count = math.ceil(settings.adversarial_fraction * len(x))
-            index = torch.arange(len(x), device=x.device)
-            attacked = (index + 1) * count // len(x) > index * count // len(x)
-        start = 2 * torch.rand(x.shape, generator=generator, device=x.device) - 1 if attacked.any() else x
-        x, attacked, start = x[mine], attacked[mine], start[mine]
-        if attacked.any():
-            x = x.clone()
-            x[attacked] = self._adversarial(
-                network, x[attacked], labels[attacked], start[attacked], settings.adversarial_steps
-            )
+            start = (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)[mine]
+            chosen = attacked_rows(len(x), settings.adversarial_fraction, mine).to(x.device)
+            x = x[mine]
+            found = self._adversarial(network, x[chosen], labels[chosen], start[chosen], settings.adversarial_steps)
+            x = x.index_copy(0, chosen, found)
+        else:
+            x = x[mine]
         return functional.cross_entropy(
             self._logits(network, x), labels, reduction="none", label_smoothing=settings.label_smoothing
         )
@@ -152,6 +147,16 @@ class ClassifierTask:
     def table(self, network: nn.Module) -> list[dict[str, float]]:
         """Validate the final network."""
         return [self.validate(network)]
+
+
+def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:
+    """Return which rows of the part ``mine`` of a batch are attacked, int64 on the CPU.
+
+    They are evenly spread over the batch, so that every process has its share.
+    """
+    count = math.ceil(fraction * size)
+    index = torch.arange(size, device="cpu")  # not on a GPU, which every step would wait for
+    return ((index + 1) * count // size > index * count // size)[mine].nonzero().squeeze(1)
 
 
 def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
