@@ -90,9 +90,9 @@ def ere_gradient(
     x: Tensor,
     sigma: float,
     noise: GaussianNoise,
+    run: Run = run_plainly,
     *,
     create_graph: bool = False,
-    run: Run = run_plainly,
 ) -> GradientTerms:
     """Return grad R_K (M7): one forward and one backward pass of the network on K * B images.
 
@@ -122,9 +122,9 @@ def score_gradient(
     x: Tensor,
     sigma: float,
     noise: GaussianNoise,
+    run: Run = run_plainly,
     *,
     create_graph: bool = False,
-    run: Run = run_plainly,
 ) -> GradientTerms:
     """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network, no backward pass.
 
