@@ -36,13 +36,14 @@ Tensor noise(const Tensor& like, int64_t draws, int64_t seed, bool antithetic) {
   return out;
 }
 
-// y_k = x + sigma xi_k, [K, B, *], in `dtype` (by default that of x).
+// y_k = scale (x + sigma xi_k) + shift, [K, B, *], in `dtype` (by default that of x).
 inline constexpr char perturb_schema[] =
-    "(Tensor x, float sigma, int draws, int seed, bool antithetic, ScalarType? dtype=None) -> Tensor";
+    "(Tensor x, float sigma, int draws, int seed, bool antithetic, ScalarType? dtype=None, float scale=1.0,"
+    " float shift=0.0) -> Tensor";
 
 template <class Backend>
 Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool antithetic,
-               std::optional<ScalarType> dtype) {
+               std::optional<ScalarType> dtype, double scale, double shift) {
   check_batch("x", x);
   check_draws(draws, antithetic);
   const Backend backend(x);
@@ -53,7 +54,8 @@ Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool 
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;
     backend.run(Perturb<Image, Network>{output_pointer<Network>(y), input_pointer<Image>(image),
-                                        compute_t<Image>(sigma), draws, x.size(0), sample_size(x), seed, antithetic});
+                                        network_input<compute_t<Image>>(sigma, scale, shift), draws, x.size(0),
+                                        sample_size(x), seed, antithetic});
   });
   return y;
 }

@@ -6,6 +6,7 @@
 // csrc/cuda/ define `run`, each with one file for each op.
 #pragma once
 
+#include "perturb.h"
 #include "residual.h"
 #include "sam_step.h"
 #include "storage.h"
@@ -40,7 +41,7 @@ template <class Image, class Network>
 struct Perturb {
   Network* y;      // [K, B, d]
   const Image* x;  // [B, d]
-  compute_t<Image> sigma;
+  NetworkInput<compute_t<Image>> input;
   int64_t draws, batch, d, seed;
   bool antithetic;
 };

@@ -29,21 +29,29 @@ def _noise_fake(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor
 register("noise", _noise_fake)
 
 
-# perturb: y_k = x + sigma xi_k
+# perturb: y_k = scale (x + sigma xi_k) + shift
 
 
 def _perturb_fake(
-    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+    x: Tensor,
+    sigma: float,
+    draws: int,
+    seed: int,
+    antithetic: bool,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
 ) -> Tensor:
     return x.new_empty((draws, *x.shape), dtype=dtype or x.dtype)
 
 
 def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.x_dtype = inputs[0].dtype
+    ctx.x_dtype, ctx.scale = inputs[0].dtype, inputs[6]
 
 
 def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
-    return v.sum(dim=0, dtype=ctx.x_dtype), None, None, None, None, None
+    v_sum = v.sum(dim=0, dtype=ctx.x_dtype)
+    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 7
 
 
 register("perturb", _perturb_fake, _perturb_setup, _perturb_backward)

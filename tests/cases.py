@@ -99,6 +99,7 @@ def op_calls(
     for antithetic in (False, True):
         yield "noise", (x[0] if x.dim() > 1 and x.shape[0] else x, draws, 7, antithetic)
         yield "perturb", (x, 0.3, draws, 2**40 + 5, antithetic, network)
+    yield "perturb", (x, 0.3, draws, 3, True, network, 1.7, -0.8)
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, prediction, kind, 0.3, 11, True)
         yield "residual", (x, prediction, kind, 0.3, 11, False)

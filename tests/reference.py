@@ -58,11 +58,18 @@ def noise(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor:
 
 
 def perturb(
-    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+    x: Tensor,
+    sigma: float,
+    draws: int,
+    seed: int,
+    antithetic: bool,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
 ) -> Tensor:
-    """Every image under every draw of the noise, x + sigma * xi_k."""
+    """Every image under every draw of the noise, scale * (x + sigma * xi_k) + shift."""
     bank = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
-    return (_wide(x) + sigma * bank.unsqueeze(1)).to(dtype or x.dtype)
+    return (scale * (_wide(x) + sigma * bank.unsqueeze(1)) + shift).to(dtype or x.dtype)
 
 
 def residual(

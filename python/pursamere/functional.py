@@ -21,6 +21,7 @@ from ._validation import (
     check_choice,
     check_nonnegative,
     check_positive,
+    check_real,
     check_same_device,
     check_same_shape,
     check_supported_device,
@@ -35,18 +36,28 @@ STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
 
 
-def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, *].
+def perturb(
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Tensor:
+    """Return the noisy images y_k = scale * (x + sigma * xi_k) + shift (M6), [K, B, *].
 
     Args:
         x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws xi_k; the same for every sample.
         dtype: dtype of the result, for a network that works in half precision; default: that of ``x``.
+        scale: converts pixels to the network's units, together with ``shift``; positive.
+        shift: a real number.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``sigma`` is not positive and finite, or the device of ``x`` is not supported.
+        ValueError: ``sigma`` or ``scale`` is not positive and finite, or the device of ``x`` is not supported.
     """
     _check_images(x)
     _check_noise(noise)
@@ -60,6 +71,8 @@ def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype
         noise.seed,
         noise.antithetic,
         dtype,
+        check_positive("scale", scale),
+        check_real("shift", shift),
     )
     return y
 
