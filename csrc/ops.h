@@ -116,6 +116,27 @@ struct DrawSumTensors {
   }
 };
 
+// sum_k per_draw_k in the order of the draws, [B, *], in `dtype`: the dtype of `per_draw` or, for half types, float32. Unlike
+// torch.sum, whose order depends on the shape, it has the same bits in any batch.
+inline constexpr char sum_draws_schema[] = "(Tensor per_draw, ScalarType dtype) -> Tensor";
+
+template <class Backend>
+Tensor sum_draws(const Tensor& per_draw, ScalarType dtype) {
+  STD_TORCH_CHECK(per_draw.dim() >= 2 && per_draw.size(0) >= 1, "per_draw must have shape [draws, B, *]");
+  const Backend backend(per_draw);
+  const Tensor terms = contiguous_input(per_draw);
+  const std::vector<int64_t> shape = shape_of(per_draw);
+  Tensor out = allocate(per_draw, {shape.begin() + 1, shape.end()}, dtype);
+  dispatch_pair(dtype, per_draw.scalar_type(), "sum_draws", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    backend.run(SumDraws<Image, Network>{
+        output_pointer<Image>(out),
+        {input_pointer<Network>(terms), nullptr, per_draw.size(0), out.size(0), sample_size(out)}});
+  });
+  return out;
+}
+
 // g = direct + sum_k per_draw_k. Returns x + ascent_radius g / ||g|| and ||g||, [B].
 inline constexpr char accumulate_ascend_schema[] =
     "(Tensor x, Tensor per_draw, Tensor? direct, float ascent_radius) -> (Tensor point, Tensor norm)";
@@ -169,7 +190,7 @@ Tensor accumulate_descend(const Tensor& x, const Tensor& start, const Tensor& pe
   return next.tensor;
 }
 
-#define PURSAMERE_FOR_EACH_OP(DO) DO(noise) DO(perturb) DO(residual) DO(accumulate_ascend) DO(accumulate_descend)
+#define PURSAMERE_FOR_EACH_OP(DO) DO(noise) DO(perturb) DO(residual) DO(sum_draws) DO(accumulate_ascend) DO(accumulate_descend)
 
 inline void define_ops(torch::stable::detail::StableLibrary& library) {
 #define PURSAMERE_DEFINE(op) library.def((std::string(#op) + op##_schema).c_str());

@@ -74,6 +74,13 @@ struct DrawSum {
 };
 
 template <class Image, class Network>
+struct SumDraws {
+  Image* out;  // [B, d]
+  DrawSum<Image, Network> gradient;
+};
+PURSAMERE_KERNELS((class Image, class Network), SumDraws<Image, Network>)
+
+template <class Image, class Network>
 struct AccumulateAscend {
   using A = compute_t<Image>;
 

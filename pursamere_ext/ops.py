@@ -50,7 +50,7 @@ def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
-    v_sum = v.sum(dim=0, dtype=ctx.x_dtype)
+    v_sum = _sum_draws(v, ctx.x_dtype)
     return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 7
 
 
@@ -85,6 +85,24 @@ def _residual_backward(ctx: _Context, v_cotangent: Tensor, v_drift: Tensor, v_er
 
 
 register("residual", _residual_fake, _residual_setup, _residual_backward)
+
+
+# sum_draws: the sum over the draws
+
+
+def _sum_draws_fake(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    return per_draw.new_empty(per_draw.shape[1:], dtype=dtype)
+
+
+def _sum_draws_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.draws, ctx.dtype = inputs[0].shape[0], inputs[0].dtype
+
+
+def _sum_draws_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    return v.to(ctx.dtype).expand(ctx.draws, *v.shape), None
+
+
+register("sum_draws", _sum_draws_fake, _sum_draws_setup, _sum_draws_backward)
 
 
 # accumulate_ascend: point = x + ascent_radius g / ||g||, norm = ||g||
@@ -200,8 +218,13 @@ def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
-    total = per_draw.sum(dim=0, dtype=_compute_dtype(per_draw.dtype))
+    total = _sum_draws(per_draw, _compute_dtype(per_draw.dtype))
     return total if direct is None else total + direct
+
+
+def _sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    total: Tensor = torch.ops.pursamere.sum_draws(per_draw, dtype)
+    return total
 
 
 def _to_terms(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -100,6 +100,7 @@ def expanded_calls(x: Tensor, draws: int) -> Iterator[tuple[str, tuple[Any, ...]
     yield "perturb", (x, 0.1, draws, 0, False)
     for kind in ("denoised", "score"):
         yield "residual", (x, terms, kind, 0.1, 0, False)
+    yield "sum_draws", (terms, x.dtype)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     for step, ball in (("unit", "l2"), ("sign", "linf")):
         yield "accumulate_descend", (x, x, terms, x, step, 0.1, ball, 0.1)
@@ -113,6 +114,7 @@ def draw_calls(draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "perturb", (x, 0.4, draws, 3, antithetic)
         for kind in ("denoised", "score", "noise"):
             yield "residual", (x, terms, kind, 0.4, 3, antithetic)
+    yield "sum_draws", (terms, torch.float32)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     yield "accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05)
 
@@ -133,6 +135,7 @@ def op_calls(
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, prediction, kind, 0.3, 11, True)
         yield "residual", (x, prediction, kind, 0.3, 11, False)
+    yield "sum_draws", (per_draw, image)
     for optional in (direct, None):
         yield "accumulate_ascend", (x, per_draw, optional, 0.25)
         for step in ("gradient", "unit", "sign"):

@@ -86,6 +86,11 @@ def residual(
     return (2 / draws * slope * r).to(prediction.dtype), (2 / draws * r.sum(dim=0)).to(x.dtype), _per_sample(ere, x)
 
 
+def sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the draws."""
+    return _sum(per_draw, None).to(dtype)
+
+
 def accumulate_ascend(
     x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float
 ) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,8 @@ def test_other_memory_layouts_give_the_same_bits(layout):
         if not isinstance(value, torch.Tensor):
             return value
         if layout == "channels_last":
-            return value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            return value.to(memory_format=formats[value.dim()]) if value.dim() in formats else value
         if layout == "strided":
             return value.repeat_interleave(2, dim=-1)[..., ::2]
         return value.transpose(-1, -2).contiguous().transpose(-1, -2)

@@ -162,9 +162,11 @@ class Purifier(IterativePurifier):
 
         Raises what :meth:`forward` raises.
         """
-        x = self._checked_input(x).detach()
+        x, unchecked = self._checked_input(x.detach())
         with self._in_network(x.device, grad=False):
             figures = self._map(self._trace_rows, self._mode(self.noise), x)
+        if unchecked is not None:
+            unchecked.require()
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:
