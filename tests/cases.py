@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,8 +60,10 @@ def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         for huge in (1e39, 1e30):  # infinite in float32; finite, with an overflowing step
             yield "accumulate_descend", (x, x, 1e-20 * terms, None, step, huge, "l2", 0.2)
     yield "accumulate_ascend", (x, terms, direct, 0.1)
+    yield "residual_backward", (terms, x, -1.0, 1.0, 1e30, 1e-30)
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, terms, kind, 0.1, 0, True)
+        yield "residual", (x, terms, kind, 0.1, 0, True, 1e30, 0.5, -0.5)
 
 
 def every_half(dtype: torch.dtype) -> Tensor:
@@ -101,6 +104,7 @@ def expanded_calls(x: Tensor, draws: int) -> Iterator[tuple[str, tuple[Any, ...]
     for kind in ("denoised", "score"):
         yield "residual", (x, terms, kind, 0.1, 0, False)
     yield "sum_draws", (terms, x.dtype)
+    yield "residual_backward", (terms, x, -1.0, 1.0, 1.0, 1.0)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     for step, ball in (("unit", "l2"), ("sign", "linf")):
         yield "accumulate_descend", (x, x, terms, x, step, 0.1, ball, 0.1)
@@ -115,6 +119,8 @@ def draw_calls(draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         for kind in ("denoised", "score", "noise"):
             yield "residual", (x, terms, kind, 0.4, 3, antithetic)
     yield "sum_draws", (terms, torch.float32)
+            yield "residual", (x, terms, kind, 0.4, 3, antithetic, 1.0, 1.0, 0.0, 1.0, True, True, False)
+    yield "residual_backward", (terms, x, -0.7, 1.0, 0.4, 1.1)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     yield "accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05)
 
@@ -136,6 +142,11 @@ def op_calls(
         yield "residual", (x, prediction, kind, 0.3, 11, True)
         yield "residual", (x, prediction, kind, 0.3, 11, False)
     yield "sum_draws", (per_draw, image)
+        yield "residual", (x, prediction, kind, 0.3, 11, True, 1.3, 0.6, 0.2, 1.7)  # an affine map of the prediction
+        for wanted in itertools.product((False, True), repeat=3):
+            if any(wanted) and not all(wanted):
+                yield "residual", (x, prediction, kind, 0.3, 11, True, 1.0, 1.0, 0.0, 1.0, *wanted)
+    yield "residual_backward", (per_draw, direct, -0.7, 1.0, 0.4, 1.1)
     for optional in (direct, None):
         yield "accumulate_ascend", (x, per_draw, optional, 0.25)
         for step in ("gradient", "unit", "sign"):
