@@ -69,6 +69,36 @@ def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "residual", (x, terms, kind, 0.1, 0, True)
 
 
+def every_half(dtype: torch.dtype) -> Tensor:
+    """All values of a half type but one, in two rows, of which one is not aligned: [2, 65535]."""
+    halves = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    return torch.stack((halves[1:], halves[:-1]))
+
+
+def floats_around_halves(dtype: torch.dtype) -> Tensor:
+    """Every value of a half type and every midpoint of two, each with both its neighbors in float32, [2, n].
+
+    Also what overflows, infinity and NaN. Two rows, of which one is not aligned.
+    """
+    values = torch.arange(2**15, dtype=torch.int16).view(dtype).double()
+    values = values[values.isfinite()]
+    values = torch.cat((values, 2 * values[-1:] - values[-2:-1]))  # where infinity would be
+    points = torch.cat((values, (values[1:] + values[:-1]) / 2)).float()
+    infinity = torch.tensor(torch.inf)
+    points = torch.cat((points, points.nextafter(infinity), points.nextafter(-infinity)))
+    points = torch.cat((points, -points, torch.tensor([torch.nan, -torch.nan])))
+    points = torch.cat((points, points[: 1 - points.numel() % 2]))  # an odd number
+    return torch.stack((points, points.flip(0)))
+
+
+def conversion_calls(dtype: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Ops that convert from and to a half type, and change the values by exact operations or not at all."""
+    yield "perturb", (floats_around_halves(dtype), 0.0, 1, 0, False, dtype)
+    halves = every_half(dtype)
+    yield "residual", (torch.zeros(halves.shape), halves[None], "denoised", 1.0, 0, False)
+    yield "accumulate_ascend", (halves, torch.zeros_like(halves)[None], None, 0.0)
+
+
 def expanded_calls(x: Tensor, draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Every op on samples and draws that take no memory beside that of x."""
     terms = x.expand(draws, *x.shape)

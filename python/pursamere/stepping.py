@@ -26,10 +26,10 @@ from .determinism import (
     Snapshot,
     check_evaluation_mode,
     check_same_device,
-    default_micro_batch,
     map_micro_batches,
     repeatable_algorithms,
 )
+from .execution import Execution, NetworkRunner, Run
 from .noise import GaussianNoise
 
 __all__ = ["GRADIENTS", "GradientOf", "IterativePurifier", "NetworkPasses", "StepMode", "descend", "in_pixel_range"]
@@ -57,6 +57,7 @@ class StepMode(NamedTuple):
 
     Attributes:
         noise: the noise of this call.
+        run: runs the denoiser, as the purifier's ``execution`` says.
         create_graph: whether the denoiser is differentiated, so that its results need a graph.
         projected: whether the projection and the pixel range apply. A step without them has the derivative that the
             "straight_through" gradient takes.
@@ -64,6 +65,7 @@ class StepMode(NamedTuple):
     """
 
     noise: GaussianNoise
+    run: Run
     create_graph: bool = False
     projected: bool = True
     image_ids: Tensor | None = None
@@ -88,10 +90,14 @@ class IterativePurifier(FixedModule, SettingsInState):
         steps: number of steps, from 0 to 100,000.
         noise: the fixed draws.
         micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, padding the last call, because
-            a network's results may depend on the batch size. Defaults to 1 on a CPU and 64 on an accelerator. The bits
-            of a result depend on it, but never on the batch.
-        invariance: what to do if the denoiser's rows influence one another in a micro-batch larger than 1, checked
-            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check).
+            a network's results may depend on the batch size. The bits of a result depend on it, but never on the batch.
+            ``None`` chooses, once per shape, dtype and device: the largest of a few sizes that fills the device and in
+            which rows are independent, together with those smaller sizes that give the same bits, which the rest of a
+            batch runs in; 1 if there are none.
+        invariance: what to do if the denoiser's rows influence one another in a micro-batch of the given size, checked
+            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check; ``None`` is then 1 on a CPU
+            and 64 on an accelerator).
+        execution: how the denoiser runs: precision, compilation, memory format; default ``Execution()``.
 
     Attributes:
         random: whether calls differ from one another.
@@ -105,7 +111,14 @@ class IterativePurifier(FixedModule, SettingsInState):
     _parameters_shown: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, denoiser: Denoiser, *, steps: int, noise: GaussianNoise, micro_batch: int | None, invariance: str
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        noise: GaussianNoise,
+        micro_batch: int | None,
+        invariance: str,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         prediction_of(denoiser)
@@ -116,7 +129,11 @@ class IterativePurifier(FixedModule, SettingsInState):
         self.noise = noise
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, INVARIANCE_MODES)
-        self._network_check = NetworkCheck("denoiser", invariance)
+        if not isinstance(execution, Execution | None):
+            raise TypeError(f"execution must be a pursamere.Execution, got {type(execution).__name__}")
+        self.execution = execution or Execution()
+        self._network = NetworkRunner(self.execution)
+        self._network_check = NetworkCheck("denoiser", self.micro_batch, self.invariance)
         self._derivative_check = DerivativeCheck("denoiser")
         self.eval()
 
@@ -177,12 +194,17 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        mode = StepMode(self._noise_of_call(), image_ids=image_ids)
+        mode = self._mode(self._noise_of_call(), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, mode, x)[0]
         # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
         # the value always comes from a plain one, so that it does not depend on whether x requires a gradient.
-        tracked = mode._replace(create_graph=self._has_derivative, projected=gradient != "straight_through")
+        tracked = self._mode(
+            mode.noise,
+            create_graph=self._has_derivative,
+            projected=gradient != "straight_through",
+            image_ids=image_ids,
+        )
         if gradient != "identity":
             self.check_derivative(x)
         result: Tensor
@@ -194,9 +216,23 @@ class IterativePurifier(FixedModule, SettingsInState):
             result = GradientOf.apply(source, self._purify(self._last, mode, x)[0])
         return result
 
-    def micro_batch_on(self, device: torch.device) -> int:
-        """Return the number of images per call of the denoiser on ``device``."""
-        return self.micro_batch or default_micro_batch(device)
+    def micro_batch_sizes(self, x: Tensor) -> tuple[int, ...]:
+        """Return the numbers of images per call of the denoiser that such images run in, the largest first.
+
+        Runs the denoiser if these are not known yet for the shape, dtype and device of ``x``.
+
+        Args:
+            x: [B, C, H, W]; its values do not matter.
+
+        Raises:
+            RuntimeError: the denoiser's results do not repeat, or depend on other rows with ``invariance="strict"``.
+        """
+        with self._in_network(x.device, grad=False):
+            return self._sizes(x)
+
+    def _mode(self, noise: GaussianNoise, *, create_graph: bool = False, **options: Any) -> StepMode:
+        run = self._network.differentiable if create_graph else self._network
+        return StepMode(noise, run, create_graph, **options)
 
     def _noise_of_call(self) -> GaussianNoise:
         return self.noise
@@ -236,7 +272,6 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _purify(self, rows: _Rows, mode: StepMode, x: Tensor, *, grad: bool = False) -> tuple[Tensor, ...]:
         with self._in_network(x.device, grad=grad):
-            self._check_network(x)
             results = self._map(rows, mode, x)
         if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
             raise NotFiniteError(
@@ -255,17 +290,23 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _map(self, rows: _Rows, mode: StepMode, *batches: Tensor) -> tuple[Tensor, ...]:
         """Return ``rows(mode, *batches)``, computed in micro-batches."""
-        size = self.micro_batch_on(batches[0].device)
+        sizes = self._sizes(batches[0], differentiated=mode.create_graph)
         if mode.image_ids is None:
-            return map_micro_batches(lambda *parts: rows(mode, *parts), size, *batches)
+            return map_micro_batches(lambda *parts: rows(mode, *parts), sizes, *batches)
         return map_micro_batches(
-            lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), size, mode.image_ids, *batches
+            lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), sizes, mode.image_ids, *batches
         )
 
     @contextmanager
     def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
         # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
-        with torch.inference_mode(False), torch.set_grad_enabled(grad), repeatable_algorithms(device):
+        self._network.tell_if_slow(device)
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+            repeatable_algorithms(device),
+            self.execution.in_precision(device),
+        ):
             yield
 
     def _checked_input(self, x: Tensor) -> Tensor:
@@ -292,26 +333,34 @@ class IterativePurifier(FixedModule, SettingsInState):
         if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
             return None
         with self._in_network(x.device, grad=True):
-            self._check_network(x)  # first, so that nothing that a denoiser caches in its first call is float64
-            key = self.extra_repr()
-            return self._derivative_check(
-                self.denoiser, self._probes, self.noise, self.micro_batch_on(x.device), x, key
-            )
+            # First the check of its results, so that nothing that a denoiser caches in its first call is float64.
+            size = self._sizes(x)[0]
+            settings = tuple(self._shown.items())
+            return self._derivative_check(self.denoiser, self._probes, self.noise, size, x, settings)
 
     def _probes(self, noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
         """Return functions of images, whose derivatives are compared with finite differences."""
-        mode = StepMode(noise, create_graph=True, projected=False)
+        mode = self._mode(noise, create_graph=True, projected=False)
         return [
             lambda images, t=t: torch.cat([each.flatten() for each in self._probe(t, images, mode)])  # type: ignore[misc]
             for t in self._probed_steps
         ]
 
-    def _check_network(self, x: Tensor) -> None:
-        @torch.no_grad()
-        def rows(images: Tensor) -> tuple[Tensor, ...]:
-            return self._probe(0, images, StepMode(self.noise, projected=False))
+    def _sizes(self, x: Tensor, *, differentiated: bool = False) -> tuple[int, ...]:
+        """Return the sizes of micro-batches in which rows are independent, also in the derivative if asked for."""
+        if self.steps == 0:
+            return (self.micro_batch or 1,)  # the denoiser does not run
+        mode = self._mode(self.noise, create_graph=differentiated, projected=False)
 
-        self._network_check(rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+        def rows(images: Tensor) -> tuple[Tensor, ...]:
+            with torch.set_grad_enabled(differentiated):
+                leaf = images.clone().requires_grad_(differentiated)
+                results = self._probe(0, leaf, mode)
+                if differentiated:
+                    results = torch.autograd.grad(results, leaf, [result.detach() for result in results])
+            return results
+
+        return self._network_check(rows, x, self.noise.draws, "derivative" if differentiated else "value")
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:
@@ -324,11 +373,13 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     @property
     def _shown(self) -> dict[str, str]:
-        return {name: repr(getattr(self, name)) for name in (*self._parameters_shown, "noise", "micro_batch")}
+        names = (*self._parameters_shown, "noise", "execution", "micro_batch")
+        return {name: repr(getattr(self, name)) for name in names}
 
     def extra_repr(self) -> str:
         """Return the settings and the number of network passes, for ``print``."""
         shown = [f"{name}={value}" for name, value in self._shown.items()]
+        shown[-1] += self._network_check.told()
         return ", ".join([*shown, f"network_passes={self.network_passes.total}"])
 
 

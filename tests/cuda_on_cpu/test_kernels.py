@@ -16,6 +16,7 @@ from cases import (
     OPS,
     SHAPES,
     assert_same_bits,
+    conversion_calls,
     draw_calls,
     expanded_calls,
     op_calls,
@@ -141,6 +142,12 @@ def test_any_number_of_draws_without_elements(machine, shape):
 def test_special_values_come_out_as_on_the_cpu(machine, d):
     """In samples of one block and of several."""
     for name, arguments in special_calls(d):
+        assert_bits_of_the_cpu(name, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_and_every_boundary_of_rounding_converts_as_on_the_cpu(machine, dtype):
+    for name, arguments in conversion_calls(dtype):
         assert_bits_of_the_cpu(name, arguments)
 
 
