@@ -97,6 +97,7 @@ def measure_memory(case: Case, network: Any, sizes: tuple[int, int], candidate: 
 def run(todo: Sequence[Case], seconds: float, *, memory: bool, target: Path | None) -> None:
     """Measure the cases, print and write the report after every one."""
     report: dict[str, Any] = {
+        "device": todo[0].device,
         "machine": machine(todo[0].device),
         "command": shlex.join(["python", "benchmarks/bench_purify.py", *sys.argv[1:]]),
         "rows": [],
@@ -133,7 +134,7 @@ def main() -> None:
     parts("--direction", choices=DIRECTIONS)
     parts("--batch", type=int, help=f"default {BATCHES}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=10.0, help="time for a case after warming up (default 10)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for a case after warming up (default 8)")
     parser.add_argument("--no-memory", action="store_true", help="only times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too, after every case")
     parser.add_argument("--memory-of", nargs=8, help=argparse.SUPPRESS)
