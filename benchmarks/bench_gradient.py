@@ -3,8 +3,9 @@
     python benchmarks/bench_gradient.py [--device cuda] [--seconds S] [--json FILE]
 
 Times are medians of a purification and of it with each gradient, which take turns: one 32x32 color image with a small
-convolutional network with fixed weights, and eight images with MNIST's network. Memory is how much the peak of a
-process of its own grew beyond that of a purification of one step, without the images x_t that the exact gradient keeps.
+convolutional network with fixed weights, and eight images with MNIST's network. Memory is how much a process of
+its own takes at most beyond what is in use after a purification of one step, without the images x_t that the exact
+gradient keeps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from memory import in_fresh_process, peak_bytes
+from memory import grown_mib, in_fresh_process
 from targets import Target
 from timing import long_medians, machine
 from torch import nn
@@ -98,12 +99,10 @@ def measure_memory(gradient: str, steps: int, device: torch.device) -> float:
     with torch.no_grad():
         convolutional(1, device).call("none")
     case = convolutional(steps, device, micro_batch=1, invariance="off")
-    before = peak_bytes(device)
-    case.call(gradient)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    case.purifier.check_derivative(case.images)
+    grown = grown_mib(lambda: case.call(gradient), device)
     kept = (steps + 1) * case.images.nbytes if gradient in ("exact", "straight_through") else 0
-    return (peak_bytes(device) - before - kept) / 2**20
+    return grown - kept / 2**20
 
 
 def targets(times: list[dict[str, Any]], mib: dict[str, dict[str, float]]) -> list[Target]:

@@ -90,7 +90,7 @@ def section(report: Mapping[str, Any]) -> str:
     lines += ["", f"{met} of {len(found)} targets are met:", "", *(f"- {target}" for target in found)]
     with_memory = [row for row in report["rows"] if "mib" in row]
     if with_memory:
-        lines += ["", "Peak memory of a call beyond that of a single image's, in MiB:", ""]
+        lines += ["", "Peak memory of a call beyond what is in use before, in MiB:", ""]
         for row in with_memory:
             figures = "; ".join(f"{name} {figure:.0f}" for name, figure in row["mib"].items())
             lines.append(f"- {row['network']}, {row['direction']}, {row['mode']}, {row['batch']} images: {figures}")
