@@ -13,7 +13,7 @@ import pursamere as ps
 from pursamere import functional
 
 SIGMA, ASCENT_RADIUS, STEP_SIZE, RADIUS = 0.2, 0.05, 0.16, 0.1
-OPS = ("perturb", "residual", "accumulate_ascend", "accumulate_descend")
+OPS = ("perturb", "residual", "residual_backward", "accumulate_ascend", "accumulate_descend")
 DESCENT = {"step_rule": "unit", "step_size": STEP_SIZE, "norm": "linf", "radius": RADIUS}
 
 
@@ -41,6 +41,7 @@ class Case:
         return {
             "perturb": image + network,
             "residual": 2 * image + 2 * network + per_sample,
+            "residual_backward": 2 * image + 2 * network,
             "accumulate_ascend": 3 * image + network + per_sample,
             "accumulate_descend": 4 * image + network,
         }[self.op]
@@ -71,6 +72,7 @@ def ours(case: Case, inputs: Inputs) -> Callable[[], object]:
     return {
         "perturb": partial(functional.perturb, i.x, SIGMA, case.noise, dtype=case.network),
         "residual": partial(functional.residual, i.x, i.per_draw, SIGMA, case.noise, kind=case.kind),
+        "residual_backward": raw_op(case, inputs),
         "accumulate_ascend": partial(functional.accumulate_ascend, i.x, i.per_draw, i.direct, ASCENT_RADIUS),
         "accumulate_descend": partial(functional.accumulate_descend, i.x, i.start, i.per_draw, i.direct, **DESCENT),
     }[case.op]
@@ -82,6 +84,7 @@ def raw_op(case: Case, inputs: Inputs) -> Callable[[], object]:
     arguments = {
         "perturb": (i.x, SIGMA, noise.draws, noise.seed, noise.antithetic, case.network),
         "residual": (i.x, i.per_draw, case.kind, SIGMA, noise.seed, noise.antithetic),
+        "residual_backward": (i.per_draw, i.direct, *residual_factors(case)),
         "accumulate_ascend": (i.x, i.per_draw, i.direct, ASCENT_RADIUS),
         "accumulate_descend": (i.x, i.start, i.per_draw, i.direct, *DESCENT.values()),
     }[case.op]
@@ -103,6 +106,17 @@ def reduce_residuals(r: Tensor, slope: float) -> tuple[Tensor, ...]:
 
 def residual(x: Tensor, prediction: Tensor) -> tuple[Tensor, ...]:
     return reduce_residuals(x - prediction, -1)
+
+
+def residual_factors(case: Case) -> tuple[float, float, float, float]:
+    """What the derivative of a denoised prediction's residual is called with."""
+    return -1.0, 1.0, -2.0 / case.draws, 2.0 / case.draws
+
+
+def residual_backward(per_draw: Tensor, direct: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, ...]:
+    g, h, s, t = factors
+    u = g * per_draw + h * direct
+    return s * u, t * u.sum(0)
 
 
 def score_residual(score: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
@@ -129,6 +143,7 @@ def eager(case: Case, inputs: Inputs) -> tuple[Callable[..., object], tuple[Tens
     return {
         "perturb": (add_bank, (i.x, i.bank)),
         "residual": (residual, (i.x, i.per_draw)),
+        "residual_backward": (residual_backward, (i.per_draw, i.direct, residual_factors(case))),
         "accumulate_ascend": (ascend, (i.x, i.per_draw, i.direct)),
         "accumulate_descend": (descend, (i.x, i.start, i.per_draw, i.direct)),
     }[case.op]

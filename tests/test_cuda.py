@@ -4,7 +4,18 @@ import warnings
 
 import pytest
 import torch
-from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, assert_same_bits, draw_calls, op_calls, special_calls, tensor
+from cases import (
+    DTYPE_PAIRS,
+    OPS,
+    SHAPES,
+    as_tuple,
+    assert_same_bits,
+    conversion_calls,
+    draw_calls,
+    op_calls,
+    special_calls,
+    tensor,
+)
 from float_modes import MODES, float_mode
 from nets import conv_classifier, conv_denoiser
 from torch.library import opcheck
@@ -45,6 +56,12 @@ def test_shapes_of_real_use_have_the_bits_of_the_cpu(cuda, shape):
 def test_special_values_come_out_as_on_the_cpu(cuda, d):
     """In samples of one block and of several."""
     for name, arguments in special_calls(d):
+        assert_bits_of_the_cpu(cuda, name, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_and_every_boundary_of_rounding_converts_as_on_the_cpu(cuda, dtype):
+    for name, arguments in conversion_calls(dtype):
         assert_bits_of_the_cpu(cuda, name, arguments)
 
 

@@ -31,6 +31,7 @@ ROOMS = [
     {"pursamere.functional"},
     {"pursamere.denoisers"},
     {"pursamere.models"},
+    {"pursamere.execution"},
     {"pursamere.determinism"},
     {"pursamere.noise", "pursamere.datasets"},
     {"pursamere._helpers"},  # all other modules whose names begin with an underscore

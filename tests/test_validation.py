@@ -237,9 +237,13 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
         (
             lambda x: x.mean(dim=(1, 2, 3)),
             ValueError,
-            r"classifier must return logits \[1, classes\], got shape \(1,\)",
+            r"classifier must return logits \[64, classes\], got shape \(64,\)",
         ),
-        (lambda x: torch.ones(2, 10), ValueError, r"classifier must return logits \[1, classes\], got shape \(2, 10\)"),
+        (
+            lambda x: torch.ones(2, 10),
+            ValueError,
+            r"classifier must return logits \[64, classes\], got shape \(2, 10\)",
+        ),
         (
             lambda x: {"logits": x},
             TypeError,

@@ -10,7 +10,7 @@ Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ._validation import (
     check_choice,
     check_nonnegative,
     check_positive,
+    check_real,
     check_same_device,
     check_same_shape,
     check_supported_device,
@@ -29,24 +30,42 @@ from ._validation import (
 from .denoisers.protocol import Prediction
 from .noise import GaussianNoise
 
-__all__ = ["NORMS", "STEP_RULES", "accumulate_ascend", "accumulate_descend", "perturb", "residual"]
+__all__ = [
+    "NORMS",
+    "STEP_RULES",
+    "ResidualTerms",
+    "accumulate_ascend",
+    "accumulate_descend",
+    "perturb",
+    "residual",
+]
 
 STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
 
 
-def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, *].
+def perturb(
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Tensor:
+    """Return the noisy images y_k = scale * (x + sigma * xi_k) + shift (M6), [K, B, *].
 
     Args:
         x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws xi_k; the same for every sample.
         dtype: dtype of the result, for a network that works in half precision; default: that of ``x``.
+        scale: converts pixels to the network's units, together with ``shift``; positive.
+        shift: a real number.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``sigma`` is not positive and finite, or the device of ``x`` is not supported.
+        ValueError: ``sigma`` or ``scale`` is not positive and finite, or the device of ``x`` is not supported.
     """
     _check_images(x)
     _check_noise(noise)
@@ -60,13 +79,31 @@ def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype
         noise.seed,
         noise.antithetic,
         dtype,
+        check_positive("scale", scale),
+        check_real("shift", shift),
     )
     return y
 
 
+class ResidualTerms(NamedTuple):
+    """The results of :func:`residual`, ``None`` where not wanted."""
+
+    cotangent: Tensor | None  # [K, B, *]
+    drift: Tensor | None  # [B, *]
+    ere: Tensor | None  # [B]
+
+
 def residual(
-    x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, *, kind: str = "denoised"
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    prediction: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    kind: str = "denoised",
+    with_cotangent: bool = True,
+    with_drift: bool = True,
+    with_ere: bool = True,
+) -> ResidualTerms:
     """Reduce a network's output to the expected reconstruction error and its gradients (M6, M7).
 
     r_k = x - D(x + sigma * xi_k), where D follows from the prediction.
@@ -78,11 +115,15 @@ def residual(
         noise: the draws of the noisy images.
         kind: the prediction: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
+        with_cotangent: whether to compute the cotangent, half of the memory traffic.
+        with_drift: whether to compute the drift.
+        with_ere: whether to compute R.
 
     Returns:
         ``cotangent`` [K, B, *], the derivative of R with respect to the prediction. ``drift`` [B, *],
         (2/K) sum_k r_k: the direction of M10 and, for a "denoised" prediction, the derivative of R with respect to x at
-        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
+        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2. ``None`` for
+        what is not wanted.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -93,7 +134,8 @@ def residual(
     _check_per_draw("prediction", prediction, x)
     if prediction.shape[0] != noise.draws:
         raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
-    cotangent, drift, ere = run_op(
+    wanted = (with_cotangent, with_drift, with_ere)
+    results = run_op(
         torch.ops.pursamere.residual.default,
         x,
         prediction,
@@ -101,8 +143,13 @@ def residual(
         check_positive("sigma", sigma),
         noise.seed,
         noise.antithetic,
+        1.0,
+        1.0,
+        0.0,
+        1.0,
+        *wanted,
     )
-    return cotangent, drift, ere
+    return ResidualTerms(*(result if want else None for result, want in zip(results, wanted, strict=True)))
 
 
 def accumulate_ascend(

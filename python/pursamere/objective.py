@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ._validation import check_finite, check_integer, check_positive, check_tens
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import depends_on, explained_derivative
 from .determinism import default_micro_batch, map_micro_batches
+from .execution import Predict, Run, run_plainly
 from .noise import GaussianNoise
 
 __all__ = [
@@ -37,11 +38,11 @@ _WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used 
 
 
 class GradientTerms(NamedTuple):
-    """The terms of a gradient g = direct + sum_k per_draw_k, and the ERE at the same point."""
+    """The terms of a gradient g = direct + sum_k per_draw_k, and on request the ERE at the same point."""
 
     per_draw: Tensor  # [K, B, C, H, W]
     direct: Tensor | None  # [B, C, H, W]
-    ere: Tensor  # [B]
+    ere: Tensor | None  # [B]
 
 
 @eager_only
@@ -57,7 +58,7 @@ def expected_reconstruction_error(
         x: images, float [B, C, H, W], with any finite values.
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
-        micro_batch: images per call of the denoiser, see :class:`pursamere.Purifier`.
+        micro_batch: images per call of the denoiser, the last call padded. Default: 1 on a CPU, 64 on an accelerator.
 
     Returns:
         [B], in squared pixel units, float32 (float64 if ``x`` is).
@@ -78,14 +79,24 @@ def expected_reconstruction_error(
         if y.requires_grad:
             _check_depends_on(prediction, y)
         output = prediction.unflatten(0, (noise.draws, -1))
-        return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
+        terms = functional.residual(
+            part, output, sigma, noise, kind=kind, with_cotangent=False, with_drift=False, with_ere=True
+        )
+        return (cast(Tensor, terms.ere),)
 
-    (values,) = map_micro_batches(ere, size, x)
+    (values,) = map_micro_batches(ere, (size,), x)
     return values
 
 
 def ere_gradient(
-    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    run: Run = run_plainly,
+    *,
+    create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return grad R_K (M7): one forward and one backward pass of the network on K * B images.
 
@@ -94,23 +105,40 @@ def ere_gradient(
         x: images [B, C, H, W].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
+        run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
         create_graph: whether the result is differentiated in turn.
+        with_ere: whether to compute the ERE too.
     """
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
         if not create_graph:
             y = y.detach().requires_grad_()
         with torch.enable_grad():
-            kind, prediction = _predict(denoiser, y, sigma, twice=create_graph)
+            kind, prediction = _predict(denoiser, y, sigma, run, twice=create_graph)
         output = prediction if create_graph else prediction.detach()
-        cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-        pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
-    # A score or noise prediction's residual depends on x through the network alone.
-    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
+        terms = functional.residual(
+            x,
+            output.unflatten(0, (noise.draws, -1)),
+            sigma,
+            noise,
+            kind=kind,
+            with_drift=kind == "denoised",  # a score or noise prediction's residual depends on x by the network alone
+            with_ere=with_ere,
+        )
+        cotangent = cast(Tensor, terms.cotangent).flatten(0, 1)
+        pulled_back = _pull_back(prediction, y, cotangent, create_graph=create_graph)
+    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), terms.drift, terms.ere)
 
 
 def score_gradient(
-    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    run: Run = run_plainly,
+    *,
+    create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network, no backward pass.
 
@@ -118,15 +146,29 @@ def score_gradient(
     """
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma)
+        kind, prediction = _predict(denoiser, y, sigma, run)
         if create_graph:
             _check_depends_on(prediction, y)
-        _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    return GradientTerms(drift.unsqueeze(0), None, ere)
+        terms = functional.residual(
+            x,
+            prediction.unflatten(0, (noise.draws, -1)),
+            sigma,
+            noise,
+            kind=kind,
+            with_cotangent=False,
+            with_ere=with_ere,
+        )
+    return GradientTerms(cast(Tensor, terms.drift).unsqueeze(0), None, terms.ere)
 
 
 def denoise(
-    denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False, differentiable: bool = False
+    denoiser: Denoiser,
+    y: Tensor,
+    sigma: float,
+    run: Run = run_plainly,
+    *,
+    twice: bool = False,
+    differentiable: bool = False,
 ) -> Tensor:
     """Return D(y, sigma) [N, C, H, W], with the checks that apply to every result of a denoiser.
 
@@ -134,11 +176,12 @@ def denoise(
         denoiser: see :class:`pursamere.denoisers.Denoiser`.
         y: noisy images [N, C, H, W].
         sigma: standard deviation of their noise, in pixel units, positive.
+        run: runs the denoiser.
         twice: whether the result will be differentiated twice.
         differentiable: raise if autograd sees no dependence of the result on ``y``.
     """
-    # A plain function, so that the denoised image is asked for, whatever the denoiser predicts.
-    _, denoised = _predict(lambda y, sigma: denoiser(y, sigma), y, sigma, twice=twice)
+    # As a denoised image, whatever the denoiser predicts.
+    denoised = _run(denoiser, y, sigma, run, twice=twice)
     if differentiable:
         _check_depends_on(denoised, y)
     return denoised
@@ -177,12 +220,18 @@ def _explained(y: Tensor) -> Iterator[None]:
         raise
 
 
-def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
+def _predict(
+    denoiser: Denoiser, y: Tensor, sigma: float, run: Run = run_plainly, *, twice: bool = False
+) -> tuple[str, Tensor]:
     """Return the kind of the denoiser's prediction and the prediction, which may be differentiated ``twice``."""
     kind, predict = prediction_of(denoiser)
+    return kind, _run(predict, y, sigma, run, twice=twice)
+
+
+def _run(predict: Predict, y: Tensor, sigma: float, run: Run, *, twice: bool) -> Tensor:
     version = None if y.is_inference() else y._version
     with DifferentiableAttention() if twice else nullcontext(), _explained(y):
-        prediction = predict(y, sigma)
+        prediction = run(predict, y, sigma)
     if version is not None and y._version != version:
         raise ValueError(_WRITES_INTO_ITS_INPUT)
     if not isinstance(prediction, Tensor):
@@ -192,4 +241,4 @@ def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False
         if got != expected:
             hint = " (is torch.autocast on?)" if what == "dtype" and torch.is_autocast_enabled(y.device.type) else ""
             raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}{hint}")
-    return kind, prediction
+    return prediction

@@ -12,6 +12,7 @@ from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser
+from .execution import Execution
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 from .stepping import IterativePurifier, NetworkPasses, StepMode, descend
@@ -70,6 +71,7 @@ class Purifier(IterativePurifier):
         noise: the fixed draws; default ``GaussianNoise()``, 8 antithetic draws.
         micro_batch: images per call of the denoiser, see :class:`pursamere.IterativePurifier`.
         invariance: what to do if the denoiser mixes images, see :class:`pursamere.IterativePurifier`.
+        execution: how the denoiser runs: precision, compilation, memory format; default ``Execution()``.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -93,6 +95,7 @@ class Purifier(IterativePurifier):
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
         super().__init__(
             denoiser,
@@ -100,6 +103,7 @@ class Purifier(IterativePurifier):
             noise=GaussianNoise() if noise is None else noise,
             micro_batch=micro_batch,
             invariance=invariance,
+            execution=execution,
         )
         self.sigma = check_positive("sigma", sigma)
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
@@ -135,9 +139,10 @@ class Purifier(IterativePurifier):
             radius=self.radius,
         )
 
-    def _gradient(self, x: Tensor, mode: StepMode) -> GradientTerms:
+    def _gradient(self, x: Tensor, mode: StepMode, *, with_ere: bool = False) -> GradientTerms:
         gradient = DIRECTIONS[self.direction]
-        return gradient(self.denoiser, x, self.sigma, mode.noise, create_graph=mode.create_graph)
+        options = {"create_graph": mode.create_graph, "with_ere": with_ere}
+        return gradient(self.denoiser, x, self.sigma, mode.noise, mode.run, **options)
 
     @property
     def _has_derivative(self) -> bool:
@@ -158,17 +163,18 @@ class Purifier(IterativePurifier):
 
         Raises what :meth:`forward` raises.
         """
-        x = self._checked_input(x).detach()
+        x, unchecked = self._checked_input(x.detach())
         with self._in_network(x.device, grad=False):
-            self._check_network(x)
-            figures = self._map(self._trace_rows, StepMode(self.noise), x)
+            figures = self._map(self._trace_rows, self._mode(self.noise), x)
+        if unchecked is not None:
+            unchecked.require()
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
         for x in self._states(mode, x0):
-            g = self._gradient(x, mode)
+            g = self._gradient(x, mode, with_ere=True)
             _, norm = functional.accumulate_ascend(x, g.per_draw, g.direct, 0.0)
             steps.append((x, g.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
         return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))

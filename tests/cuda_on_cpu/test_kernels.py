@@ -16,6 +16,7 @@ from cases import (
     OPS,
     SHAPES,
     assert_same_bits,
+    conversion_calls,
     draw_calls,
     expanded_calls,
     op_calls,
@@ -143,6 +144,12 @@ def test_special_values_come_out_as_on_the_cpu(machine, d):
         assert_bits_of_the_cpu(name, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_and_every_boundary_of_rounding_converts_as_on_the_cpu(machine, dtype):
+    for name, arguments in conversion_calls(dtype):
+        assert_bits_of_the_cpu(name, arguments)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_of_the_calling_thread_changes_no_bit(machine, mode):
     """What the host computes for the kernels: constants. A device has no such modes, so the stand-in runs in IEEE's."""
@@ -164,6 +171,10 @@ def test_one_launch_for_each_op_unless_blocks_share_a_sample(kernels):
         assert launches("perturb", x, 0.1, 4, 0, True) == 1
         assert launches("noise", x, 4, 0, True) == 1
         assert launches("residual", x, terms, "denoised", 0.1, 0, True) == 1 + sums
+        assert launches("sum_draws", terms, torch.float32) == 1
+        without_ere = (1.0, 1.0, 0.0, 1.0, True, True, False)
+        assert launches("residual", x, terms, "denoised", 0.1, 0, True, *without_ere) == 1
+        assert launches("residual_backward", terms, x, 1.0, 1.0, 1.0, 1.0) == 1
         assert launches("accumulate_ascend", x, terms, None, 0.1) == 1 + sums
         assert launches("accumulate_descend", x, x, terms, None, "sign", 0.1, "linf", 0.1) == 1
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "linf", 0.1) == 1 + sums
