@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .registration import register
+from .registration import refuse_derivative, register
 
 __all__: list[str] = []
 
@@ -41,17 +41,20 @@ def _perturb_fake(
     dtype: torch.dtype | None = None,
     scale: float = 1.0,
     shift: float = 0.0,
+    bank: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((draws, *x.shape), dtype=dtype or x.dtype)
 
 
 def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.x_dtype, ctx.scale = inputs[0].dtype, inputs[6]
+    if inputs[8] is not None and ctx.needs_input_grad[8]:
+        raise NotImplementedError("pursamere::perturb has no derivative with respect to bank")
 
 
 def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
-    v_sum = v.sum(dim=0, dtype=ctx.x_dtype)
-    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 7
+    v_sum = _sum_draws(v, ctx.x_dtype)
+    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 8
 
 
 register("perturb", _perturb_fake, _perturb_setup, _perturb_backward)
@@ -122,6 +125,24 @@ def _residual_backward(
 register("residual", _residual_fake, _residual_setup, _residual_backward)
 
 
+# sum_draws: the sum over the draws
+
+
+def _sum_draws_fake(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    return per_draw.new_empty(per_draw.shape[1:], dtype=dtype)
+
+
+def _sum_draws_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.draws, ctx.dtype = inputs[0].shape[0], inputs[0].dtype
+
+
+def _sum_draws_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    return v.to(ctx.dtype).expand(ctx.draws, *v.shape), None
+
+
+register("sum_draws", _sum_draws_fake, _sum_draws_setup, _sum_draws_backward)
+
+
 # residual_backward: u_k = g per_draw_k + h shared; out_k = s u_k, sum = t sum_k u_k
 
 
@@ -142,7 +163,7 @@ def _mix(
         out, total = torch.ops.pursamere.residual_backward.default(per_draw, shared, *factors)
         return out, total if t != 0.0 else None
     if per_draw is not None:
-        return (s * g) * per_draw, (t * g) * per_draw.sum(dim=0, dtype=image) if t != 0.0 else None
+        return (s * g) * per_draw, (t * g) * _sum_draws(per_draw, image) if t != 0.0 else None
     if shared is not None:
         out = ((s * h) * shared).to(network).expand(draws, *shared.shape)
         return out, (t * h * draws) * shared if t != 0.0 else None
@@ -188,6 +209,27 @@ def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[An
 
 
 register("accumulate_ascend", _ascend_fake, _ascend_setup, _ascend_backward)
+
+
+# accumulate_ascend_perturb: accumulate_ascend, then perturb. For where no derivative is needed, see
+# pursamere.functional.
+
+
+def _ascend_perturb_fake(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    ascent_radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_ascend_fake(x, per_draw, direct, ascent_radius), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_ascend_perturb", _ascend_perturb_fake, refuse_derivative, refuse_derivative)
 
 
 # accumulate_descend: next = clip(P(moved)), moved = x - step_size u(g)
@@ -259,6 +301,30 @@ def _in_box(v: Tensor, projected: Tensor) -> Tensor:
 register("accumulate_descend", _descend_fake, _descend_setup, _descend_backward)
 
 
+# accumulate_descend_perturb: accumulate_descend, then perturb. For where no derivative is needed.
+
+
+def _descend_perturb_fake(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(x), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_descend_perturb", _descend_perturb_fake, refuse_derivative, refuse_derivative)
+
+
 # What the sections share.
 
 
@@ -268,6 +334,10 @@ def _plus(a: Tensor | None, b: Tensor) -> Tensor:
 
 def _contiguous_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
+
+
+def _perturbed_fake(x: Tensor, per_draw: Tensor, bank: Tensor, antithetic: bool) -> Tensor:
+    return per_draw.new_empty((bank.shape[0] * (2 if antithetic else 1), *x.shape))
 
 
 def _one_per_sample(x: Tensor) -> Tensor:
@@ -285,8 +355,13 @@ def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
-    total = per_draw.sum(dim=0, dtype=_compute_dtype(per_draw.dtype))
+    total = _sum_draws(per_draw, _compute_dtype(per_draw.dtype))
     return total if direct is None else total + direct
+
+
+def _sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    total: Tensor = torch.ops.pursamere.sum_draws(per_draw, dtype)
+    return total
 
 
 def _to_terms(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -45,6 +45,22 @@ def test_the_objective_and_its_derivatives_are_those_of_the_denoiser(name, dtype
         assert float((got.double() - want).abs().max()) <= tolerance * scale
 
 
+@pytest.mark.parametrize("direction", ["ere", "score"])
+@pytest.mark.parametrize("name", ["edm", "diffusers v_prediction"])
+def test_purification_and_its_gradient_are_those_of_the_denoiser(name, direction):
+    """Also where the op that makes an image makes its noisy images too."""
+    options = {"sigma": SIGMA, "radius": 0.3, "norm": "l2", "steps": 3, "noise": NOISE, "direction": direction}
+    results = []
+    for denoiser in (GAUSSIANS[name](), plainly(GAUSSIANS[name]())):
+        x, purifier = X.clone().requires_grad_(), ps.Purifier(denoiser, **options)
+        purified = purifier(x)
+        results.append((purified.detach(), *torch.autograd.grad((tensor(3, *X.shape) * purified).sum(), x)))
+        single = ps.Purifier(denoiser, **options)(X.float())
+        assert float((single - purified.detach()).abs().max()) <= 1e-5
+    for got, want in zip(*results, strict=True):
+        assert float((got - want).norm()) <= 1e-9 * float(want.norm())
+
+
 @pytest.mark.parametrize("network", [torch.float16, torch.bfloat16], ids=str)
 def test_a_network_of_half_precision_is_given_its_own_dtype(network):
     denoiser, x = random_edm().to(network), tensor(0, 2, 1, 8, 8, dtype=torch.float32)

@@ -63,7 +63,8 @@ def test_other_memory_layouts_give_the_same_bits(layout):
         if not isinstance(value, torch.Tensor):
             return value
         if layout == "channels_last":
-            return value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            return value.to(memory_format=formats[value.dim()]) if value.dim() in formats else value
         if layout == "strided":
             return value.repeat_interleave(2, dim=-1)[..., ::2]
         return value.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -85,7 +86,9 @@ def test_a_sample_has_the_same_bits_in_any_batch(image, network):
             continue
         whole = as_tuple(getattr(OPS, name)(*arguments))
         picked = tuple(
-            (value[:, rows] if value.dim() == 5 else value[rows]) if isinstance(value, torch.Tensor) else value
+            (value[:, rows] if value.dim() == 5 else value[rows] if len(value) == 5 else value)
+            if isinstance(value, torch.Tensor)
+            else value
             for value in arguments
         )
         same_bits(

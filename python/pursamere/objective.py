@@ -75,7 +75,7 @@ def expected_reconstruction_error(
 
     def ere(part: Tensor) -> tuple[Tensor]:
         call = network_call_of(denoiser, sigma, part.dtype)
-        y = _network_input(call, part, sigma, noise)
+        y = functional.perturb(part, sigma, noise, **call.input_options).flatten(0, 1)
         prediction = _predict(call, y, part.dtype, run_plainly, twice=y.requires_grad)
         if y.requires_grad:
             _check_depends_on(prediction, y)
@@ -93,6 +93,8 @@ def ere_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    call: NetworkCall | None = None,
+    y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
 ) -> GradientTerms:
@@ -104,13 +106,15 @@ def ere_gradient(
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
         run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
+        call: what ``network_call_of(denoiser, sigma, x.dtype)`` returns, if that is known already.
+        y: the noisy images of ``x`` in the network's units, [K, B, C, H, W], if they are known already.
         create_graph: whether the result is differentiated in turn.
         with_ere: whether to compute the ERE too.
     """
-    call = network_call_of(denoiser, sigma, x.dtype)
+    call = call or network_call_of(denoiser, sigma, x.dtype)
     direct = None
     with torch.set_grad_enabled(create_graph):
-        y = _network_input(call, x, sigma, noise)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
         if not create_graph:
             y = y.detach().requires_grad_()
         with torch.enable_grad():
@@ -133,6 +137,8 @@ def score_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    call: NetworkCall | None = None,
+    y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
 ) -> GradientTerms:
@@ -140,9 +146,9 @@ def score_gradient(
 
     The arguments are those of :func:`ere_gradient`.
     """
-    call = network_call_of(denoiser, sigma, x.dtype)
+    call = call or network_call_of(denoiser, sigma, x.dtype)
     with torch.set_grad_enabled(create_graph):
-        y = _network_input(call, x, sigma, noise)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
         prediction = _predict(call, y, x.dtype, run)
         if create_graph:
             _check_depends_on(prediction, y)
@@ -207,12 +213,6 @@ def _explained(y: Tensor) -> Iterator[None]:
                 f"({error})"
             ) from error
         raise
-
-
-def _network_input(call: NetworkCall, x: Tensor, sigma: float, noise: GaussianNoise) -> Tensor:
-    """Return every image under every draw in the network's units, [K * B, C, H, W]."""
-    y = functional.perturb(x, sigma, noise, dtype=call.dtype, scale=call.input_scale, shift=call.input_shift)
-    return y.flatten(0, 1)
 
 
 def _residual(

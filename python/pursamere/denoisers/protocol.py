@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class Denoiser(Protocol):
         ...
 
 
+class InputOptions(TypedDict):
+    """Options of the ops that perturb, see :func:`pursamere.functional.perturb`."""
+
+    dtype: torch.dtype
+    scale: float
+    shift: float
+
+
 class NetworkCall(NamedTuple):
     """A denoiser at one noise level, as a network between two affine maps.
 
@@ -63,6 +71,11 @@ class NetworkCall(NamedTuple):
     scale: float = 1.0
     gain: float = 1.0
     shift: float = 0.0
+
+    @property
+    def input_options(self) -> InputOptions:
+        """How :func:`pursamere.functional.perturb` makes the network's input."""
+        return {"dtype": self.dtype, "scale": self.input_scale, "shift": self.input_shift}
 
     @property
     def image_slope(self) -> float:
