@@ -19,6 +19,7 @@ OPS = (
     "perturb",
     "perturb_bank",
     "residual",
+    "residual_backward",
     "accumulate_ascend",
     "accumulate_ascend_perturb",
     "accumulate_descend",
@@ -53,6 +54,7 @@ class Case:
             "perturb": image + network,
             "perturb_bank": image + network + bank,
             "residual": 2 * image + 2 * network + per_sample,
+            "residual_backward": 2 * image + 2 * network,
             "accumulate_ascend": 3 * image + network + per_sample,
             "accumulate_ascend_perturb": 3 * image + 2 * network + per_sample + bank,
             "accumulate_descend": 4 * image + network,
@@ -89,6 +91,7 @@ def ours(case: Case, inputs: Inputs) -> Callable[[], object]:
         "perturb": partial(functional.perturb, i.x, SIGMA, case.noise, dtype=case.network),
         "perturb_bank": partial(functional.perturb, i.x, *perturbed, dtype=case.network),
         "residual": partial(functional.residual, i.x, i.per_draw, SIGMA, case.noise, kind=case.kind),
+        "residual_backward": raw_op(case, inputs),
         "accumulate_ascend": partial(functional.accumulate_ascend, i.x, *summed, ASCENT_RADIUS),
         "accumulate_ascend_perturb": partial(
             functional.accumulate_ascend_perturb, i.x, *summed, ASCENT_RADIUS, *perturbed
@@ -109,6 +112,7 @@ def raw_op(case: Case, inputs: Inputs) -> Callable[[], object]:
         "perturb": perturb,
         "perturb_bank": (*perturb, 1.0, 0.0, i.noise.values),
         "residual": (i.x, i.per_draw, case.kind, SIGMA, noise.seed, noise.antithetic),
+        "residual_backward": (i.per_draw, i.direct, *residual_factors(case)),
         "accumulate_ascend": (i.x, *summed, ASCENT_RADIUS),
         "accumulate_ascend_perturb": (i.x, *summed, ASCENT_RADIUS, *perturbed),
         "accumulate_descend": (i.x, i.start, *summed, *DESCENT.values()),
@@ -132,6 +136,17 @@ def reduce_residuals(r: Tensor, slope: float) -> tuple[Tensor, ...]:
 
 def residual(x: Tensor, prediction: Tensor) -> tuple[Tensor, ...]:
     return reduce_residuals(x - prediction, -1)
+
+
+def residual_factors(case: Case) -> tuple[float, float, float, float]:
+    """What the derivative of a denoised prediction's residual is called with."""
+    return -1.0, 1.0, -2.0 / case.draws, 2.0 / case.draws
+
+
+def residual_backward(per_draw: Tensor, direct: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, ...]:
+    g, h, s, t = factors
+    u = g * per_draw + h * direct
+    return s * u, t * u.sum(0)
 
 
 def score_residual(score: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
@@ -169,6 +184,7 @@ def eager(case: Case, inputs: Inputs) -> tuple[Callable[..., object], tuple[Tens
         "perturb": (add_bank, (i.x, i.bank)),
         "perturb_bank": (add_bank, (i.x, i.bank)),
         "residual": (residual, (i.x, i.per_draw)),
+        "residual_backward": (residual_backward, (i.per_draw, i.direct, residual_factors(case))),
         "accumulate_ascend": (ascend, (i.x, i.per_draw, i.direct)),
         "accumulate_ascend_perturb": (ascend_perturb, (i.x, i.per_draw, i.direct, i.bank)),
         "accumulate_descend": (descend, (i.x, i.start, i.per_draw, i.direct)),

@@ -65,15 +65,19 @@ Tensor perturb(const Tensor& x, double sigma, int64_t draws, int64_t seed, bool 
   return y;
 }
 
-// r_k the residual (csrc/residual.h). Returns the cotangent dR/d(prediction), [K, B, *]; drift = (2/K) sum_k r_k, [B, *],
-// which for a denoised prediction is dR/dx at fixed prediction; and R = (1/K) sum_k ||r_k||^2, [B].
+// r_k the residual (csrc/residual.h). Returns the cotangent input_scale dR/d(prediction), [K, B, *]; drift = (2/K) sum_k
+// r_k, [B, *], which for a denoised prediction is dR/dx at fixed prediction; and R = (1/K) sum_k ||r_k||^2, [B]. What is not
+// wanted is not computed, and comes as an empty tensor, [0].
 inline constexpr char residual_schema[] =
-    "(Tensor x, Tensor prediction, str kind, float sigma, int seed, bool antithetic)"
+    "(Tensor x, Tensor prediction, str kind, float sigma, int seed, bool antithetic, float scale=1.0, float gain=1.0,"
+    " float shift=0.0, float input_scale=1.0, bool with_cotangent=True, bool with_drift=True, bool with_ere=True)"
     " -> (Tensor cotangent, Tensor drift, Tensor ere)";
 
 template <class Backend>
 std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& prediction, std::string_view kind_name,
-                                            double sigma, int64_t seed, bool antithetic) {
+                                            double sigma, int64_t seed, bool antithetic, double scale, double gain,
+                                            double shift, double input_scale, bool with_cotangent, bool with_drift,
+                                            bool with_ere) {
   check_batch("x", x);
   check_per_draw("prediction", prediction, x);
   check_draws(prediction.size(0), antithetic);
@@ -82,20 +86,47 @@ std::tuple<Tensor, Tensor, Tensor> residual(const Tensor& x, const Tensor& predi
   const Tensor image = contiguous_input(x);
   const Tensor output = contiguous_input(prediction);
   const int64_t draws = prediction.size(0), batch = x.size(0), d = sample_size(x);
-  Tensor cotangent = allocate_like(output);
-  const WithScratch drift = allocate_with_scratch(image, backend.scratch_values(batch, d, 1));
-  Tensor ere = allocate_per_sample(image);
+  const Tensor cotangent = with_cotangent ? allocate_like(output) : allocate_nothing(output);
+  const Tensor drift = with_drift ? allocate_like(image) : allocate_nothing(image);
+  const WithScratch ere = with_ere ? allocate_per_sample(image, backend.scratch_values(batch, d, 1))
+                                   : WithScratch{allocate_nothing(image), nullptr};
   dispatch_pair(x.scalar_type(), prediction.scalar_type(), "residual", [&](auto* i, auto* n) {
     using Image = std::remove_pointer_t<decltype(i)>;
     using Network = std::remove_pointer_t<decltype(n)>;
     using A = compute_t<Image>;
     backend.run(Residual<Image, Network>{
-        output_pointer<Network>(cotangent), output_pointer<Image>(drift.tensor), output_pointer<A>(ere),
-        input_pointer<Image>(image), input_pointer<Network>(output), kind, A(sigma),
-        A(2.0 * residual_slope(kind, sigma) / double(draws)), A(2.0 / double(draws)), A(1.0 / double(draws)), draws,
-        batch, d, seed, antithetic, static_cast<A*>(drift.scratch)});
+        with_cotangent ? output_pointer<Network>(cotangent) : nullptr,
+        with_drift ? output_pointer<Image>(drift) : nullptr, with_ere ? output_pointer<A>(ere.tensor) : nullptr,
+        input_pointer<Image>(image), input_pointer<Network>(output), residual_map<A>(kind, sigma, scale, gain, shift),
+        A(2.0 * residual_slope(kind, sigma, scale, gain) * input_scale / double(draws)), A(2.0 / double(draws)),
+        A(1.0 / double(draws)), draws, batch, d, seed, antithetic, static_cast<A*>(ere.scratch)});
   });
-  return {cotangent, drift.tensor, ere};
+  return {cotangent, drift, ere.tensor};
+}
+
+// The derivative of residual (csrc/mix.h): u_k = g per_draw_k + h shared. Returns s u_k, [K, B, *], and t sum_k u_k, [B, *].
+inline constexpr char residual_backward_schema[] =
+    "(Tensor per_draw, Tensor shared, float g, float h, float s, float t) -> (Tensor out, Tensor sum)";
+
+template <class Backend>
+std::tuple<Tensor, Tensor> residual_backward(const Tensor& per_draw, const Tensor& shared, double g, double h, double s,
+                                             double t) {
+  check_batch("shared", shared);
+  check_per_draw("per_draw", per_draw, shared);
+  const Backend backend(shared);
+  const Tensor values = contiguous_input(per_draw);
+  const Tensor image = contiguous_input(shared);
+  const Tensor out = allocate_like(values), sum = allocate_like(image);
+  dispatch_pair(shared.scalar_type(), per_draw.scalar_type(), "residual_backward", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    using A = compute_t<Image>;
+    backend.run(ResidualBackward<Image, Network>{
+        output_pointer<Network>(out), output_pointer<Image>(sum), input_pointer<Network>(values),
+        input_pointer<Image>(image), Mix<A>{A(g), A(h), A(s), A(t)}, per_draw.size(0), shared.size(0),
+        sample_size(shared)});
+  });
+  return {out, sum};
 }
 
 // The inputs that both accumulating ops share, checked and made contiguous.
@@ -120,6 +151,27 @@ struct DrawSumTensors {
             x.size(0), sample_size(x)};
   }
 };
+
+// sum_k per_draw_k in the order of the draws, [B, *], in `dtype`: the dtype of `per_draw` or, for half types, float32. Unlike
+// torch.sum, whose order depends on the shape, it has the same bits in any batch.
+inline constexpr char sum_draws_schema[] = "(Tensor per_draw, ScalarType dtype) -> Tensor";
+
+template <class Backend>
+Tensor sum_draws(const Tensor& per_draw, ScalarType dtype) {
+  STD_TORCH_CHECK(per_draw.dim() >= 2 && per_draw.size(0) >= 1, "per_draw must have shape [draws, B, *]");
+  const Backend backend(per_draw);
+  const Tensor terms = contiguous_input(per_draw);
+  const std::vector<int64_t> shape = shape_of(per_draw);
+  Tensor out = allocate(per_draw, {shape.begin() + 1, shape.end()}, dtype);
+  dispatch_pair(dtype, per_draw.scalar_type(), "sum_draws", [&](auto* i, auto* n) {
+    using Image = std::remove_pointer_t<decltype(i)>;
+    using Network = std::remove_pointer_t<decltype(n)>;
+    backend.run(SumDraws<Image, Network>{
+        output_pointer<Image>(out),
+        {input_pointer<Network>(terms), nullptr, per_draw.size(0), out.size(0), sample_size(out)}});
+  });
+  return out;
+}
 
 // The perturbation of an accumulating op's result: y_k = scale (result + sigma xi_k) + shift, [K, B, *], in the dtype of
 // per_draw. `bank`, float32 [K, *], or [K/2, *] if antithetic, has the independent draws of the noise.
@@ -253,6 +305,8 @@ std::tuple<Tensor, Tensor> accumulate_descend_perturb(const Tensor& x, const Ten
   DO(noise)                                   \
   DO(perturb)                                 \
   DO(residual)                                \
+  DO(residual_backward)                       \
+  DO(sum_draws)                               \
   DO(accumulate_ascend)                       \
   DO(accumulate_ascend_perturb)               \
   DO(accumulate_descend)                      \

@@ -6,6 +6,7 @@
 // csrc/cuda/ define `run`, each with one file for each op.
 #pragma once
 
+#include "mix.h"
 #include "perturb.h"
 #include "residual.h"
 #include "sam_step.h"
@@ -52,19 +53,31 @@ template <class Image, class Network>
 struct Residual {
   using A = compute_t<Image>;
 
+  // The results, each of which may be null.
   Network* cotangent;         // [K, B, d]
   Image* drift;               // [B, d]
   A* ere;                     // [B]
   const Image* x;             // [B, d]
   const Network* prediction;  // [K, B, d]
-  Prediction kind;
+  ResidualMap<A> map;
   // The cotangent is slope * r_k, the drift drift_factor * sum_k r_k, the ERE ere_factor * sum_k ||r_k||^2.
-  A sigma, slope, drift_factor, ere_factor;
+  A slope, drift_factor, ere_factor;
   int64_t draws, batch, d, seed;
   bool antithetic;
   A* scratch;
 };
 PURSAMERE_KERNELS((class Image, class Network), Residual<Image, Network>)
+
+template <class Image, class Network>
+struct ResidualBackward {
+  Network* out;             // [K, B, d]
+  Image* sum;               // [B, d]
+  const Network* per_draw;  // [K, B, d]
+  const Image* shared;      // [B, d]
+  Mix<compute_t<Image>> mix;
+  int64_t draws, batch, d;
+};
+PURSAMERE_KERNELS((class Image, class Network), ResidualBackward<Image, Network>)
 
 // g = direct + sum_k per_draw_k, added in this order.
 template <class Image, class Network>
@@ -86,6 +99,13 @@ struct Perturbed {
 
   int64_t draws() const { return independent * (antithetic ? 2 : 1); }
 };
+
+template <class Image, class Network>
+struct SumDraws {
+  Image* out;  // [B, d]
+  DrawSum<Image, Network> gradient;
+};
+PURSAMERE_KERNELS((class Image, class Network), SumDraws<Image, Network>)
 
 template <class Image, class Network>
 struct AccumulateAscend {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -65,8 +66,10 @@ def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "perturb", (x, 0.1, 1 + antithetic, 0, antithetic, None, 1.0, 0.0, bank)
         yield "accumulate_ascend_perturb", (x, terms, direct, 0.1, bank, 0.1, antithetic)
         yield "accumulate_descend_perturb", (x, x, terms, direct, "unit", 0.1, "l2", 0.2, bank, 0.1, antithetic)
+    yield "residual_backward", (terms, x, -1.0, 1.0, 1e30, 1e-30)
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, terms, kind, 0.1, 0, True)
+        yield "residual", (x, terms, kind, 0.1, 0, True, 1e30, 0.5, -0.5)
 
 
 def every_half(dtype: torch.dtype) -> Tensor:
@@ -111,6 +114,8 @@ def expanded_calls(x: Tensor, draws: int) -> Iterator[tuple[str, tuple[Any, ...]
         yield "accumulate_descend_perturb", (x, x, terms, None, "unit", 0.1, "l2", 0.1, bank, 0.1, False)
     for kind in ("denoised", "score"):
         yield "residual", (x, terms, kind, 0.1, 0, False)
+    yield "sum_draws", (terms, x.dtype)
+    yield "residual_backward", (terms, x, -1.0, 1.0, 1.0, 1.0)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     for step, ball in (("unit", "l2"), ("sign", "linf")):
         yield "accumulate_descend", (x, x, terms, x, step, 0.1, ball, 0.1)
@@ -124,10 +129,13 @@ def draw_calls(draws: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "perturb", (x, 0.4, draws, 3, antithetic)
         for kind in ("denoised", "score", "noise"):
             yield "residual", (x, terms, kind, 0.4, 3, antithetic)
+            yield "residual", (x, terms, kind, 0.4, 3, antithetic, 1.0, 1.0, 0.0, 1.0, True, True, False)
         bank = tensor(3, draws // (1 + antithetic), 77, dtype=torch.float32, low=-2, high=2)
         yield "perturb", (x, 0.4, draws, 0, antithetic, None, 1.0, 0.0, bank)
         yield "accumulate_ascend_perturb", (x, terms[:1], None, 0.1, bank, 0.4, antithetic)
         yield "accumulate_descend_perturb", (x, x, terms[:1], x, "sign", 0.1, "linf", 0.05, bank, 0.4, antithetic)
+    yield "sum_draws", (terms, torch.float32)
+    yield "residual_backward", (terms, x, -0.7, 1.0, 0.4, 1.1)
     yield "accumulate_ascend", (x, terms, None, 0.1)
     yield "accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05)
 
@@ -148,6 +156,12 @@ def op_calls(
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, prediction, kind, 0.3, 11, True)
         yield "residual", (x, prediction, kind, 0.3, 11, False)
+        yield "residual", (x, prediction, kind, 0.3, 11, True, 1.3, 0.6, 0.2, 1.7)  # an affine map of the prediction
+        for wanted in itertools.product((False, True), repeat=3):
+            if any(wanted) and not all(wanted):
+                yield "residual", (x, prediction, kind, 0.3, 11, True, 1.0, 1.0, 0.0, 1.0, *wanted)
+    yield "sum_draws", (per_draw, image)
+    yield "residual_backward", (per_draw, direct, -0.7, 1.0, 0.4, 1.1)
     for optional in (direct, None):
         yield "accumulate_ascend", (x, per_draw, optional, 0.25)
         for step in ("gradient", "unit", "sign"):

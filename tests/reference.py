@@ -78,17 +78,46 @@ def perturb(
 
 
 def residual(
-    x: Tensor, prediction: Tensor, kind: str, sigma: float, seed: int, antithetic: bool
+    x: Tensor,
+    prediction: Tensor,
+    kind: str,
+    sigma: float,
+    seed: int,
+    antithetic: bool,
+    scale: float = 1.0,
+    gain: float = 1.0,
+    shift: float = 0.0,
+    input_scale: float = 1.0,
+    with_cotangent: bool = True,
+    with_drift: bool = True,
+    with_ere: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """r_k = x - D(x + sigma * xi_k), its cotangent, (2/K) sum_k r_k, and (1/K) sum_k ||r_k||^2."""
     draws = prediction.shape[0]
-    wide, output = _wide(x), _wide(prediction)
+    wide, output = _wide(x), scale * _wide(prediction)
     y = perturb(wide, sigma, draws, seed, antithetic)
     denoised = {"denoised": output, "score": y + sigma**2 * output, "noise": y - sigma * output}[kind]
-    slope = {"denoised": -1.0, "score": -(sigma**2), "noise": sigma}[kind]
-    r = wide - denoised
+    slope = gain * scale * {"denoised": -1.0, "score": -(sigma**2), "noise": sigma}[kind]
+    r = wide - (gain * denoised + shift)
     ere = r.square().flatten(2).sum(dim=2).mean(dim=0) if x.dim() > 1 else r.square().mean(dim=0)
-    return (2 / draws * slope * r).to(prediction.dtype), (2 / draws * r.sum(dim=0)).to(x.dtype), _per_sample(ere, x)
+    return (
+        (2 / draws * slope * input_scale * r).to(prediction.dtype) if with_cotangent else prediction.new_empty(0),
+        (2 / draws * r.sum(dim=0)).to(x.dtype) if with_drift else x.new_empty(0),
+        _per_sample(ere, x) if with_ere else x.new_empty(0),
+    )
+
+
+def residual_backward(
+    per_draw: Tensor, shared: Tensor, g: float, h: float, s: float, t: float
+) -> tuple[Tensor, Tensor]:
+    """s * u_k and t * sum_k u_k, with u_k = g * per_draw_k + h * shared."""
+    u = g * _wide(per_draw) + h * _wide(shared)
+    return (s * u).to(per_draw.dtype), (t * u.sum(dim=0)).to(shared.dtype)
+
+
+def sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the draws."""
+    return _sum(per_draw, None).to(dtype)
 
 
 def accumulate_ascend(

@@ -130,6 +130,7 @@ FORWARD_MODE = {
     "perturb": lambda o, x: o.perturb(x, 0.1, 2, 0, True),
     "residual": lambda o, x: o.residual(x, tensor(2, 2, 2, 5), "denoised", 0.1, 0, True),
     "residual's prediction": lambda o, x: o.residual(tensor(2, 2, 5), x[None].expand(2, 2, 5), "score", 0.1, 0, True),
+    "sum_draws": lambda o, x: o.sum_draws(x, torch.float64),
     "accumulate_ascend": lambda o, x: o.accumulate_ascend(tensor(2, 2, 5), x[None], None, 0.1),
     "accumulate_descend": lambda o, x: o.accumulate_descend(x, x, x[None], None, "unit", 0.1, "l2", 0.5),
 }

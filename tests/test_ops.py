@@ -30,6 +30,8 @@ def test_matches_the_reference(shape, image, network):
         want = as_tuple(getattr(reference, name)(*arguments))
         for a, b in zip(got, want, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype), name
+            if a.numel() == 0:
+                continue  # not wanted
             tolerance = TOLERANCE[a.dtype] if a.dtype in (torch.float16, torch.bfloat16) else TOLERANCE[image]
             scale = max(1.0, float(b.double().abs().max()))
             assert float((a.double() - b.double()).abs().max()) <= tolerance * scale, (name, arguments[2:])
@@ -61,7 +63,8 @@ def test_other_memory_layouts_give_the_same_bits(layout):
         if not isinstance(value, torch.Tensor):
             return value
         if layout == "channels_last":
-            return value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            return value.to(memory_format=formats[value.dim()]) if value.dim() in formats else value
         if layout == "strided":
             return value.repeat_interleave(2, dim=-1)[..., ::2]
         return value.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -90,7 +93,9 @@ def test_a_sample_has_the_same_bits_in_any_batch(image, network):
         )
         same_bits(
             as_tuple(getattr(OPS, name)(*picked)),
-            tuple(result[:, rows] if result.dim() == 5 else result[rows] for result in whole),
+            tuple(
+                result[:, rows] if result.dim() == 5 else result[rows] if result.numel() else result for result in whole
+            ),
         )
 
 

@@ -10,7 +10,7 @@ Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from .noise import GaussianNoise, NoiseBank
 __all__ = [
     "NORMS",
     "STEP_RULES",
+    "ResidualTerms",
     "accumulate_ascend",
     "accumulate_ascend_perturb",
     "accumulate_descend",
@@ -90,9 +91,25 @@ def perturb(
     return y
 
 
+class ResidualTerms(NamedTuple):
+    """The results of :func:`residual`, ``None`` where not wanted."""
+
+    cotangent: Tensor | None  # [K, B, *]
+    drift: Tensor | None  # [B, *]
+    ere: Tensor | None  # [B]
+
+
 def residual(
-    x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, *, kind: str = "denoised"
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    prediction: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    kind: str = "denoised",
+    with_cotangent: bool = True,
+    with_drift: bool = True,
+    with_ere: bool = True,
+) -> ResidualTerms:
     """Reduce a network's output to the expected reconstruction error and its gradients (M6, M7).
 
     r_k = x - D(x + sigma * xi_k), where D follows from the prediction.
@@ -104,11 +121,15 @@ def residual(
         noise: the draws of the noisy images.
         kind: the prediction: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
+        with_cotangent: whether to compute the cotangent, half of the memory traffic.
+        with_drift: whether to compute the drift.
+        with_ere: whether to compute R.
 
     Returns:
         ``cotangent`` [K, B, *], the derivative of R with respect to the prediction. ``drift`` [B, *],
         (2/K) sum_k r_k: the direction of M10 and, for a "denoised" prediction, the derivative of R with respect to x at
-        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
+        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2. ``None`` for
+        what is not wanted.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -119,7 +140,8 @@ def residual(
     _check_per_draw("prediction", prediction, x)
     if prediction.shape[0] != noise.draws:
         raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
-    cotangent, drift, ere = run_op(
+    wanted = (with_cotangent, with_drift, with_ere)
+    results = run_op(
         torch.ops.pursamere.residual.default,
         x,
         prediction,
@@ -127,8 +149,13 @@ def residual(
         check_positive("sigma", sigma),
         noise.seed,
         noise.antithetic,
+        1.0,
+        1.0,
+        0.0,
+        1.0,
+        *wanted,
     )
-    return cotangent, drift, ere
+    return ResidualTerms(*(result if want else None for result, want in zip(results, wanted, strict=True)))
 
 
 def accumulate_ascend(

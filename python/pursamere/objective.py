@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -38,11 +38,11 @@ _WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used 
 
 
 class GradientTerms(NamedTuple):
-    """The terms of a gradient g = direct + sum_k per_draw_k, and the ERE at the same point."""
+    """The terms of a gradient g = direct + sum_k per_draw_k, and on request the ERE at the same point."""
 
     per_draw: Tensor  # [K, B, C, H, W]
     direct: Tensor | None  # [B, C, H, W]
-    ere: Tensor  # [B]
+    ere: Tensor | None  # [B]
 
 
 @eager_only
@@ -79,7 +79,10 @@ def expected_reconstruction_error(
         if y.requires_grad:
             _check_depends_on(prediction, y)
         output = prediction.unflatten(0, (noise.draws, -1))
-        return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
+        terms = functional.residual(
+            part, output, sigma, noise, kind=kind, with_cotangent=False, with_drift=False, with_ere=True
+        )
+        return (cast(Tensor, terms.ere),)
 
     (values,) = map_micro_batches(ere, (size,), x)
     return values
@@ -93,6 +96,7 @@ def ere_gradient(
     run: Run = run_plainly,
     *,
     create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return grad R_K (M7): one forward and one backward pass of the network on K * B images.
 
@@ -103,6 +107,7 @@ def ere_gradient(
         noise: the fixed draws.
         run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
         create_graph: whether the result is differentiated in turn.
+        with_ere: whether to compute the ERE too.
     """
     with torch.set_grad_enabled(create_graph):
         y = functional.perturb(x, sigma, noise).flatten(0, 1)
@@ -111,10 +116,18 @@ def ere_gradient(
         with torch.enable_grad():
             kind, prediction = _predict(denoiser, y, sigma, run, twice=create_graph)
         output = prediction if create_graph else prediction.detach()
-        cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-        pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
-    # A score or noise prediction's residual depends on x through the network alone.
-    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
+        terms = functional.residual(
+            x,
+            output.unflatten(0, (noise.draws, -1)),
+            sigma,
+            noise,
+            kind=kind,
+            with_drift=kind == "denoised",  # a score or noise prediction's residual depends on x by the network alone
+            with_ere=with_ere,
+        )
+        cotangent = cast(Tensor, terms.cotangent).flatten(0, 1)
+        pulled_back = _pull_back(prediction, y, cotangent, create_graph=create_graph)
+    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), terms.drift, terms.ere)
 
 
 def score_gradient(
@@ -125,6 +138,7 @@ def score_gradient(
     run: Run = run_plainly,
     *,
     create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network, no backward pass.
 
@@ -135,8 +149,16 @@ def score_gradient(
         kind, prediction = _predict(denoiser, y, sigma, run)
         if create_graph:
             _check_depends_on(prediction, y)
-        _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    return GradientTerms(drift.unsqueeze(0), None, ere)
+        terms = functional.residual(
+            x,
+            prediction.unflatten(0, (noise.draws, -1)),
+            sigma,
+            noise,
+            kind=kind,
+            with_cotangent=False,
+            with_ere=with_ere,
+        )
+    return GradientTerms(cast(Tensor, terms.drift).unsqueeze(0), None, terms.ere)
 
 
 def denoise(

@@ -139,9 +139,10 @@ class Purifier(IterativePurifier):
             radius=self.radius,
         )
 
-    def _gradient(self, x: Tensor, mode: StepMode) -> GradientTerms:
+    def _gradient(self, x: Tensor, mode: StepMode, *, with_ere: bool = False) -> GradientTerms:
         gradient = DIRECTIONS[self.direction]
-        return gradient(self.denoiser, x, self.sigma, mode.noise, mode.run, create_graph=mode.create_graph)
+        options = {"create_graph": mode.create_graph, "with_ere": with_ere}
+        return gradient(self.denoiser, x, self.sigma, mode.noise, mode.run, **options)
 
     @property
     def _has_derivative(self) -> bool:
@@ -162,16 +163,18 @@ class Purifier(IterativePurifier):
 
         Raises what :meth:`forward` raises.
         """
-        x = self._checked_input(x).detach()
+        x, unchecked = self._checked_input(x.detach())
         with self._in_network(x.device, grad=False):
             figures = self._map(self._trace_rows, self._mode(self.noise), x)
+        if unchecked is not None:
+            unchecked.require()
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
         for x in self._states(mode, x0):
-            g = self._gradient(x, mode)
+            g = self._gradient(x, mode, with_ere=True)
             _, norm = functional.accumulate_ascend(x, g.per_draw, g.direct, 0.0)
             steps.append((x, g.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
         return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))

@@ -16,7 +16,15 @@ from . import functional
 from ._differentiable_once import differentiable_once
 from ._eager import check_eager, eager_only
 from ._settings_state import SettingsInState
-from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
+from ._validation import (
+    NotFiniteError,
+    UncheckedImages,
+    check_choice,
+    check_integer,
+    check_supported_device,
+    clip_images,
+)
+from .cuda_graphs import CapturedCalls
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import Agreement, DerivativeCheck
 from .determinism import (
@@ -71,7 +79,8 @@ class StepMode(NamedTuple):
     image_ids: Tensor | None = None
 
 
-_Rows = Callable[..., tuple[Tensor, ...]]
+_Rows = Callable[..., tuple[Tensor, ...]]  # of a mode and tensors with a row for each image
+_Captured = Callable[..., tuple[Tensor, ...]]  # of the tensors alone
 
 
 class IterativePurifier(FixedModule, SettingsInState):
@@ -133,6 +142,7 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise TypeError(f"execution must be a pursamere.Execution, got {type(execution).__name__}")
         self.execution = execution or Execution()
         self._network = NetworkRunner(self.execution)
+        self._captured = CapturedCalls(denoiser)
         self._network_check = NetworkCheck("denoiser", self.micro_batch, self.invariance)
         self._derivative_check = DerivativeCheck("denoiser")
         self.eval()
@@ -189,14 +199,14 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
         check_choice("gradient", gradient, GRADIENTS)
-        x = self._checked_input(x)
+        x, unchecked = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
         mode = self._mode(self._noise_of_call(), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._purify(self._last, mode, x)[0]
+            return self._purify(self._last, mode, x, unchecked)[0]
         # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
         # the value always comes from a plain one, so that it does not depend on whether x requires a gradient.
         tracked = self._mode(
@@ -209,11 +219,12 @@ class IterativePurifier(FixedModule, SettingsInState):
             self.check_derivative(x)
         result: Tensor
         if gradient in ("exact", "straight_through"):
-            value, path = self._purify(self._path, mode, x)
+            value, path = self._purify(self._path, mode, x, unchecked)
             result = _ExactGradient.apply(x, path, value, self, tracked)
         else:
-            source = x if gradient == "identity" else self._purify(self._last, tracked, x, grad=True)[0]
-            result = GradientOf.apply(source, self._purify(self._last, mode, x)[0])
+            (value,) = self._purify(self._last, mode, x, unchecked)
+            source = x if gradient == "identity" else self._purify(self._last, tracked, x, unchecked, grad=True)[0]
+            result = GradientOf.apply(source, value)
         return result
 
     def micro_batch_sizes(self, x: Tensor) -> tuple[int, ...]:
@@ -270,10 +281,16 @@ class IterativePurifier(FixedModule, SettingsInState):
         (through_initial,) = torch.autograd.grad(self._initial(x0, mode), x0, v)
         return (through_initial + v_x0,)
 
-    def _purify(self, rows: _Rows, mode: StepMode, x: Tensor, *, grad: bool = False) -> tuple[Tensor, ...]:
+    def _purify(
+        self, rows: _Rows, mode: StepMode, x: Tensor, unchecked: UncheckedImages | None, *, grad: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Return ``rows`` of all images. Nothing waits for an accelerator before the check at the end."""
         with self._in_network(x.device, grad=grad):
             results = self._map(rows, mode, x)
-        if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
+        flags = [torch.isfinite(result.detach()).all() for result in results]
+        if not bool(torch.stack(flags if unchecked is None else [*flags, unchecked.valid]).all()):
+            if unchecked is not None:
+                unchecked.require()
             raise NotFiniteError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
             )
@@ -282,7 +299,7 @@ class IterativePurifier(FixedModule, SettingsInState):
     def _pull_back(self, mode: StepMode, x: Tensor, path: Tensor, v: Tensor) -> Tensor:
         with self._in_network(v.device, grad=True):
             (gradient,) = self._map(self._path_vjp, mode, x, path, v)
-        if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
+        if bool(torch.isfinite(v).all() & ~torch.isfinite(gradient).all()):
             raise NotFiniteError(
                 "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
             )
@@ -292,10 +309,26 @@ class IterativePurifier(FixedModule, SettingsInState):
         """Return ``rows(mode, *batches)``, computed in micro-batches."""
         sizes = self._sizes(batches[0], differentiated=mode.create_graph)
         if mode.image_ids is None:
-            return map_micro_batches(lambda *parts: rows(mode, *parts), sizes, *batches)
+            run = self._capturing(rows, mode, batches[0].device) or (lambda *parts: rows(mode, *parts))
+            return map_micro_batches(run, sizes, *batches)
         return map_micro_batches(
             lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), sizes, mode.image_ids, *batches
         )
+
+    def _capturing(self, rows: _Rows, mode: StepMode, device: torch.device) -> _Captured | None:
+        """Return ``rows`` in this mode with its CUDA graphs; ``None`` if it is not to be captured."""
+        if not self.execution.cuda_graphs or mode.create_graph or torch.is_grad_enabled():
+            return None
+        if device.type != "cuda":
+            self._captured.refuse(f"the images are on {device}")
+        elif self.random:
+            self._captured.refuse("the noise differs from call to call")
+        elif self.execution.compile:
+            self._captured.refuse("compiled networks are not captured")
+        else:
+            key = (rows.__name__, mode.noise, mode.projected)
+            return lambda *parts: self._captured(lambda *static: rows(mode, *static), key, *parts)
+        return None
 
     @contextmanager
     def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
@@ -309,12 +342,12 @@ class IterativePurifier(FixedModule, SettingsInState):
         ):
             yield
 
-    def _checked_input(self, x: Tensor) -> Tensor:
-        x = check_images("x", x, hint=_CLIP_HINT)
+    def _checked_input(self, x: Tensor) -> tuple[Tensor, UncheckedImages | None]:
+        x, unchecked = clip_images("x", x, hint=_CLIP_HINT)
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
-        return x
+        return x, unchecked
 
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.

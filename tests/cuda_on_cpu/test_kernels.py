@@ -172,6 +172,10 @@ def test_one_launch_for_each_op_unless_blocks_share_a_sample(kernels):
         assert launches("perturb", x, 0.1, 4, 0, True) == 1
         assert launches("noise", x, 4, 0, True) == 1
         assert launches("residual", x, terms, "denoised", 0.1, 0, True) == 1 + sums
+        assert launches("sum_draws", terms, torch.float32) == 1
+        without_ere = (1.0, 1.0, 0.0, 1.0, True, True, False)
+        assert launches("residual", x, terms, "denoised", 0.1, 0, True, *without_ere) == 1
+        assert launches("residual_backward", terms, x, 1.0, 1.0, 1.0, 1.0) == 1
         assert launches("accumulate_ascend", x, terms, None, 0.1) == 1 + sums
         assert launches("accumulate_descend", x, x, terms, None, "sign", 0.1, "linf", 0.1) == 1
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "linf", 0.1) == 1 + sums
