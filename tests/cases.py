@@ -61,12 +61,12 @@ def special_calls(d: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
         for huge in (1e39, 1e30):  # infinite in float32; finite, with an overflowing step
             yield "accumulate_descend", (x, x, 1e-20 * terms, None, step, huge, "l2", 0.2)
     yield "accumulate_ascend", (x, terms, direct, 0.1)
+    yield "residual_backward", (terms, x, -1.0, 1.0, 1e30, 1e-30)
     bank = terms[:1, 0]
     for antithetic in (False, True):
         yield "perturb", (x, 0.1, 1 + antithetic, 0, antithetic, None, 1.0, 0.0, bank)
         yield "accumulate_ascend_perturb", (x, terms, direct, 0.1, bank, 0.1, antithetic)
         yield "accumulate_descend_perturb", (x, x, terms, direct, "unit", 0.1, "l2", 0.2, bank, 0.1, antithetic)
-    yield "residual_backward", (terms, x, -1.0, 1.0, 1e30, 1e-30)
     for kind in ("denoised", "score", "noise"):
         yield "residual", (x, terms, kind, 0.1, 0, True)
         yield "residual", (x, terms, kind, 0.1, 0, True, 1e30, 0.5, -0.5)

@@ -11,7 +11,7 @@ namespace {
 enum Pass { kGradient, kAscent };
 
 template <bool kPerturbs, class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Image, Network>), 1)
     ascend_kernel(const AccumulateAscend<Image, Network> p, const SamplePlan plan,
                   const SampleSum<compute_t<Image>> squares, const Passes passes) {
   using A = compute_t<Image>;
@@ -59,8 +59,9 @@ template <class Image, class Network>
 void run(const AccumulateAscend<Image, Network>& p, const Device& device) {
   const bool perturbs = p.perturbed.y != nullptr;
   const auto kernel = perturbs ? ascend_kernel<true, Image, Network> : ascend_kernel<false, Image, Network>;
-  const Shape shape{perturbs ? "accumulate_ascend_perturb" : "accumulate_ascend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const Shape shape{perturbs ? "accumulate_ascend_perturb" : "accumulate_ascend", p.gradient.draws, p.gradient.batch,
+                    p.gradient.d};
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const auto squares = sample_sum(plan, p.scratch, 0);
   const auto pass = [&](Pass first, Pass last) {
     launch(device, shape, kernel, plan.batch * plan.parts, plan.groups * kGroupThreads<Network>, p, plan, squares,

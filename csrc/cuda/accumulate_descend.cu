@@ -47,7 +47,7 @@ struct Descent {
 };
 
 template <bool kPerturbs, class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Image, Network>), 1)
     descend_kernel(const AccumulateDescend<Image, Network> p, const SamplePlan plan,
                    const SampleSum<compute_t<Image>> gradient_squares,
                    const SampleSum<compute_t<Image>> distance_squares, const Passes passes) {
@@ -117,8 +117,9 @@ template <class Image, class Network>
 void run(const AccumulateDescend<Image, Network>& p, const Device& device) {
   const bool perturbs = p.perturbed.y != nullptr;
   const auto kernel = perturbs ? descend_kernel<true, Image, Network> : descend_kernel<false, Image, Network>;
-  const Shape shape{perturbs ? "accumulate_descend_perturb" : "accumulate_descend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const Shape shape{perturbs ? "accumulate_descend_perturb" : "accumulate_descend", p.gradient.draws, p.gradient.batch,
+                    p.gradient.d};
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const bool unit = p.step == Step::unit, l2 = p.ball == Ball::l2;
   const auto gradient_squares = sample_sum(plan, p.scratch, 0);
   const auto distance_squares = sample_sum(plan, p.scratch, unit ? 1 : 0);

@@ -1,7 +1,7 @@
 """The CUDA kernels, run on the CPU, against the CPU's own: the same bits (D4), in any order of the threads.
 
 If the environment variable PURSAMERE_KERNELS names a compiled library, that one is tested: so this very file runs once
-more under the sanitizers, see test_sanitizers.py.
+more under the sanitizers, see test_sanitizers.py, and as nvcc compiles the kernels, see ../ptx/.
 """
 
 import os
@@ -198,7 +198,7 @@ def test_scratch_memory_lies_behind_a_result_and_only_where_blocks_share_a_sampl
 
 LAUNCH_ERRORS = {
     209: "cudaErrorNoKernelImageForDevice, no kernel image is available for execution on the device; this build has "
-    "kernels for the architectures none",
+    r"kernels for the architectures (none|[\w, -]+)$",
     35: "cudaErrorInsufficientDriver, CUDA driver version is insufficient for CUDA runtime version; this build "
     "contains the runtime of CUDA 13, the driver is of CUDA 12: update the driver, or build with the nvcc of a CUDA "
     "that it supports",
