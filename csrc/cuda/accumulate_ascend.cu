@@ -9,7 +9,7 @@ namespace {
 enum Pass { kGradient, kAscent };
 
 template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     ascend_kernel(const AccumulateAscend<Image, Network> p, const SamplePlan plan,
                   const SampleSum<compute_t<Image>> squares, const Passes passes) {
   using A = compute_t<Image>;
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 template <class Image, class Network>
 void run(const AccumulateAscend<Image, Network>& p, const Device& device) {
   const Shape shape{"accumulate_ascend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const auto squares = sample_sum(plan, p.scratch, 0);
   const auto pass = [&](Pass first, Pass last) {
     launch(device, shape, ascend_kernel<Image, Network>, plan.batch * plan.parts, plan.groups * kGroupThreads<Network>,

@@ -45,7 +45,7 @@ struct Descent {
 };
 
 template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     descend_kernel(const AccumulateDescend<Image, Network> p, const SamplePlan plan,
                    const SampleSum<compute_t<Image>> gradient_squares,
                    const SampleSum<compute_t<Image>> distance_squares, const Passes passes) {
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 template <class Image, class Network>
 void run(const AccumulateDescend<Image, Network>& p, const Device& device) {
   const Shape shape{"accumulate_descend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const bool unit = p.step == Step::unit, l2 = p.ball == Ball::l2;
   const auto gradient_squares = sample_sum(plan, p.scratch, 0);
   const auto distance_squares = sample_sum(plan, p.scratch, unit ? 1 : 0);

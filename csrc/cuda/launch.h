@@ -17,9 +17,15 @@ inline unsigned blocks_for(int64_t units, const Device& device) {
   return unsigned(std::min(units, kBlocksPerMultiprocessor * device.multiprocessors));
 }
 
-// Threads per block for this much work, in whole warps.
+// For __launch_bounds__, to keep a thread to this many registers: the most threads for which a multiprocessor's 65,536
+// suffice. With a few registers more, it would hold a block fewer.
+constexpr int threads_with(int registers) { return 65536 / (registers * 128) * 128; }
+
+// Threads of each of the blocks that share this much work evenly, in whole warps.
 inline int threads_for(int64_t pieces, int most) {
-  return int(std::clamp<int64_t>((pieces + 31) / 32 * 32, 32, most));
+  const int64_t blocks = std::max<int64_t>((pieces + most - 1) / most, 1);
+  const int64_t each = (pieces + blocks - 1) / blocks;
+  return int(std::clamp<int64_t>((each + 31) / 32 * 32, 32, most));
 }
 
 [[noreturn]] inline void fail_launch(cudaError_t error, const Shape& shape) {
