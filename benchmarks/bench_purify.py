@@ -12,7 +12,7 @@ Without options, about ten minutes on two cores. Options that can be repeated ch
 - peers: ScoreOpt-O and likelihood maximization (forward and backward passes) and DiffPure (forward passes) as their
   authors write them, see benchmarks/peers.py. Always in eager float32.
 
-Memory is how much a process's peak grows in a call with 32 images, after a call with one.
+Memory is what a call with 32 images takes at most beyond what is in use before, in a process of its own.
 ``purify_report.py`` makes the plot and the section of docs/speed.md from the JSON.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory import in_fresh_process, peak_bytes
+from memory import grown_mib, in_fresh_process
 from purify_cases import (
     DIRECTIONS,
     EAGER_FLOAT32,
@@ -84,19 +84,15 @@ def measure(case: Case, network: Any, seconds: float, *, memory: bool) -> dict[s
 
 
 def measure_memory(case: Case, network: Any, sizes: tuple[int, int], candidate: str) -> float:
-    """Return in MiB how much the peak grows in a call with the batch, after a call with one image."""
-    finish, device = _finish_on(case.device), torch.device(case.device)
-    peaks = []
-    for batch, rows in ((1, (1, 2)), (case.batch, sizes)):
-        make_candidates(replace(case, batch=batch), network, rows)[candidate]()
-        finish()
-        peaks.append(peak_bytes(device))
-    return (peaks[1] - peaks[0]) / 2**20
+    """Return in MiB what a call with the batch takes, after a call with one image."""
+    make_candidates(replace(case, batch=1), network, (1, 2))[candidate]()
+    return grown_mib(make_candidates(case, network, sizes)[candidate], torch.device(case.device))
 
 
 def run(todo: Sequence[Case], seconds: float, *, memory: bool, target: Path | None) -> None:
     """Measure the cases, print and write the report after every one."""
     report: dict[str, Any] = {
+        "device": todo[0].device,
         "machine": machine(todo[0].device),
         "command": shlex.join(["python", "benchmarks/bench_purify.py", *sys.argv[1:]]),
         "rows": [],
@@ -133,7 +129,7 @@ def main() -> None:
     parts("--direction", choices=DIRECTIONS)
     parts("--batch", type=int, help=f"default {BATCHES}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=10.0, help="time for a case after warming up (default 10)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for a case after warming up (default 8)")
     parser.add_argument("--no-memory", action="store_true", help="only times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too, after every case")
     parser.add_argument("--memory-of", nargs=8, help=argparse.SUPPRESS)

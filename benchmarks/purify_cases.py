@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import time
@@ -61,10 +60,10 @@ def load_network(name: str, device: str) -> Any:
     return ps.load_checkpoint(CIFAR10, device)
 
 
-def execution(mode: str) -> dict[str, Any]:
-    """Return the arguments of :class:`pursamere.Execution` for a mode."""
+def execution(mode: str) -> ps.Execution:
+    """Return how the network runs in a mode."""
     precision, *options = mode.split("+")
-    return {"precision": precision, **dict.fromkeys(options, True)}
+    return ps.Execution(precision=precision, **dict.fromkeys(options, True))
 
 
 def make_images(case: Case, shape: tuple[int, ...]) -> Tensor:
@@ -74,20 +73,17 @@ def make_images(case: Case, shape: tuple[int, ...]) -> Tensor:
 def make_purifier(case: Case, network: Any) -> ps.Purifier:
     settings = dict(SETTINGS[case.network])
     noise = ps.GaussianNoise(draws=settings.pop("draws"))
-    if case.mode != EAGER_FLOAT32:
-        settings["execution"] = ps.Execution(**execution(case.mode))
-    return ps.Purifier(network, noise=noise, direction=case.direction, **settings)
+    how = {"direction": case.direction, "execution": execution(case.mode)}
+    return ps.Purifier(network, noise=noise, **how, **settings)
 
 
 class BarePasses:
     """The network alone: forward passes, each followed by a backward pass for the direction "ere"."""
 
     def __init__(self, case: Case, network: Any) -> None:
-        options = execution(case.mode)
-        self._dtype = getattr(torch, options["precision"])
-        self._format = torch.channels_last if "channels_last" in options else torch.contiguous_format
-        bare = copy.deepcopy(network).to(dtype=self._dtype, memory_format=self._format)
-        self._network = torch.compile(bare, dynamic=False) if "compile" in options else bare
+        self._execution = execution(case.mode)
+        self._network = torch.compile(network, dynamic=False) if self._execution.compile else network
+        self._format = torch.channels_last if self._execution.channels_last else torch.contiguous_format
         self._case = case
         self._shape = network.image_shape
         self._sigma = SETTINGS[case.network]["sigma"]
@@ -95,15 +91,13 @@ class BarePasses:
 
     def run(self, rows: int, *, at_once: int) -> None:
         """Pass ``rows`` images through the network, ``at_once`` in a batch; the last batch may be smaller."""
+        low = self._execution.precision == "bfloat16"
         for start in range(0, rows, at_once):
-            size = min(at_once, rows - start)
-            y = torch.zeros(size, *self._shape, device=self._case.device, dtype=self._dtype)
-            y = y.to(memory_format=self._format)
-            if self._case.direction == "score":
-                with torch.no_grad():
-                    self._network(y, self._sigma)
-            else:
-                output = self._network(y.requires_grad_(), self._sigma)
+            y = torch.zeros(min(at_once, rows - start), *self._shape, device=self._case.device)
+            y = y.to(memory_format=self._format).requires_grad_(self._case.direction == "ere")
+            with torch.set_grad_enabled(y.requires_grad), torch.autocast(y.device.type, torch.bfloat16, enabled=low):
+                output = self._network(y, self._sigma)
+            if y.requires_grad:
                 torch.autograd.grad(output, y, output.detach())
 
     def seconds_per_row(self, size: int, finish: Callable[[], object]) -> float:

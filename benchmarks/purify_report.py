@@ -9,38 +9,18 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from purify_cases import EAGER_FLOAT32, FLOOR, FULL
+from targets import Target
 
 from pursamere._files import write_bytes
 from pursamere.report.drawing import COLORS, new_figure, to_png
 
 DOCS = Path(__file__).parents[1] / "docs"
-PICTURE = "images/speed-cpu.png"
-START, END = "<!-- purify_report.py: start -->", "<!-- purify_report.py: end -->"
 NOT_PEERS = ("purifier", FLOOR, FULL)
 
 Row = Mapping[str, Any]
-
-
-class Target(NamedTuple):
-    """A figure with a bound, from above or from below."""
-
-    what: str
-    figure: float
-    bound: float
-    at_most: bool
-
-    @property
-    def verdict(self) -> str:
-        met = self.figure <= self.bound if self.at_most else self.figure >= self.bound
-        return "met" if met else "MISSED"
-
-    def __str__(self) -> str:
-        return (
-            f"{self.what}: {self.figure:.2f}, {'at most' if self.at_most else 'at least'} {self.bound}: {self.verdict}"
-        )
 
 
 def of_floor(row: Row, floor: str = FLOOR) -> float:
@@ -59,9 +39,9 @@ def targets(rows: Sequence[Row]) -> Iterator[Target]:
         name = f"{row['network']}, {row['direction']}, batch {row['batch']}, {row['mode']}"
         eager = row["mode"] == EAGER_FLOAT32
         if eager and row["batch"] in (1, 32):
-            yield Target(f"{name}, over the floor", of_floor(row), 1.05 if row["batch"] == 32 else 1.3, True)
+            yield Target(f"{name}, over the floor", of_floor(row), 1.05 if row["batch"] == 32 else 1.3)
         if row["batch"] == 32:
-            yield Target(f"{name}, times the fastest peer", over_peers(row), 1.5 if eager else 3.0, False)
+            yield Target(f"{name}, times the fastest peer", over_peers(row), 1.5 if eager else 3.0, at_most=False)
 
 
 def target_lines(rows: Sequence[Row]) -> list[str]:
@@ -81,12 +61,17 @@ def row_lines(row: Row) -> list[str]:
     return lines
 
 
+def picture(report: Mapping[str, Any]) -> str:
+    """Return the plot's path in docs/."""
+    return f"images/speed-{report['device']}.png"
+
+
 def section(report: Mapping[str, Any]) -> str:
     """Return the section of docs/speed.md."""
     lines = [
         f"`{report['command']}`, {report['machine']}; medians, images per second.",
         "",
-        f"![Images per second: the purifier, the bare network and peers' loops]({PICTURE})",
+        f"![Images per second: the purifier, the bare network and peers' loops]({picture(report)})",
         "",
         "| network, direction | mode | batch | purifier | floor | time / floor | / full batches | fastest peer "
         "| speed / peer |",
@@ -105,9 +90,9 @@ def section(report: Mapping[str, Any]) -> str:
     lines += ["", f"{met} of {len(found)} targets are met:", "", *(f"- {target}" for target in found)]
     with_memory = [row for row in report["rows"] if "mib" in row]
     if with_memory:
-        lines += ["", "Peak memory of a call beyond that of a single image's, in MiB:", ""]
+        lines += ["", "Peak memory of a call beyond what is in use before, in MiB:", ""]
         for row in with_memory:
-            figures = ", ".join(f"{name} {figure:.0f}" for name, figure in row["mib"].items())
+            figures = "; ".join(f"{name} {figure:.0f}" for name, figure in row["mib"].items())
             lines.append(f"- {row['network']}, {row['direction']}, {row['mode']}, {row['batch']} images: {figures}")
     lines += [f"\n{network} was not run: {reason}" for network, reason in report["not_run"].items()]
     return "\n".join(lines)
@@ -146,12 +131,13 @@ def main() -> None:
     arguments = parser.parse_args()
     report = json.loads(arguments.report.read_text())
     page = arguments.docs / "speed.md"
-    before, start, rest = page.read_text().partition(START)
-    _, end, after = rest.partition(END)
+    marks = [f"<!-- bench_purify.py, {report['device']}: {which} -->" for which in ("start", "end")]
+    before, start, rest = page.read_text().partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not start or not end:
-        parser.error(f"{page} must have the lines {START} and {END}")
-    write_bytes(arguments.docs / PICTURE, plot(report), overwrite=True)
-    write_bytes(page, f"{before}{START}\n\n{section(report)}\n\n{END}{after}".encode(), overwrite=True)
+        parser.error(f"{page} must have the lines {' and '.join(marks)}")
+    write_bytes(arguments.docs / picture(report), plot(report), overwrite=True)
+    write_bytes(page, f"{before}{start}\n\n{section(report)}\n\n{end}{after}".encode(), overwrite=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ ROOMS = [
     {"pursamere.attacks"},
     {"pursamere.pretrained"},
     {"pursamere.baselines"},
+    {"pursamere.tuning"},
     {"pursamere.purifier"},
     {"pursamere.classifier"},
     {"pursamere.stepping"},

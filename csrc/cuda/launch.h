@@ -17,10 +17,6 @@ inline unsigned blocks_for(int64_t units, const Device& device) {
   return unsigned(std::min(units, kBlocksPerMultiprocessor * device.multiprocessors));
 }
 
-// For __launch_bounds__, to keep a thread to this many registers: the most threads for which a multiprocessor's 65,536
-// suffice. With a few registers more, it would hold a block fewer.
-constexpr int threads_with(int registers) { return 65536 / (registers * 128) * 128; }
-
 // Threads of each of the blocks that share this much work evenly, in whole warps.
 inline int threads_for(int64_t pieces, int most) {
   const int64_t blocks = std::max<int64_t>((pieces + most - 1) / most, 1);

@@ -16,6 +16,10 @@ constexpr int kMaxSums = 2;  // over a sample in one op
 template <class A>
 inline constexpr int kMaxGroups = sizeof(A) == 8 ? 2 : 3;
 
+// For __launch_bounds__, to keep a thread to this many registers: the most threads for which a multiprocessor's 65,536
+// suffice. Just above a bound, a multiprocessor would hold a block fewer.
+constexpr int threads_with(int registers) { return 65536 / (registers * 128) * 128; }
+
 // One sum over every sample. In scratch memory, or with null pointers in a block's shared memory.
 template <class A>
 struct SampleSum {

@@ -88,22 +88,25 @@ def compile_with_nvcc() -> Path:
 def translate_to_library(name: str, kernels: Iterable[Kernel], objects: Iterable[Path] = ()) -> Path:
     """Return a library of translated kernels, with the objects linked in."""
     kernels, objects = list(kernels), list(objects)
-    functions = {f"kernel_{i}": kernel for i, kernel in enumerate(kernels)}
-    table = "".join(f'  {{"{k.name}", {function}, {k.max_threads}, 0}},\n' for function, k in functions.items())
-    files = {f"{function}.cpp": translate(kernel, function) for function, kernel in functions.items()}
-    files["table.cpp"] = "\n".join(
-        [
-            *(f"void {function}(const unsigned char* const*);" for function in functions),
-            f"TranslatedKernel translated[] = {{\n{table}}};",
-            f"const int translated_count = {len(kernels)};\n",
-        ]
-    )
+    functions = [f"kernel_{i}" for i in range(len(kernels))]
+    # Files of similar sizes, since several are compiled at the same time.
+    parts = [""]
+    for kernel, function in zip(kernels, functions, strict=True):
+        if len(parts[-1]) > 200_000:
+            parts.append("")
+        parts[-1] += translate(kernel, function) + "\n\n"
+    parts.append("".join(f"void {function}(const unsigned char* const*);\n" for function in functions))
+    rows = [
+        f'  {{"{k.name}", {function}, {k.max_threads}, 0}},\n' for k, function in zip(kernels, functions, strict=True)
+    ]
+    parts[-1] += f"TranslatedKernel translated[] = {{\n{''.join(rows)}}};\nconst int translated_count = {len(rows)};\n"
+    files = {f"part_{number}.cpp": f'#include "machine.h"\n\n{text}' for number, text in enumerate(parts)}
     flags = [*FLAGS, "-w", "-I", SHIM, "-I", HERE]
     runtime = [HERE / "runtime.cpp", CONTROLS]
 
     def build(folder: Path) -> None:
         for file, text in files.items():
-            (folder / file).write_text(f'#include "machine.h"\n\n{text}\n')
+            (folder / file).write_text(text)
         compiled = compile_all([*(folder / file for file in files), *runtime], flags, folder)
         run("g++", "-shared", *compiled, *objects, *(LINKS if objects else []), "-o", folder / "kernels.so")
 

@@ -151,16 +151,6 @@ inline u32 permuted_bytes(u32 a, u32 b, u32 selectors) {
   return result;
 }
 
-// Bit by bit, the table's entry for the bits of a, b and c.
-inline u32 logic(u32 a, u32 b, u32 c, u32 table) {
-  u32 result = 0;
-  for (u32 entry = 0; entry < 8; ++entry) {
-    if (!(table >> entry & 1)) continue;
-    result |= (entry & 4 ? a : ~a) & (entry & 2 ? b : ~b) & (entry & 1 ? c : ~c);
-  }
-  return result;
-}
-
 // To 16 bits, ties to even. A NaN becomes the one that PTX calls canonical.
 inline u16 round_to_bfloat16(float x) {
   if (std::isnan(x)) return 0x7fff;

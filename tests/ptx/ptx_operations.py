@@ -92,7 +92,6 @@ for t in ("u32", "u64"):
 for t in ("b32", "b64"):
     _define(f"bfi.{t}", f"{t} {t} u32 u32 -> {t}", "with_bits_at(a, b, c, d)")
 _define("prmt.b32", "b32 b32 b32 -> b32", "permuted_bytes(a, b, c)")
-_define("lop3.b32", "b32 b32 b32 b32 -> b32", "logic(a, b, c, d)")
 # The words b and a one after the other, shifted; .wrap takes the distance modulo 32.
 _define("shf.l.wrap.b32", "b32 b32 u32 -> b32", "b32(((u64(b) << 32 | a) << (c & 31)) >> 32)")
 _define("shf.r.wrap.b32", "b32 b32 u32 -> b32", "b32((u64(b) << 32 | a) >> (c & 31))")

@@ -30,7 +30,8 @@ def translate(kernel: Kernel, function: str) -> str:
         f"  constexpr u64 shared_size = {kernel.shared_size};",
         "  (void)parameters, (void)shared, (void)shared_size;",
     ]
-    lines += [f"  {_Statement(kernel).translate(item)}" for item in kernel.body]
+    statements = _Statements(kernel)
+    lines += [f"  {statements.translate(item)}" for item in kernel.body]
     return "\n".join([*lines, "}"])
 
 
@@ -43,9 +44,15 @@ def _register_type(ptx_type: str) -> str:
     return "pred" if ptx_type == "pred" else f"b{8 * max(size_of(ptx_type), 2)}"
 
 
-class _Statement:
+def _names(registers: Registers) -> list[str]:
+    numbers = [""] if registers.count is None else map(str, range(registers.count))
+    return [f"{registers.prefix}{number}" for number in numbers]
+
+
+class _Statements:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._registers = {name for item in kernel.body if isinstance(item, Registers) for name in _names(item)}
 
     def translate(self, item: Instruction | Label | Registers | Brace) -> str:
         if isinstance(item, Label):
@@ -53,9 +60,7 @@ class _Statement:
         if isinstance(item, Brace):
             return item.text
         if isinstance(item, Registers):
-            numbers = [""] if item.count is None else map(str, range(item.count))
-            names = [f"{_identifier(item.prefix)}{number}" for number in numbers]
-            return f"{_register_type(item.type)} {', '.join(names)};"
+            return f"{_register_type(item.type)} {', '.join(map(_identifier, _names(item)))};"
         try:
             body = self._instruction(item.opcode, item.operands)
         except (ValueError, IndexError) as error:
@@ -112,7 +117,7 @@ class _Statement:
             if kind.startswith("f"):
                 raise ValueError("an integer in place of a float")
             return f"value_of<{kind}>(u64({int(operand.rstrip('U'), 0) & 0xFFFFFFFFFFFFFFFF}u))"
-        if re.fullmatch(r"%?[a-z]+\d*", operand):
+        if operand in self._registers:
             return f"value_of<{kind}>({_identifier(operand)})"
         raise ValueError(f"unknown operand {operand}")
 

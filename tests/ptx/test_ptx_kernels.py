@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from build_kernels import run_kernel_tests
-from build_ptx import compile_ptx
+from build_ptx import ARCHITECTURES, compile_ptx
 
 EVERY_KERNEL_RAN = Path(__file__).parent / "every_kernel_ran.py"
 
@@ -12,6 +12,6 @@ EVERY_KERNEL_RAN = Path(__file__).parent / "every_kernel_ran.py"
 @pytest.mark.slow
 @pytest.mark.cuda_on_cpu
 @pytest.mark.parametrize("order", ["not reverse", "reverse"])
-@pytest.mark.parametrize("architecture", ["compute_80", "compute_90", "compute_100"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_nvcc_compiles_gives_the_bits_of_the_cpu(architecture, order):
     run_kernel_tests(compile_ptx(architecture), "-k", f"({order}) or every_kernel_ran", EVERY_KERNEL_RAN)
