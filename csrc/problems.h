@@ -45,6 +45,7 @@ struct Perturb {
   NetworkInput<compute_t<Image>> input;
   int64_t draws, batch, d, seed;
   bool antithetic;
+  const float* bank;  // the independent draws, [K, d] or [K/2, d], or null to generate them
 };
 PURSAMERE_KERNELS((class Image, class Network), Perturb<Image, Network>)
 
@@ -86,6 +87,19 @@ struct DrawSum {
   int64_t draws, batch, d;
 };
 
+// y_k = scale (x + sigma xi_k) + shift for the op's result x. The noise is read from a bank of its independent draws: K, or
+// K/2 if antithetic.
+template <class Image, class Network>
+struct Perturbed {
+  Network* y = nullptr;         // [K, B, d], or null if no noise is to be added
+  const float* bank = nullptr;  // [independent, d]
+  int64_t independent = 0;
+  bool antithetic = false;
+  NetworkInput<compute_t<Image>> input = {};
+
+  int64_t draws() const { return independent * (antithetic ? 2 : 1); }
+};
+
 template <class Image, class Network>
 struct SumDraws {
   Image* out;  // [B, d]
@@ -103,6 +117,7 @@ struct AccumulateAscend {
   DrawSum<Image, Network> gradient;
   A radius;
   A* scratch;
+  Perturbed<Image, Network> perturbed;  // the point
 };
 PURSAMERE_KERNELS((class Image, class Network), AccumulateAscend<Image, Network>)
 
@@ -118,6 +133,7 @@ struct AccumulateDescend {
   Ball ball;
   A step_size, radius;
   A* scratch;
+  Perturbed<Image, Network> perturbed;  // the next point
 };
 PURSAMERE_KERNELS((class Image, class Network), AccumulateDescend<Image, Network>)
 

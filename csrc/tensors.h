@@ -81,6 +81,9 @@ inline Tensor contiguous_input(const Tensor& tensor) {
   return torch::stable::copy_(copy, tensor);
 }
 
+// A bank that perturbs x: not read if x has no elements, where its own may be too many to copy.
+inline Tensor bank_input(const Tensor& bank, const Tensor& x) { return x.numel() > 0 ? contiguous_input(bank) : bank; }
+
 struct WithScratch {
   Tensor tensor;
   void* scratch;  // null if not requested

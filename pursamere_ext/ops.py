@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .registration import register
+from .registration import refuse_derivative, register
 
 __all__: list[str] = []
 
@@ -41,17 +41,20 @@ def _perturb_fake(
     dtype: torch.dtype | None = None,
     scale: float = 1.0,
     shift: float = 0.0,
+    bank: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((draws, *x.shape), dtype=dtype or x.dtype)
 
 
 def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.x_dtype, ctx.scale = inputs[0].dtype, inputs[6]
+    if inputs[8] is not None and ctx.needs_input_grad[8]:
+        raise NotImplementedError("pursamere::perturb has no derivative with respect to bank")
 
 
 def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     v_sum = _sum_draws(v, ctx.x_dtype)
-    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 7
+    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 8
 
 
 register("perturb", _perturb_fake, _perturb_setup, _perturb_backward)
@@ -208,6 +211,27 @@ def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[An
 register("accumulate_ascend", _ascend_fake, _ascend_setup, _ascend_backward)
 
 
+# accumulate_ascend_perturb: accumulate_ascend, then perturb. For where no derivative is needed, see
+# pursamere.functional.
+
+
+def _ascend_perturb_fake(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    ascent_radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_ascend_fake(x, per_draw, direct, ascent_radius), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_ascend_perturb", _ascend_perturb_fake, refuse_derivative, refuse_derivative)
+
+
 # accumulate_descend: next = clip(P(moved)), moved = x - step_size u(g)
 
 
@@ -277,6 +301,30 @@ def _in_box(v: Tensor, projected: Tensor) -> Tensor:
 register("accumulate_descend", _descend_fake, _descend_setup, _descend_backward)
 
 
+# accumulate_descend_perturb: accumulate_descend, then perturb. For where no derivative is needed.
+
+
+def _descend_perturb_fake(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(x), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_descend_perturb", _descend_perturb_fake, refuse_derivative, refuse_derivative)
+
+
 # What the sections share.
 
 
@@ -286,6 +334,10 @@ def _plus(a: Tensor | None, b: Tensor) -> Tensor:
 
 def _contiguous_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
+
+
+def _perturbed_fake(x: Tensor, per_draw: Tensor, bank: Tensor, antithetic: bool) -> Tensor:
+    return per_draw.new_empty((bank.shape[0] * (2 if antithetic else 1), *x.shape))
 
 
 def _one_per_sample(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ operations promise bits, these do not.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +67,14 @@ def perturb(
     dtype: torch.dtype | None = None,
     scale: float = 1.0,
     shift: float = 0.0,
+    bank: Tensor | None = None,
 ) -> Tensor:
     """Every image under every draw of the noise, scale * (x + sigma * xi_k) + shift."""
-    bank = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
-    return (scale * (_wide(x) + sigma * bank.unsqueeze(1)) + shift).to(dtype or x.dtype)
+    if bank is None:
+        xi = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
+    else:
+        xi = torch.stack([bank, -bank], dim=1).flatten(0, 1) if antithetic else bank
+    return (scale * (_wide(x) + sigma * xi.unsqueeze(1)) + shift).to(dtype or x.dtype)
 
 
 def residual(
@@ -143,6 +148,26 @@ def accumulate_descend(
     else:
         offset = offset * (radius / _norm(offset)).clamp(max=1).nan_to_num(nan=1.0)
     return (_wide(start) + offset).clamp(0, 1).to(x.dtype)
+
+
+def accumulate_ascend_perturb(
+    x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float, *perturbation: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ascent and its point perturbed."""
+    point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
+    return point, norm, _perturbed(point, per_draw.dtype, *perturbation)
+
+
+def accumulate_descend_perturb(x: Tensor, start: Tensor, per_draw: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The descent and its result perturbed."""
+    after = accumulate_descend(x, start, per_draw, *rest[:5])
+    return after, _perturbed(after, per_draw.dtype, *rest[5:])
+
+
+def _perturbed(
+    x: Tensor, dtype: torch.dtype, bank: Tensor, sigma: float, antithetic: bool, scale: float = 1.0, shift: float = 0.0
+) -> Tensor:
+    return perturb(x, sigma, 0, 0, antithetic, dtype, scale, shift, bank)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nvcc import require_nvcc
 
 ROOT = Path(__file__).parent.parent
 CMAKE = Path(sys.executable).parent / "cmake"
@@ -136,11 +137,11 @@ def test_the_build_refuses_what_a_toolchain_file_adds(tmp_path):
 @pytest.mark.slow
 @needs_cmake
 @needs_compiler
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.parametrize("variable", ["CUDAFLAGS", "NVCC_APPEND_FLAGS"])
 def test_the_build_with_nvcc_refuses(tmp_path, variable):
     options = ["-DPURSAMERE_CUDA=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    message = refusal(["-S", ROOT, "-B", tmp_path, *options], **{variable: "-use_fast_math"})
+    environment = {"CUDACXX": require_nvcc(), variable: "-use_fast_math"}
+    message = refusal(["-S", ROOT, "-B", tmp_path, *options], **environment)
     assert "-use_fast_math, in " in message
 
 

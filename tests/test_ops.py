@@ -86,7 +86,9 @@ def test_a_sample_has_the_same_bits_in_any_batch(image, network):
             continue
         whole = as_tuple(getattr(OPS, name)(*arguments))
         picked = tuple(
-            (value[:, rows] if value.dim() == 5 else value[rows]) if isinstance(value, torch.Tensor) else value
+            (value[:, rows] if value.dim() == 5 else value[rows] if len(value) == 5 else value)
+            if isinstance(value, torch.Tensor)
+            else value
             for value in arguments
         )
         same_bits(

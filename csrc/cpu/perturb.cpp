@@ -1,6 +1,7 @@
-// perturb: y_k = scale (x + sigma xi_k) + shift, the noise generated on the way.
+// perturb: y_k = scale (x + sigma xi_k) + shift, the noise generated on the way or read from a bank.
 #include "cpu/backend.h"
 #include "cpu/noise_tile.h"
+#include "cpu/perturb_tile.h"
 #include "cpu/sample_groups.h"
 
 namespace pursamere {
@@ -23,10 +24,15 @@ void run(const Perturb<Image, Network>& p) {
   const int64_t copies = p.antithetic ? 2 : 1;
   const SampleGroups units(p.batch, p.d, p.draws / copies, 16);
   units.for_each(copies, [&](int64_t draw, int64_t first, int64_t count, int64_t b_first, int64_t b_last) {
-    A xi[kTile];
+    A values[kTile];
+    const A* xi = values;
     InputRow<Image> image_row;
     OutputRow<Network> output;
-    noise_tile(xi, noise_key(p.seed), uint32_t(draw), first, count);
+    if (p.bank) {
+      xi = bank_row(p.bank + draw * p.d + first, values, count);
+    } else {
+      noise_tile(values, noise_key(p.seed), uint32_t(draw), first, count);
+    }
     for (int64_t b = b_first; b < b_last; ++b) {
       const A* image = image_row(p.x + b * p.d + first, count);
       for (int64_t copy = 0; copy < copies; ++copy) {

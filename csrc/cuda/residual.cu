@@ -64,8 +64,12 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Network>)
   }
 }
 
+// The fewest that suffice.
+template <bool kNoise, class Network>
+inline constexpr int kRegisters = sizeof(Network) == 4 ? 80 : (sizeof(Network) == 2 && !kNoise ? 96 : 128);
+
 template <bool kNoise, class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, 1)
+__global__ void __launch_bounds__(threads_with(kRegisters<kNoise, Network>), 1)
     residual_kernel(const Residual<Image, Network> p, const SamplePlan plan, const SampleSum<compute_t<Image>> squares,
                     const Passes passes) {
   using A = compute_t<Image>;
@@ -95,7 +99,7 @@ void run_with(const Residual<Image, Network>& p, const Device& device) {
                   tiles.count);
   }
   constexpr int kThreads = kGroupThreads<Network>;
-  const SamplePlan plan = plan_samples(p.batch, p.d, device.multiprocessors);
+  const SamplePlan plan = plan_samples(p.batch, p.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const auto squares = sample_sum(plan, p.scratch, 0);
   const auto kernel = residual_kernel<kNoise, Image, Network>;
   launch(device, shape, kernel, plan.batch * plan.parts, plan.groups * kThreads, p, plan, squares,

@@ -15,7 +15,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ._run_op import run_op
+from ._run_op import may_be_differentiated, run_op
 from ._validation import (
     FLOATING_DTYPES,
     check_choice,
@@ -28,14 +28,16 @@ from ._validation import (
     check_tensor,
 )
 from .denoisers.protocol import Prediction
-from .noise import GaussianNoise
+from .noise import GaussianNoise, NoiseBank
 
 __all__ = [
     "NORMS",
     "STEP_RULES",
     "ResidualTerms",
     "accumulate_ascend",
+    "accumulate_ascend_perturb",
     "accumulate_descend",
+    "accumulate_descend_perturb",
     "perturb",
     "residual",
 ]
@@ -58,17 +60,20 @@ def perturb(
     Args:
         x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
-        noise: the fixed draws xi_k; the same for every sample.
+        noise: the fixed draws xi_k; the same for every sample. A :class:`pursamere.noise.NoiseBank` is read, which is
+            faster than generating the noise; the bits are the same.
         dtype: dtype of the result, for a network that works in half precision; default: that of ``x``.
         scale: converts pixels to the network's units, together with ``shift``; positive.
         shift: a real number.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``sigma`` or ``scale`` is not positive and finite, or the device of ``x`` is not supported.
+        ValueError: ``sigma`` or ``scale`` is not positive and finite, the device of ``x`` is not supported, or a bank
+            has another shape or device than ``x``.
     """
     _check_images(x)
     _check_noise(noise)
+    bank = _checked_bank(noise, x)
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
     y: Tensor = run_op(
@@ -81,6 +86,7 @@ def perturb(
         dtype,
         check_positive("scale", scale),
         check_real("shift", shift),
+        bank,
     )
     return y
 
@@ -182,6 +188,60 @@ def accumulate_ascend(
     return point, norm
 
 
+def accumulate_ascend_perturb(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    ascent_radius: float,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`accumulate_ascend`, and :func:`perturb` of its point: the same bits by one kernel.
+
+    The kernel needs a :class:`pursamere.noise.NoiseBank` and a result in the dtype of ``per_draw``, and has no
+    derivative. Otherwise the two functions are called.
+
+    Args:
+        x: see :func:`accumulate_ascend`, as for the next three arguments.
+        per_draw: see there.
+        direct: see there.
+        ascent_radius: see there.
+        sigma: see :func:`perturb`, as for the arguments that follow.
+        noise: see there.
+        dtype: see there; default: that of ``per_draw``.
+        scale: see there.
+        shift: see there.
+
+    Returns:
+        ``point`` [B, *], ``norm`` [B], and the perturbed ``point``, [noise.draws, B, *].
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    bank = _fused_bank(x, per_draw, direct, noise, dtype)
+    if bank is None:
+        point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
+        return point, norm, perturb(point, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
+    point, norm, y = run_op(
+        torch.ops.pursamere.accumulate_ascend_perturb.default,
+        x,
+        per_draw,
+        direct,
+        check_nonnegative("ascent_radius", ascent_radius),
+        bank,
+        check_positive("sigma", sigma),
+        noise.antithetic,
+        check_positive("scale", scale),
+        check_real("shift", shift),
+    )
+    return point, norm, y
+
+
 def accumulate_descend(
     x: Tensor,
     start: Tensor,
@@ -229,6 +289,73 @@ def accumulate_descend(
     return result
 
 
+def accumulate_descend_perturb(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """:func:`accumulate_descend`, and :func:`perturb` of its result: the same bits by one kernel.
+
+    The conditions are those of :func:`accumulate_ascend_perturb`.
+
+    Args:
+        x: see :func:`accumulate_descend`, as for the next three arguments.
+        start: see there.
+        per_draw: see there.
+        direct: see there.
+        sigma: see :func:`perturb`.
+        noise: see :func:`perturb`.
+        step_rule: see :func:`accumulate_descend`, as for the next three arguments.
+        step_size: see there.
+        norm: see there.
+        radius: see there.
+        dtype: see :func:`perturb`; default: that of ``per_draw``.
+        scale: see :func:`perturb`.
+        shift: see :func:`perturb`.
+
+    Returns:
+        The next images [B, *], and those perturbed, [noise.draws, B, *].
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    bank = _fused_bank(x, per_draw, direct, noise, dtype, start)
+    if bank is None:
+        after = accumulate_descend(
+            x, start, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
+        )
+        return after, perturb(after, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
+    after, y = run_op(
+        torch.ops.pursamere.accumulate_descend_perturb.default,
+        x,
+        start,
+        per_draw,
+        direct,
+        check_choice("step_rule", step_rule, STEP_RULES),
+        check_nonnegative("step_size", step_size),
+        check_choice("norm", norm, NORMS),
+        check_nonnegative("radius", radius, infinite=True),
+        bank,
+        check_positive("sigma", sigma),
+        noise.antithetic,
+        check_positive("scale", scale),
+        check_real("shift", shift),
+    )
+    return after, y
+
+
 def _check_images(x: Tensor) -> None:
     check_tensor("x", x)
     check_supported_device("x", x.device)
@@ -239,6 +366,34 @@ def _check_images(x: Tensor) -> None:
 def _check_noise(noise: GaussianNoise) -> None:
     if not isinstance(noise, GaussianNoise):
         raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+
+
+def _checked_bank(noise: GaussianNoise, x: Tensor) -> Tensor | None:
+    """Return the values of a bank, which must be those for ``x``; ``None`` for noise without a bank."""
+    if not isinstance(noise, NoiseBank):
+        return None
+    check_same_device("noise", noise.values, "x", x)
+    if noise.shape != x.shape[1:]:
+        raise ValueError(f"noise must be a bank for samples of shape {list(x.shape[1:])}, got {list(noise.shape)}")
+    return noise.values
+
+
+def _fused_bank(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    noise: GaussianNoise,
+    dtype: torch.dtype | None,
+    start: Tensor | None = None,
+) -> Tensor | None:
+    """Check tensors and noise; return the bank for an op that also perturbs, or ``None`` if it cannot be used."""
+    _check_accumulated(x, per_draw, direct)
+    if start is not None:
+        _check_alike("start", start, x)
+    _check_noise(noise)
+    bank = _checked_bank(noise, x)
+    separate = dtype not in (None, per_draw.dtype) or may_be_differentiated((x, start, per_draw, direct))
+    return None if separate else bank
 
 
 def _check_alike(name: str, tensor: Tensor, x: Tensor) -> None:

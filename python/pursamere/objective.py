@@ -95,6 +95,7 @@ def ere_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
 ) -> GradientTerms:
@@ -106,11 +107,12 @@ def ere_gradient(
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
         run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
+        y: the noisy images of ``x``, [K, B, C, H, W], where they are known already.
         create_graph: whether the result is differentiated in turn.
         with_ere: whether to compute the ERE too.
     """
     with torch.set_grad_enabled(create_graph):
-        y = functional.perturb(x, sigma, noise).flatten(0, 1)
+        y = (functional.perturb(x, sigma, noise) if y is None else y).flatten(0, 1)
         if not create_graph:
             y = y.detach().requires_grad_()
         with torch.enable_grad():
@@ -137,6 +139,7 @@ def score_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
 ) -> GradientTerms:
@@ -145,7 +148,7 @@ def score_gradient(
     The arguments are those of :func:`ere_gradient`.
     """
     with torch.set_grad_enabled(create_graph):
-        y = functional.perturb(x, sigma, noise).flatten(0, 1)
+        y = (functional.perturb(x, sigma, noise) if y is None else y).flatten(0, 1)
         kind, prediction = _predict(denoiser, y, sigma, run)
         if create_graph:
             _check_depends_on(prediction, y)

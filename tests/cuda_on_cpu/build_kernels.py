@@ -3,8 +3,10 @@
 import ctypes
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -14,11 +16,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 CSRC = ROOT / "csrc"
+SHIM = HERE / "shim"
+KERNELS_MODULE = HERE / "kernels_module.cpp"
+CONTROLS = HERE / "controls.cpp"
 # Those of CMakeLists.txt for the host, and 16-byte vectors that are read as what they are not.
 FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]  # "#pragma unroll" is nvcc's
 FLAGS += ["-O1"]  # the tests run as fast as with -O2, and compiling takes two thirds of the time
 FLAGS += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL", '-DPURSAMERE_CUDA_ARCHITECTURES="none"']
+TORCH = Path(find_spec("torch").submodule_search_locations[0])
+LINKS = ["-L", TORCH / "lib", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
@@ -44,28 +51,41 @@ def cached(name: str, sources: Iterable[Path], settings: object, build: Callable
     return folder
 
 
+def compile_all(sources: Iterable[Path], flags: Iterable[object], folder: Path) -> list[Path]:
+    """Compile with g++, two files at a time and the largest first, and return the object files."""
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{source.stem}.o"
+        subprocess.run(["g++", *flags, "-x", "c++", "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compile_one, sorted(sources, key=lambda source: -source.stat().st_size)))
+
+
 def compile_kernels(*, sanitize: bool = False) -> Path:
     """Return the kernels compiled into a library."""
-    torch_folder = Path(find_spec("torch").submodule_search_locations[0])
     sanitizers = ["-g1", *SANITIZERS] if sanitize else []
-    flags = [*FLAGS, *sanitizers, "-I", HERE / "shim", "-I", CSRC, "-isystem", torch_folder / "include"]
-    links = ["-L", torch_folder / "lib", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
-
-    sources = [*sorted(CSRC.glob("cuda/*.cu")), HERE / "kernels_module.cpp"]
+    flags = [*FLAGS, *sanitizers, "-I", SHIM, "-I", CSRC, "-isystem", TORCH / "include"]
+    sources = [*sorted(CSRC.glob("cuda/*.cu")), KERNELS_MODULE, CONTROLS]
 
     def build(folder: Path) -> None:
-        def compile_one(source: Path) -> Path:
-            target = folder / f"{source.stem}.o"
-            subprocess.run(["g++", *flags, "-x", "c++", "-c", source, "-o", target], check=True)
-            return target
+        objects = compile_all(sources, flags, folder)
+        subprocess.run(["g++", "-shared", *sanitizers, *objects, *LINKS, "-o", folder / "kernels.so"], check=True)
 
-        with ThreadPoolExecutor(2) as pool:
-            objects = list(pool.map(compile_one, sources))
-        subprocess.run(["g++", "-shared", *sanitizers, *objects, *links, "-o", folder / "kernels.so"], check=True)
-
-    headers = sorted(path for folder in (CSRC, HERE / "shim") for path in folder.rglob("*.h"))
+    headers = sorted(path for folder in (CSRC, SHIM) for path in folder.rglob("*.h"))
     name = "sanitized-kernels" if sanitize else "kernels"
-    return cached(name, [*sources, *headers], [flags, links], build) / "kernels.so"
+    return cached(name, [*sources, *headers], [flags, LINKS], build) / "kernels.so"
+
+
+def run_kernel_tests(library: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run test_kernels.py on a library in a process of its own, since a process can register the ops only once."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", str(HERE / "test_kernels.py"), *map(str, arguments)]
+    environment = {**os.environ, **environment, "PURSAMERE_KERNELS": str(library)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-10_000:]
+    assert " passed" in result.stdout
+    return result
 
 
 class Kernels:

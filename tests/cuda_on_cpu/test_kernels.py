@@ -1,7 +1,7 @@
 """The CUDA kernels, run on the CPU, against the CPU's own: the same bits (D4), in any order of the threads.
 
 If the environment variable PURSAMERE_KERNELS names a compiled library, that one is tested: so this very file runs once
-more under the sanitizers, see test_sanitizers.py.
+more under the sanitizers, see test_sanitizers.py, and as nvcc compiles the kernels, see ../ptx/.
 """
 
 import os
@@ -110,6 +110,7 @@ def test_samples_with_more_chunks_than_a_block_adds_up(machine, image):
     assert_bits_of_the_cpu("residual", (x, terms, "denoised", 0.4, 3, False))
     assert_bits_of_the_cpu("accumulate_ascend", (x, terms, None, 0.1))
     assert_bits_of_the_cpu("accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05))
+    assert_bits_of_the_cpu("accumulate_ascend_perturb", (x, terms, None, 0.1, x[:1].float(), 0.4, True))
 
 
 @pytest.mark.parametrize(("image", "network"), DTYPE_PAIRS, ids=str)
@@ -179,6 +180,10 @@ def test_one_launch_for_each_op_unless_blocks_share_a_sample(kernels):
         assert launches("accumulate_descend", x, x, terms, None, "sign", 0.1, "linf", 0.1) == 1
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "linf", 0.1) == 1 + sums
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "l2", 0.1) == 1 + 2 * sums
+        banked = (x[:2], 0.1, True)
+        assert launches("accumulate_ascend_perturb", x, terms, None, 0.1, *banked) == 1 + sums
+        for step, ball, passes in (("sign", "linf", 1), ("unit", "l2", 1 + 2 * sums)):
+            assert launches("accumulate_descend_perturb", x, x, terms, None, step, 0.1, ball, 0.1, *banked) == passes
 
 
 def test_scratch_memory_lies_behind_a_result_and_only_where_blocks_share_a_sample(kernels):
@@ -193,7 +198,7 @@ def test_scratch_memory_lies_behind_a_result_and_only_where_blocks_share_a_sampl
 
 LAUNCH_ERRORS = {
     209: "cudaErrorNoKernelImageForDevice, no kernel image is available for execution on the device; this build has "
-    "kernels for the architectures none",
+    r"kernels for the architectures (none|[\w, -]+)$",
     35: "cudaErrorInsufficientDriver, CUDA driver version is insufficient for CUDA runtime version; this build "
     "contains the runtime of CUDA 13, the driver is of CUDA 12: update the driver, or build with the nvcc of a CUDA "
     "that it supports",

@@ -1,15 +1,11 @@
 """test_kernels.py once more, with the kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from build_kernels import compile_kernels
-
-HERE = Path(__file__).parent
+from build_kernels import compile_kernels, run_kernel_tests
 
 
 @pytest.mark.slow
@@ -21,14 +17,6 @@ def test_the_sanitizers_find_nothing_in_the_kernels():
     if not runtime.is_absolute():
         pytest.skip("needs g++'s AddressSanitizer")
     library = compile_kernels(sanitize=True)
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(runtime),  # before Python, so that the memory of tensors has red zones too
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
-        "PURSAMERE_KERNELS": str(library),
-    }
-    # The order of the threads matters little here, and the slow shapes have no path of their own.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "forward and not slow", HERE / "test_kernels.py"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parent)
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-10_000:]
-    assert " passed" in result.stdout
+    # Loaded before Python, so that the memory of tensors has red zones too; the leaks are Python's own. The order of
+    # the threads matters little here, and the slow shapes have no path of their own.
+    run_kernel_tests(library, "-k", "forward and not slow", LD_PRELOAD=str(runtime), ASAN_OPTIONS="detect_leaks=0")

@@ -85,6 +85,8 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return value;
 }
 
+extern "C" {  // as in CUDA
+
 inline const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess                     ? "cudaSuccess"
          : error == cudaErrorInvalidValue         ? "cudaErrorInvalidValue"
@@ -127,3 +129,5 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   *value = cuda_on_cpu::multiprocessor_count;
   return cudaSuccess;
 }
+
+}  // extern "C"
