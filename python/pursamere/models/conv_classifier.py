@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_names, check_sizes
@@ -134,13 +135,14 @@ class _Stage(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, groups: int | None, *, pool: bool = False) -> nn.Sequential:
-    """Convolution, group normalization and ReLU, then pooling; ``groups=None``: pooling, then batch normalization."""
-    pooling = [nn.MaxPool2d(2)] if pool else []
-    norm = [_BatchNorm(outputs)] if groups is None else [nn.GroupNorm(groups, outputs)]
-    before, after = (pooling, []) if groups is None else ([], pooling)
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *before, *norm, nn.ReLU(inplace=True), *after
-    )
+    """Convolution, group normalization, ReLU and pooling; for ``groups=None``, pooling before batch normalization."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    pooling: list[nn.Module] = [nn.MaxPool2d(2)] if pool else []
+    if groups is not None:
+        return nn.Sequential(convolution, nn.GroupNorm(groups, outputs), nn.ReLU(inplace=True), *pooling)
+    with torch.no_grad():  # starts as the identity on its inputs, which shortens the training (arXiv 2404.00498)
+        nn.init.dirac_(convolution.weight[:inputs])
+    return nn.Sequential(convolution, *pooling, _BatchNorm(outputs), nn.ReLU(inplace=True))
 
 
 class _BatchNorm(nn.BatchNorm2d):
