@@ -27,6 +27,7 @@ ROOMS = [
     {"pursamere.purifier"},
     {"pursamere.classifier"},
     {"pursamere.stepping"},
+    {"pursamere.descent", "pursamere.path_gradient"},
     {"pursamere.objective"},
     {"pursamere.derivative_check"},
     {"pursamere.functional"},

@@ -18,7 +18,8 @@ from .determinism import (
     map_micro_batches,
     repeatable_algorithms,
 )
-from .stepping import GRADIENTS, GradientOf, IterativePurifier
+from .path_gradient import GradientOf
+from .stepping import GRADIENTS, IterativePurifier
 
 __all__ = ["PurifiedClassifier"]
 
@@ -101,8 +102,19 @@ class PurifiedClassifier(FixedModule):
             x = x.float()
         purified = self.purifier(self._clipped(x) if self.clip else x, gradient=self.gradient)
         with repeatable_algorithms(x.device):
-            (logits,) = map_micro_batches(self._logits, self._network_check(self._probe, x, draws=1), purified)
+            (logits,) = map_micro_batches(self._logits, self._sizes(x), purified)
         return logits
+
+    def micro_batch_sizes(self, x: Tensor) -> tuple[int, ...]:
+        """Return the numbers of images per call of the classifier, the largest first.
+
+        See :meth:`pursamere.IterativePurifier.micro_batch_sizes`.
+        """
+        with repeatable_algorithms(x.device):
+            return self._sizes(x)
+
+    def _sizes(self, x: Tensor) -> tuple[int, ...]:
+        return self._network_check(self._probe, x, draws=1)
 
     def _is_narrower(self) -> bool:
         dtypes = {parameter.dtype for parameter in self.parameters()}

@@ -13,10 +13,11 @@ from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
+from .descent import DescentOptions, descend
 from .execution import Execution
 from .noise import GaussianNoise, NoiseBank
 from .objective import GradientTerms, ere_gradient, score_gradient
-from .stepping import DescentOptions, IterativePurifier, NetworkPasses, StepMode, descend
+from .stepping import IterativePurifier, NetworkPasses, StepMode
 
 __all__ = ["DIRECTIONS", "PurificationTrace", "Purifier"]
 
@@ -155,7 +156,7 @@ class Purifier(IterativePurifier):
             "radius": self.radius,
         }
         if last:  # steps without a projection too, which never run in a row
-            return descend(x, x0, g.per_draw, g.direct, mode, **descent), None
+            return descend(x, x0, g.per_draw, g.direct, mode.projected, **descent), None
         return functional.accumulate_descend_perturb(
             x, x0, g.per_draw, g.direct, self.sigma, mode.noise, **descent, **call.input_options
         )

@@ -6,15 +6,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import functional
-from ._differentiable_once import differentiable_once
-from ._eager import check_eager, eager_only
+from ._eager import eager_only
 from ._settings_state import SettingsInState
 from ._validation import (
     NotFiniteError,
@@ -30,8 +28,8 @@ from .derivative_check import Agreement, DerivativeCheck
 from .determinism import (
     INVARIANCE_MODES,
     FixedModule,
+    LatestSnapshot,
     NetworkCheck,
-    Snapshot,
     check_evaluation_mode,
     check_same_device,
     map_micro_batches,
@@ -39,16 +37,13 @@ from .determinism import (
 )
 from .execution import Execution, NetworkRunner, Run
 from .noise import GaussianNoise
+from .path_gradient import ExactGradient, GradientOf
 
 __all__ = [
     "GRADIENTS",
-    "DescentOptions",
-    "GradientOf",
     "IterativePurifier",
     "NetworkPasses",
     "StepMode",
-    "descend",
-    "in_pixel_range",
 ]
 
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
@@ -90,15 +85,6 @@ class StepMode(NamedTuple):
 
 _Rows = Callable[..., tuple[Tensor, ...]]  # of a mode and tensors with a row for each image
 _Captured = Callable[..., tuple[Tensor, ...]]  # of the tensors alone
-
-
-class DescentOptions(TypedDict):
-    """How a step descends, see :func:`pursamere.functional.accumulate_descend`."""
-
-    step_rule: str
-    step_size: float
-    norm: str
-    radius: float
 
 
 class IterativePurifier(FixedModule, SettingsInState):
@@ -159,6 +145,7 @@ class IterativePurifier(FixedModule, SettingsInState):
         if not isinstance(execution, Execution | None):
             raise TypeError(f"execution must be a pursamere.Execution, got {type(execution).__name__}")
         self.execution = execution or Execution()
+        self._snapshot = LatestSnapshot()
         self._network = NetworkRunner(self.execution)
         self._captured = CapturedCalls(denoiser)
         self._network_check = NetworkCheck("denoiser", self.micro_batch, self.invariance)
@@ -238,26 +225,27 @@ class IterativePurifier(FixedModule, SettingsInState):
         result: Tensor
         if gradient in ("exact", "straight_through"):
             value, path = self._purify(self._path, mode, x, unchecked)
-            result = _ExactGradient.apply(x, path, value, self, tracked)
+            result = ExactGradient.apply(x, path, value, self, tracked, self._snapshot.of(self))
         else:
             (value,) = self._purify(self._last, mode, x, unchecked)
             source = x if gradient == "identity" else self._purify(self._last, tracked, x, unchecked, grad=True)[0]
             result = GradientOf.apply(source, value)
         return result
 
-    def micro_batch_sizes(self, x: Tensor) -> tuple[int, ...]:
+    def micro_batch_sizes(self, x: Tensor, *, differentiated: bool = False) -> tuple[int, ...]:
         """Return the numbers of images per call of the denoiser that such images run in, the largest first.
 
         Runs the denoiser if these are not known yet for the shape, dtype and device of ``x``.
 
         Args:
             x: [B, C, H, W]; its values do not matter.
+            differentiated: return those of the exact gradient, which may differ from those of purification.
 
         Raises:
             RuntimeError: the denoiser's results do not repeat, or depend on other rows with ``invariance="strict"``.
         """
         with self._in_network(x.device, grad=False):
-            return self._sizes(x)
+            return self._sizes(x, differentiated=differentiated)
 
     def _mode(self, noise: GaussianNoise, *, create_graph: bool = False, **options: Any) -> StepMode:
         run = self._network.differentiable if create_graph else self._network
@@ -401,6 +389,7 @@ class IterativePurifier(FixedModule, SettingsInState):
         """Return the sizes of micro-batches in which rows are independent, also in the derivative if asked for."""
         if self.steps == 0:
             return (self.micro_batch or 1,)  # the denoiser does not run
+        differentiated = differentiated and self._has_derivative
         mode = self._mode(self.noise, create_graph=differentiated, projected=False)
 
         def rows(images: Tensor) -> tuple[Tensor, ...]:
@@ -432,85 +421,3 @@ class IterativePurifier(FixedModule, SettingsInState):
         shown = [f"{name}={value}" for name, value in self._shown.items()]
         shown[-1] += self._network_check.told()
         return ", ".join([*shown, f"network_passes={self.network_passes.total}"])
-
-
-class _ExactGradient(torch.autograd.Function):
-    """``value``, the result of a path [B, T + 1, *] from ``x``, with its vector-Jacobian product along the path."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, path: Tensor, value: Tensor, purifier: IterativePurifier, mode: StepMode
-    ) -> Tensor:
-        ctx.save_for_backward(x, path)
-        ctx.purifier, ctx.mode = purifier, mode
-        ctx.before = Snapshot(purifier)  # after the forward pass: a module may count its calls
-        device = x.device.type
-        ctx.autocast = {
-            "device_type": device,
-            "dtype": torch.get_autocast_dtype(device),
-            "enabled": torch.is_autocast_enabled(device),
-        }
-        return value.view_as(value)
-
-    @staticmethod
-    @differentiable_once(
-        "the gradient through a purifier can be differentiated again with gradient='unrolled' only, not with "
-        "'exact' or 'straight_through'"
-    )
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        check_eager(v)
-        x, path = ctx.saved_tensors
-        check_evaluation_mode("denoiser", ctx.purifier.denoiser)
-        if not ctx.before.still_holds(ctx.purifier):
-            raise RuntimeError(
-                "the denoiser, or a module, tensor or public attribute of it or of the purifier, was changed or "
-                "replaced between the forward and backward pass, so the gradient would be another network's; "
-                "gradient='unrolled' allows it"
-            )
-        with torch.autocast(**ctx.autocast):  # recompute under the autocast state of the forward pass
-            return ctx.purifier._pull_back(ctx.mode, x.detach(), path, v), None, None, None, None
-
-
-class GradientOf(torch.autograd.Function):
-    """The value of the second argument with the gradient of the first."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
-        """Return the value."""
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Pass the gradient to the source."""
-        return grads[0], None
-
-
-def descend(
-    x: Tensor,
-    x0: Tensor,
-    per_draw: Tensor,
-    direct: Tensor | None,
-    mode: StepMode,
-    *,
-    step_rule: str,
-    step_size: float,
-    norm: str,
-    radius: float,
-) -> Tensor:
-    """Return the descent of M8, :func:`pursamere.functional.accumulate_descend`, projected only if the mode says so."""
-    if mode.projected:
-        return functional.accumulate_descend(
-            x, x0, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
-        )
-    if step_rule == "unit":  # an ascent by a negative length
-        moved: Tensor = torch.ops.pursamere.accumulate_ascend(x, per_draw, direct, -step_size)[0]
-        return moved
-    gradient = per_draw.sum(0) if direct is None else per_draw.sum(0) + direct
-    return x - step_size * (gradient.sign() if step_rule == "sign" else gradient)
-
-
-def in_pixel_range(x: Tensor, mode: StepMode) -> Tensor:
-    """Return ``x`` clipped to [0, 1], unless the mode ignores projections."""
-    if not mode.projected:
-        return x
-    return torch.where(x.isfinite(), x.clamp(0.0, 1.0), torch.nan)  # clamping would turn infinity into a valid pixel

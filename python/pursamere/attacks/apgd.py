@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
-from pursamere.stepping import GradientOf
+from pursamere.path_gradient import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, OwnGradient, as_float32, check_gradient, isolated, outside, package

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.descent import in_pixel_range
 from pursamere.noise import GaussianNoise
 from pursamere.objective import NOT_DIFFERENTIABLE
-from pursamere.stepping import IterativePurifier, StepMode, in_pixel_range
+from pursamere.stepping import IterativePurifier, StepMode
 
 from ._randomness import single_draw
 
@@ -86,7 +87,7 @@ class AdamPurifier(IterativePurifier):
         return (self._gradient(t, images, torch.full_like(images, 0.5), mode),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
-        return in_pixel_range(state[:, 0].to(x0.dtype), mode)
+        return in_pixel_range(state[:, 0].to(x0.dtype), mode.projected)
 
 
 def _root(variance: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pursamere._validation import check_choice, check_nonnegative, check_positive
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
+from pursamere.descent import in_pixel_range
 from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
-from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
+from pursamere.stepping import NetworkPasses, StepMode
 
 from ._diffusion import DiffusionPurifier
 from ._levels import noise_level
@@ -184,4 +185,4 @@ class DiffPure(DiffusionPurifier):
         return (denoise(self.denoiser, images, self.sigmas()[t], mode.run, differentiable=mode.create_graph),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
-        return in_pixel_range(state[:, 0] if self.solver == "corrected" else state, mode)
+        return in_pixel_range(state[:, 0] if self.solver == "corrected" else state, mode.projected)

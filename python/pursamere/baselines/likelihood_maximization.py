@@ -9,10 +9,11 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_choice, check_nonnegative
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.descent import descend
 from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
-from pursamere.stepping import NetworkPasses, StepMode, descend
+from pursamere.stepping import NetworkPasses, StepMode
 
 from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level
@@ -98,5 +99,13 @@ class LikelihoodMaximization(AdamPurifier):
     def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:
         gradient = change.unsqueeze(0)  # of one draw
         return descend(
-            x, x0, gradient, None, mode, step_rule="gradient", step_size=1.0, norm=self.norm, radius=self.radius
+            x,
+            x0,
+            gradient,
+            None,
+            mode.projected,
+            step_rule="gradient",
+            step_size=1.0,
+            norm=self.norm,
+            radius=self.radius,
         )

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.descent import in_pixel_range
 from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
-from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
+from pursamere.stepping import NetworkPasses, StepMode
 
 from ._diffusion import DiffusionPurifier
 from ._levels import nearest_level
@@ -139,4 +140,4 @@ class PublishedDiffPure(DiffusionPurifier):
         return (self._denoised(t, images, mode, differentiable=mode.create_graph),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
-        return in_pixel_range(state, mode)
+        return in_pixel_range(state, mode.projected)

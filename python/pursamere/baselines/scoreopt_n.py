@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.descent import in_pixel_range
 from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
-from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
+from pursamere.stepping import NetworkPasses, StepMode
 
 from ._adam import AdamPurifier, Loss, mean_square
 from ._levels import noise_level
@@ -87,4 +88,4 @@ class ScoreOptN(AdamPurifier):
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         y = state[:, 0].to(x0.dtype)
         denoised = denoise(self.denoiser, y, self.sigma, mode.run, differentiable=mode.create_graph)
-        return in_pixel_range(denoised, mode)
+        return in_pixel_range(denoised, mode.projected)

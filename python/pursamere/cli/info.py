@@ -11,6 +11,7 @@ from typing import Any
 
 from pursamere._environment import package_version, versions
 from pursamere._text import printable
+from pursamere.cli import types
 from pursamere.cli.progress import tell
 
 __all__ = ["add_parser", "collect", "run"]
@@ -23,6 +24,12 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "info", parents=[common], help="versions, devices, and how the extension was built", description=__doc__
     )
+    parser.add_argument(
+        "--denoiser",
+        type=types.text,
+        metavar="NETWORK",
+        help="tell the micro-batches that its purifier chooses on a CPU: mnist, or a checkpoint of pursamere train",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(command=run)
 
@@ -30,6 +37,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; the exit code is 1 if the extension can't be loaded."""
     report = collect()
+    if "denoiser" in arguments and arguments.denoiser is not None:
+        report["micro_batches"] = _micro_batches(arguments.denoiser)
     if arguments.json:
         tell(json.dumps(report, indent=2))
     else:
@@ -71,6 +80,22 @@ def _cuda_devices() -> list[dict[str, Any]]:
     return devices
 
 
+def _micro_batches(source: str) -> dict[str, list[int]]:
+    """The sizes in which the purifier with the tuned settings runs the denoiser."""
+    import torch
+
+    from pursamere.cli.networks import load_network
+    from pursamere.pretrained import TUNED, make_purifier
+
+    denoiser = load_network("denoiser", source, torch.device("cpu"))
+    purifier = make_purifier(source if source in TUNED else "digits", denoiser)
+    images = torch.full((1, *denoiser.image_shape), 0.5)
+    return {
+        "purifier": list(purifier.micro_batch_sizes(images)),
+        "exact gradient": list(purifier.micro_batch_sizes(images, differentiated=True)),
+    }
+
+
 def _extension() -> dict[str, str]:
     try:
         from pursamere_ext import build_info
@@ -93,6 +118,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         from pursamere._validation import REBUILD_WITH_CUDA
 
         rows.append(("note", f"this machine has a GPU, but pursamere was built without CUDA; {REBUILD_WITH_CUDA}"))
+    for name, sizes in report.get("micro_batches", {}).items():
+        rows.append((f"{name} micro-batches", ", ".join(map(str, sizes))))
     rows.extend((f"extension {key}", value) for key, value in report["extension"].items())
     rows.extend((f"optional {key}", value) for key, value in report["optional"].items())
     rows.append(("executable", sys.executable))

@@ -6,11 +6,12 @@ from .micro_batches import default_micro_batch, map_micro_batches
 from .network import check_evaluation_mode, check_same_device, is_compiled
 from .network_check import INVARIANCE_MODES, NetworkCheck, sample_images
 from .random_numbers import NoRandomNumbers, RandomNumbersError, without_random_numbers
-from .snapshot import Snapshot
+from .snapshot import LatestSnapshot, Snapshot
 
 __all__ = [
     "INVARIANCE_MODES",
     "FixedModule",
+    "LatestSnapshot",
     "NetworkCheck",
     "NoRandomNumbers",
     "RandomNumbersError",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Snapshot"]
+__all__ = ["LatestSnapshot", "Snapshot"]
 
 
 class Snapshot:
@@ -68,6 +68,19 @@ class Snapshot:
             if len(now) != len(before) or not all(map(operator.is_, now, before)):
                 return False
         return all(_state(tensor) == state for tensor, state in self._tensors)
+
+
+class LatestSnapshot:
+    """The snapshot of a network, taken anew only if the last one no longer holds."""
+
+    def __init__(self) -> None:
+        self._latest: Snapshot | None = None
+
+    def of(self, network: object) -> Snapshot:
+        """Return a snapshot of the network as it is."""
+        if self._latest is None or not self._latest.still_holds(network):
+            self._latest = Snapshot(network)
+        return self._latest
 
 
 _VALUES = (Tensor, list, tuple, dict)

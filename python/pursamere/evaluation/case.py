@@ -91,6 +91,7 @@ class Case:
                 "names_classes": getattr(target.original, "class_names", None) is not None,
                 "sha256": target.sha256(),
                 "logits_sha256": behavior,
+                "micro_batches": target.micro_batches(self.protocol.attacks, images[:1]),
             },
             "versions": {**versions(), "pyautoattack": package_version("pyautoattack")},
             "device": images.device.type,

@@ -193,6 +193,16 @@ class Target:
                 found.append(self._purified(variant, "exact"))
         return found
 
+    def micro_batches(self, attacks: Iterable[Attack], images: Tensor) -> dict[str, tuple[int, ...]]:
+        """The sizes in which the networks of a ``PurifiedClassifier`` run on such images, by what runs."""
+        if not isinstance(self.model, PurifiedClassifier):
+            return {}
+        purifier = self.model.purifier
+        sizes = {"purifier": purifier.micro_batch_sizes(images), "classifier": self.model.micro_batch_sizes(images)}
+        if any(attack.differentiates_purifier for attack in attacks):
+            sizes["exact gradient"] = purifier.micro_batch_sizes(images, differentiated=True)
+        return sizes
+
     def behavior_sha256(self, images: Tensor, seed: int) -> str:
         """A fingerprint of some logits, which also changes with functions and attributes that are not parameters."""
         self.reset(seed)
