@@ -198,13 +198,20 @@ def _ascend_fake(x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radi
 
 def _ascend_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, per_draw, direct, ctx.ascent_radius = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(per_draw, direct)
 
 
-def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[Any, ...]:
+def _ascend_backward(ctx: _Context, v_point: Tensor | None, v_norm: Tensor | None) -> tuple[Any, ...]:
     per_draw, direct = ctx.saved_tensors
     unit, inverse = _unit(_summed(per_draw, direct))
-    v_gradient = ctx.ascent_radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype)) + _columns(v_norm, unit) * unit
+    v_gradient = None
+    if v_point is not None:
+        v_gradient = ctx.ascent_radius * _unit_vjp(unit, inverse, v_point.to(unit.dtype))
+    if v_norm is not None:
+        v_gradient = _plus(v_gradient, _columns(v_norm, unit) * unit)
+    if v_gradient is None:
+        return None, None, None, None
     return v_point, *_to_terms(v_gradient, per_draw, direct), None
 
 
@@ -257,8 +264,10 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     x_stored, start_stored, per_draw, direct = ctx.saved_tensors
     gradient = _summed(per_draw, direct)
     x, start = x_stored.to(gradient.dtype), start_stored.to(gradient.dtype)
-    unit, inverse = _unit(gradient)
-    direction = {"gradient": gradient, "unit": unit, "sign": gradient.sign()}[ctx.step_rule]
+    if ctx.step_rule == "unit":
+        direction, inverse = _unit(gradient)
+    else:
+        direction = gradient if ctx.step_rule == "gradient" else gradient.sign()
     moved = x - ctx.step_size * direction
     if ctx.norm == "linf":
         v_moved, v_start = _linf_vjp(moved, start, ctx.radius, v.to(gradient.dtype))
@@ -267,7 +276,7 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
     if ctx.step_rule == "gradient":
         v_gradient = -ctx.step_size * v_moved
     elif ctx.step_rule == "unit":
-        v_gradient = -ctx.step_size * _unit_vjp(unit, inverse, v_moved)
+        v_gradient = -ctx.step_size * _unit_vjp(direction, inverse, v_moved)
     else:
         v_gradient = torch.zeros_like(v_moved)
     terms = _to_terms(v_gradient, per_draw, direct)
@@ -276,9 +285,10 @@ def _descend_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
 
 def _linf_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return v with respect to ``moved`` and ``start``, through the ball around ``start`` and the box."""
-    inside = (moved >= start - radius) & (moved <= start + radius)
-    v = _in_box(v, torch.minimum(torch.maximum(moved, start - radius), start + radius))
-    return v * inside, v * ~inside
+    projected = moved.clamp(start - radius, start + radius)
+    v = _in_box(v, projected)
+    v_moved = v * (moved == projected)
+    return v_moved, v - v_moved
 
 
 def _l2_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,7 +305,7 @@ def _l2_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Ten
 
 def _in_box(v: Tensor, projected: Tensor) -> Tensor:
     """Return the part of v that the clip to [0, 1] lets through."""
-    return v * ((projected >= 0) & (projected <= 1))
+    return v * (projected == projected.clamp(0, 1))
 
 
 register("accumulate_descend", _descend_fake, _descend_setup, _descend_backward)
@@ -379,8 +389,7 @@ def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
 def _unit(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Every sample divided by its norm, and 1 / norm, [B, 1, ...]; both zero where the sample is zero."""
     square = _sample_dot(tensor, tensor)
-    zero = square == 0
-    inverse = torch.where(zero, 0.0, torch.where(zero, 1.0, square).rsqrt())
+    inverse = square.masked_fill(square == 0, torch.inf).rsqrt()
     return tensor * inverse, inverse
 
 
