@@ -146,6 +146,32 @@ def test_a_bank_for_other_images_is_refused():
         OPS.perturb(x, 0.3, 4, 3, True, None, 1.0, 0.0, torch.zeros(2, 9).double())
 
 
+WRONG = [
+    ({"sigma": 0.0}, ValueError, "sigma must be positive"),
+    ({"noise": 8}, TypeError, r"noise must be a pursamere.GaussianNoise, got int"),
+    ({"dtype": torch.int8}, TypeError, "dtype must be float16"),
+    ({"scale": -1.0}, ValueError, "scale must be positive"),
+    ({"shift": "1"}, TypeError, "shift must be a real number"),
+    ({"per_draw": torch.zeros(2, 2, 8)}, ValueError, r"per_draw must have shape \[draws, \*\[2, 9\]\]"),
+    ({"direct": torch.zeros(2, 8)}, ValueError, "direct must have the shape of x"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG)
+@pytest.mark.parametrize("banked", [False, True])
+def test_wrong_arguments_are_refused_before_any_op_runs(banked, wrong, error, message):
+    x, start, per_draw, _ = inputs((2, 9), torch.float32, torch.float32)
+    noise = NOISES[0].bank((9,)) if banked else NOISES[0]
+    arguments = {"x": x, "per_draw": per_draw, "direct": None, "sigma": 0.3, "noise": noise} | wrong
+    options = {**DESCENT, "step_rule": "unit", "norm": "l2"}
+    with OwnOps() as own:
+        with pytest.raises(error, match=message):
+            functional.accumulate_ascend_perturb(**arguments, ascent_radius=0.1)
+        with pytest.raises(error, match=message):
+            functional.accumulate_descend_perturb(**arguments, start=start, **options)
+    assert own.names == []
+
+
 def test_a_bank_stands_for_its_noise_wherever_noise_is_taken():
     x = tensor(0, 2, 1, 4, 4, dtype=torch.float32)
     noise = NOISES[0]

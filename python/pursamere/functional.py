@@ -74,18 +74,17 @@ def perturb(
     _check_images(x)
     _check_noise(noise)
     bank = _checked_bank(noise, x)
-    if dtype is not None and dtype not in FLOATING_DTYPES:
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
     y: Tensor = run_op(
         torch.ops.pursamere.perturb.default,
         x,
-        check_positive("sigma", sigma),
+        sigma,
         noise.draws,
         noise.seed,
         noise.antithetic,
         dtype,
-        check_positive("scale", scale),
-        check_real("shift", shift),
+        scale,
+        shift,
         bank,
     )
     return y
@@ -233,6 +232,7 @@ def accumulate_ascend_perturb(
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     bank = _fused_bank(x, per_draw, direct, noise, dtype)
+    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
     if bank is None:
         point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
         return point, norm, perturb(point, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
@@ -243,10 +243,10 @@ def accumulate_ascend_perturb(
         direct,
         check_nonnegative("ascent_radius", ascent_radius),
         bank,
-        check_positive("sigma", sigma),
+        sigma,
         noise.antithetic,
-        check_positive("scale", scale),
-        check_real("shift", shift),
+        scale,
+        shift,
     )
     return point, norm, y
 
@@ -341,6 +341,7 @@ def accumulate_descend_perturb(
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     bank = _fused_bank(x, per_draw, direct, noise, dtype, start)
+    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
     if bank is None:
         after = accumulate_descend(
             x, start, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
@@ -357,10 +358,10 @@ def accumulate_descend_perturb(
         check_choice("norm", norm, NORMS),
         check_nonnegative("radius", radius, infinite=True),
         bank,
-        check_positive("sigma", sigma),
+        sigma,
         noise.antithetic,
-        check_positive("scale", scale),
-        check_real("shift", shift),
+        scale,
+        shift,
     )
     return after, y
 
@@ -375,6 +376,14 @@ def _check_images(x: Tensor) -> None:
 def _check_noise(noise: GaussianNoise) -> None:
     if not isinstance(noise, GaussianNoise):
         raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+
+
+def _checked_perturbation(
+    sigma: float, dtype: torch.dtype | None, scale: float, shift: float
+) -> tuple[float, float, float]:
+    if dtype is not None and dtype not in FLOATING_DTYPES:
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    return check_positive("sigma", sigma), check_positive("scale", scale), check_real("shift", shift)
 
 
 def _checked_bank(noise: GaussianNoise, x: Tensor) -> Tensor | None:
