@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from memory import grown_mib, in_fresh_process
 from purify_cases import (
     DIRECTIONS,
@@ -62,7 +63,8 @@ def measure(case: Case, network: Any, seconds: float, *, memory: bool) -> dict[s
     """Return a row of the report."""
     finish = _finish_on(case.device)
     sizes = floor_sizes(case, network, finish)
-    calls, purifier = make_candidates(case, network, sizes), make_purifier(case, network)
+    purifier = make_purifier(case, network)
+    calls = make_candidates(case, network, purifier, sizes)
     taken = long_medians(calls, seconds=seconds, finish=finish)
     if FULL in taken:
         taken[FULL] *= case.batch * purifier.network_passes.forward / sizes[1]
@@ -72,7 +74,7 @@ def measure(case: Case, network: Any, seconds: float, *, memory: bool) -> dict[s
         "direction": case.direction,
         "batch": case.batch,
         "passes": purifier.network_passes,
-        "purifier": purifier.extra_repr(),
+        "purifier": purifier.extra_repr(),  # with the micro-batch that it chose
         "floor_rows": sizes,
         "seconds": taken,
         "images_per_second": {name: case.batch / time for name, time in taken.items()},
@@ -85,8 +87,9 @@ def measure(case: Case, network: Any, seconds: float, *, memory: bool) -> dict[s
 
 def measure_memory(case: Case, network: Any, sizes: tuple[int, int], candidate: str) -> float:
     """Return in MiB what a call with the batch takes, after a call with one image."""
-    make_candidates(replace(case, batch=1), network, (1, 2))[candidate]()
-    return grown_mib(make_candidates(case, network, sizes)[candidate], torch.device(case.device))
+    purifier = make_purifier(case, network)
+    make_candidates(replace(case, batch=1), network, purifier, (1, 2))[candidate]()
+    return grown_mib(make_candidates(case, network, purifier, sizes)[candidate], torch.device(case.device))
 
 
 def run(todo: Sequence[Case], seconds: float, *, memory: bool, target: Path | None) -> None:
@@ -139,6 +142,7 @@ def main() -> None:
         case = Case(network, mode, direction, int(batch), device)
         print(measure_memory(case, load_network(network, device), (int(floor), int(full)), candidate))
         return
+    torch._dynamo.config.recompile_limit = 256  # for the sizes of a network; from the ninth on it would run uncompiled
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"torch {torch.__version__} finds no CUDA device")
     if arguments.network or arguments.mode or arguments.direction or arguments.batch:

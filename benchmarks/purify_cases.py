@@ -138,12 +138,14 @@ def floor_sizes(case: Case, network: Any, finish: Callable[[], object]) -> tuple
     )
 
 
-def make_candidates(case: Case, network: Any, sizes: tuple[int, int]) -> dict[str, Callable[[], object]]:
+def make_candidates(
+    case: Case, network: Any, purifier: ps.Purifier, sizes: tuple[int, int]
+) -> dict[str, Callable[[], object]]:
     """Return the purifier, the floors and the peers' loops, which do equally many network passes.
 
     :data:`FULL` is a single pass, since a small batch has fewer rows in all; its time must be scaled.
     """
-    images, purifier = make_images(case, network.image_shape), make_purifier(case, network)
+    images = make_images(case, network.image_shape)
     forward, backward = purifier.network_passes
     bare, sigma = bare_passes(case, network), SETTINGS[case.network]["sigma"]
     calls: dict[str, Callable[[], object]] = {

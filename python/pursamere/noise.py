@@ -112,3 +112,8 @@ class NoiseBank(GaussianNoise):
         independent = GaussianNoise(self.seed, self.draws // 2 if self.antithetic else self.draws, antithetic=False)
         with torch.inference_mode(False):  # whose tensors autograd refuses to use later
             object.__setattr__(self, "values", independent.sample(self.shape, self.device))
+
+    def holds(self, noise: GaussianNoise, shape: Sequence[int], device: torch.device) -> bool:
+        """Whether these are the values of ``noise`` for samples of this shape on this device."""
+        key = (noise.seed, noise.draws, noise.antithetic, tuple(shape), device)
+        return key == (self.seed, self.draws, self.antithetic, self.shape, self.device)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -40,7 +40,16 @@ from .determinism import (
 from .execution import Execution, NetworkRunner, Run
 from .noise import GaussianNoise
 
-__all__ = ["GRADIENTS", "GradientOf", "IterativePurifier", "NetworkPasses", "StepMode", "descend", "in_pixel_range"]
+__all__ = [
+    "GRADIENTS",
+    "DescentOptions",
+    "GradientOf",
+    "IterativePurifier",
+    "NetworkPasses",
+    "StepMode",
+    "descend",
+    "in_pixel_range",
+]
 
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 
@@ -81,6 +90,15 @@ class StepMode(NamedTuple):
 
 _Rows = Callable[..., tuple[Tensor, ...]]  # of a mode and tensors with a row for each image
 _Captured = Callable[..., tuple[Tensor, ...]]  # of the tensors alone
+
+
+class DescentOptions(TypedDict):
+    """How a step descends, see :func:`pursamere.functional.accumulate_descend`."""
+
+    step_rule: str
+    step_size: float
+    norm: str
+    radius: float
 
 
 class IterativePurifier(FixedModule, SettingsInState):
@@ -204,7 +222,7 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        mode = self._mode(self._noise_of_call(), image_ids=image_ids)
+        mode = self._mode(self._noise_of_call(x), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, mode, x, unchecked)[0]
         # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
@@ -245,7 +263,7 @@ class IterativePurifier(FixedModule, SettingsInState):
         run = self._network.differentiable if create_graph else self._network
         return StepMode(noise, run, create_graph, **options)
 
-    def _noise_of_call(self) -> GaussianNoise:
+    def _noise_of_call(self, x: Tensor) -> GaussianNoise:
         return self.noise
 
     def _states(self, mode: StepMode, x0: Tensor) -> Iterator[Tensor]:
