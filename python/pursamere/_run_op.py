@@ -56,4 +56,8 @@ def may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
         or getattr(forward_ad, "_current_level", 0) >= 0
     ):
         return True
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    if torch.is_grad_enabled():
+        for argument in arguments:  # faster than any() with a generator
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return True
+    return False

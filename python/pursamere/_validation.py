@@ -151,6 +151,8 @@ def check_supported_device(name: str, device: torch.device) -> None:
 
 def check_real(name: str, value: Any) -> float:
     """Return ``value`` as a float if it is a real number (a bool is not)."""
+    if type(value) is float:  # the usual case: asking for an abstract type takes longer than all else here
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
     return float(value)

@@ -44,6 +44,7 @@ __all__ = [
 
 STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
+PREDICTIONS = get_args(Prediction)
 
 
 def perturb(
@@ -148,12 +149,11 @@ def residual(
     _check_per_draw("prediction", prediction, x)
     if prediction.shape[0] != noise.draws:
         raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
-    wanted = (with_cotangent, with_drift, with_ere)
-    results = run_op(
+    cotangent, drift, ere = run_op(
         torch.ops.pursamere.residual.default,
         x,
         prediction,
-        check_choice("kind", kind, get_args(Prediction)),
+        check_choice("kind", kind, PREDICTIONS),
         check_positive("sigma", sigma),
         noise.seed,
         noise.antithetic,
@@ -161,9 +161,13 @@ def residual(
         check_real("gain", gain),
         check_real("shift", shift),
         check_positive("input_scale", input_scale),
-        *wanted,
+        with_cotangent,
+        with_drift,
+        with_ere,
     )
-    return ResidualTerms(*(result if want else None for result, want in zip(results, wanted, strict=True)))
+    return ResidualTerms(
+        cotangent if with_cotangent else None, drift if with_drift else None, ere if with_ere else None
+    )
 
 
 def accumulate_ascend(

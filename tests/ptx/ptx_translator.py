@@ -52,6 +52,7 @@ def _names(registers: Registers) -> list[str]:
 class _Statements:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._parameters = {f"{kernel.name}_param_{i}": i for i in range(len(kernel.parameter_sizes))}
         self._registers = {name for item in kernel.body if isinstance(item, Registers) for name in _names(item)}
 
     def translate(self, item: Instruction | Label | Registers | Brace) -> str:
@@ -109,6 +110,8 @@ class _Statements:
         """An operand as a C++ expression of a PTX type."""
         if operand in SPECIAL_REGISTERS:
             return f"value_of<{kind}>({SPECIAL_REGISTERS[operand]})"
+        if operand in self._parameters:
+            return f"value_of<{kind}>(reinterpret_cast<u64>(parameters[{self._parameters[operand]}]))"
         if operand in self._kernel.shared:
             return f"value_of<{kind}>(u64({self._kernel.shared[operand]}))"
         if found := re.fullmatch(r"0([fFdD])([0-9A-Fa-f]{8}|[0-9A-Fa-f]{16})", operand):
@@ -181,9 +184,9 @@ class _Statements:
             raise ValueError("unknown kind of address")
         base, offset = found.group(1), int(found.group(2) or 0)
         size = size_of(kind) * count
-        if space == "param":
-            index = int(base.rpartition("_param_")[2])
-            if not 0 <= offset <= self._kernel.parameter_sizes[index] - size:
+        if base in self._parameters:
+            index = self._parameters[base]
+            if space != "param" or not 0 <= offset <= self._kernel.parameter_sizes[index] - size:
                 raise ValueError("outside of the parameter")
             return kind, count, f"parameters[{index}] + {offset}"
         if space == "shared":

@@ -112,11 +112,14 @@ TOGETHER = [
         st.global.u32 [%rd12], %r10;""",
         2,
     ),
-    # A value in halves, put together the other way round; a scope with a register of its own; guards and a loop.
+    # A value in halves, put together the other way round; a scope with a register of its own; guards and a loop; a
+    # parameter by its address.
     kernel(
         "control",
         """
-        shl.b64 %rd10, %rd0, 2; add.s64 %rd11, %rd1, %rd10; add.s64 %rd12, %rd2, %rd10;
+        shl.b64 %rd10, %rd0, 2; add.s64 %rd11, %rd1, %rd10;
+        mov.b64 %rd13, control_param_1; add.s64 %rd13, %rd13, 8;
+        ld.param.u64 %rd12, [%rd13+-8]; add.s64 %rd12, %rd12, %rd10;
         ld.global.u32 %r10, [%rd11];
         mov.b32 {%rs1, %rs2}, %r10;
         { .reg .b16 tmp; mov.b32 {tmp, %rs3}, %r10; }
