@@ -1,9 +1,10 @@
-"""The purifier's gradients: time beside the forward pass, and peak memory by the number of steps.
+"""The purifier's gradients: time beside the purification, and peak memory by the number of steps.
 
-    python benchmarks/bench_gradient.py [--device cuda] [--json FILE]
+    python benchmarks/bench_gradient.py [--device cuda] [--seconds S] [--json FILE]
 
-Every row is a process of its own: one 32x32 color image and a small convolutional network with fixed weights. Memory
-is how much the process's peak grew beyond that of a purification of one step, without the images x_t that the exact
+Times are medians of a purification and of it with each gradient, which take turns: one 32x32 color image with a small
+convolutional network with fixed weights, and eight images with MNIST's network. Memory is how much a process of
+its own takes at most beyond what is in use after a purification of one step, without the images x_t that the exact
 gradient keeps.
 """
 
@@ -11,23 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from timing import machine
+from memory import grown_mib, in_fresh_process
+from targets import Target
+from timing import long_medians, machine
 from torch import nn
 
 import pursamere as ps
+from pursamere.pretrained import make_purifier
 
-BATCH, CHANNELS, SIDE, WIDTH, DRAWS = 1, 3, 32, 48, 8
+CHANNELS, SIDE, WIDTH, DRAWS = 3, 32, 48, 8
 STEPS = (5, 40)
 GRADIENTS = ("none", "exact", "straight_through", "unrolled")
-REPEATS = 2
 SETTINGS = {"sigma": 0.2, "radius": 0.2, "noise": ps.GaussianNoise(draws=DRAWS)}
 
 
@@ -51,75 +51,97 @@ class Network(nn.Module):
         return y - sigma * self.last(h)
 
 
-def peak_bytes(device: torch.device) -> int:
-    """The most memory that was in use so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class Case(NamedTuple):
+    name: str
+    purifier: ps.Purifier
+    images: torch.Tensor
+
+    def call(self, gradient: str, finish: Any = lambda: None) -> None:
+        if gradient == "none":
+            self.purifier(self.images)
+        else:
+            leaf = self.images.clone().requires_grad_()
+            self.purifier(leaf, gradient=gradient).square().sum().backward()
+        finish()
 
 
-def measure(gradient: str, steps: int, device: torch.device) -> dict[str, float]:
+def convolutional(steps: int, device: torch.device, **settings: Any) -> Case:
+    """One image and the small network."""
     generator = torch.Generator().manual_seed(0)
     network = Network().eval().requires_grad_(False)
     for parameter in network.parameters():
         fan_in = max(1, parameter[0].numel())
         parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
-    x = torch.rand(BATCH, CHANNELS, SIDE, SIDE, generator=generator).to(device)
+    purifier = ps.Purifier(network.to(device), steps=steps, **SETTINGS, **settings)
+    images = torch.rand(1, CHANNELS, SIDE, SIDE, generator=generator).to(device)
+    return Case(f"convolutional, {steps} steps", purifier, images)
 
-    def call(steps: int) -> None:
-        purifier = ps.Purifier(network.to(device), steps=steps, micro_batch=BATCH, invariance="off", **SETTINGS)
-        if gradient == "none":
-            purifier(x)
-        else:
-            leaf = x.clone().requires_grad_()
-            purifier(leaf, gradient=gradient).square().sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
+def mnist(direction: str, device: torch.device) -> Case:
+    """Eight images and the settings for MNIST."""
+    loaded = ps.load_pretrained("mnist", device)
+    purifier = make_purifier("mnist", loaded.denoiser, direction=direction)
+    return Case(f"mnist, {direction}", purifier, loaded.test.images[:8].to(device))
+
+
+def measure_time(case: Case, seconds: float, finish: Any) -> dict[str, Any]:
+    """Return the seconds of a purification with each gradient."""
+    taken = long_medians({name: partial(case.call, name) for name in GRADIENTS}, seconds=seconds, finish=finish)
+    costs = {name: time / taken["none"] for name, time in taken.items()}
+    row = " ".join(f"{name} {time:.3f} ({costs[name]:.2f})" for name, time in taken.items())
+    print(f"{case.name}: {row}", flush=True)
+    return {"case": case.name, "images": len(case.images), "seconds": taken, "purifications": costs}
+
+
+def measure_memory(gradient: str, steps: int, device: torch.device) -> float:
+    """Return in MiB how much the peak grows."""
     # What a forward pass of one step needs is there before the measurement: libraries, their workspaces, threads.
     with torch.no_grad():
-        ps.Purifier(network.to(device), steps=1, micro_batch=1, **SETTINGS)(x[:1])
-    before = peak_bytes(device)
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call(steps)
-        seconds.append(time.perf_counter() - start)
-    kept = (steps + 1) * x.numel() * x.element_size() if gradient in ("exact", "straight_through") else 0
-    return {"seconds": min(seconds), "mib": (peak_bytes(device) - before - kept) / 2**20}
+        convolutional(1, device).call("none")
+    case = convolutional(steps, device, micro_batch=1, invariance="off")
+    case.purifier.check_derivative(case.images)
+    grown = grown_mib(lambda: case.call(gradient), device)
+    kept = (steps + 1) * case.images.nbytes if gradient in ("exact", "straight_through") else 0
+    return grown - kept / 2**20
+
+
+def targets(times: list[dict[str, Any]], mib: dict[str, dict[str, float]]) -> list[Target]:
+    found = []
+    for row in times:
+        exact, unrolled = row["seconds"]["exact"], row["seconds"]["unrolled"]
+        found.append(Target(f"{row['case']}: exact gradient, in purifications", row["purifications"]["exact"], 4.2))
+        found.append(Target(f"{row['case']}: exact gradient over unrolled", exact / unrolled, 1.0))
+    few, many = (mib["exact"][str(steps)] for steps in STEPS)
+    return [*found, Target(f"memory of the exact gradient, {STEPS[1]} steps over {STEPS[0]}", many / few, 1.15)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--seconds", type=float, default=30.0, help="time for a case after warming up (default 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--row", nargs=2, metavar=("GRADIENT", "STEPS"), help="measure one row and print it as JSON")
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.row:
-        gradient, steps = arguments.row
-        print(json.dumps(measure(gradient, int(steps), torch.device(arguments.device))))
+    device = torch.device(arguments.device)
+    if arguments.memory_of:
+        gradient, steps = arguments.memory_of
+        print(measure_memory(gradient, int(steps), device))
         return
-    print(f"{machine(arguments.device)}; {BATCH} image {CHANNELS}x{SIDE}x{SIDE}, {DRAWS} draws")
-    print(f"{'gradient':<18}{'steps':>6}{'seconds':>10}{'x forward':>11}{'peak MiB':>10}")
-    rows = []
-    # Freed memory goes back to the system at once, so that the peak is what was in use.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    for steps in STEPS:
-        for gradient in GRADIENTS:
-            command = [sys.executable, __file__, "--device", arguments.device, "--row", gradient, str(steps)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-            row = {"gradient": gradient, "steps": steps, **json.loads(done.stdout)}
-            forward = row["seconds"] if gradient == "none" else rows[-GRADIENTS.index(gradient)]["seconds"]
-            row["times_forward"] = row["seconds"] / forward
-            rows.append(row)
-            print(
-                f"{gradient:<18}{steps:>6}{row['seconds']:>10.3f}{row['times_forward']:>11.2f}{row['mib']:>10.1f}",
-                flush=True,
-            )
-    peaks = {steps: next(r["mib"] for r in rows if (r["gradient"], r["steps"]) == ("exact", steps)) for steps in STEPS}
-    print(f"peak of the exact gradient, {STEPS[1]} steps over {STEPS[0]}: {peaks[STEPS[1]] / peaks[STEPS[0]]:.3f}")
+    report: dict[str, Any] = {"machine": machine(arguments.device)}
+    print(f"{report['machine']}; seconds (and purifications)")
+    finish = torch.cuda.synchronize if arguments.device == "cuda" else lambda: None
+    cases = (convolutional(STEPS[0], device), mnist("ere", device), mnist("score", device))
+    report["times"] = [measure_time(case, arguments.seconds, finish) for case in cases]
+    report["mib"] = {}
+    print(f"\npeak MiB, convolutional{'':<6}" + "".join(f"{steps:>7} steps" for steps in STEPS))
+    for gradient in GRADIENTS:
+        options = ("--device", arguments.device, "--memory-of", gradient)
+        found = {str(steps): in_fresh_process(__file__, *options, str(steps)) for steps in STEPS}
+        report["mib"][gradient] = found
+        print(f"{gradient:<29}" + "".join(f"{figure:>13.1f}" for figure in found.values()), flush=True)
+    print("", *targets(report["times"], report["mib"]), sep="\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(arguments.device), "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,27 @@ def medians(candidates: Mapping[str, Call], *, rounds: int, seconds: float = 0.0
     return _interleaved({name: partial(_seconds, call, repeats[name]) for name, call in candidates.items()}, rounds)
 
 
+def long_medians(candidates: Mapping[str, Call], *, seconds: float, finish: Call = lambda: None) -> dict[str, float]:
+    """Return the median time in seconds of candidates whose single calls are long enough to be measured.
+
+    Args:
+        candidates: functions by name; each is called once to warm up.
+        seconds: rounds, at least 3 and at most 21, are repeated until about this much time has passed.
+        finish: waits until the work of a call is done.
+    """
+    for call in candidates.values():
+        call()
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    start = time.perf_counter()
+    for number in range(21):
+        if number >= 3 and time.perf_counter() - start > seconds:
+            break
+        for name, call in candidates.items():
+            finish()
+            samples[name].append(_seconds(call, 1, finish))
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
 def cuda_medians(candidates: Mapping[str, Sequence[Call]], *, rounds: int) -> dict[str, float]:
     """Return the median time of one call of each candidate on the GPU, in microseconds, without the host's share.
 

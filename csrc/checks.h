@@ -42,6 +42,15 @@ inline void check_per_draw(const char* name, const Tensor& per_draw, const Tenso
                   " must have the dtype of x, or x must be float32");
 }
 
+// A bank of the independent draws of the noise, [draws, *] or, if antithetic, [draws / 2, *], against x [B, *].
+inline void check_bank(const Tensor& bank, const Tensor& x, int64_t draws, bool antithetic) {
+  bool same = bank.dim() == x.dim() && bank.size(0) == draws / (antithetic ? 2 : 1);
+  for (int64_t i = 1; same && i < x.dim(); ++i) same = bank.size(i) == x.size(i);
+  STD_TORCH_CHECK(same, "bank must have shape [independent draws, *x.shape[1:]]");
+  STD_TORCH_CHECK(bank.device() == x.device(), "bank must be on the device of x");
+  STD_TORCH_CHECK(bank.scalar_type() == ScalarType::Float, "bank must be float32");
+}
+
 inline Prediction parse_prediction(std::string_view kind) {
   if (kind == "denoised") return Prediction::denoised;
   if (kind == "score") return Prediction::score;

@@ -6,6 +6,8 @@
 // csrc/cuda/ define `run`, each with one file for each op.
 #pragma once
 
+#include "mix.h"
+#include "perturb.h"
 #include "residual.h"
 #include "sam_step.h"
 #include "storage.h"
@@ -40,9 +42,10 @@ template <class Image, class Network>
 struct Perturb {
   Network* y;      // [K, B, d]
   const Image* x;  // [B, d]
-  compute_t<Image> sigma;
+  NetworkInput<compute_t<Image>> input;
   int64_t draws, batch, d, seed;
   bool antithetic;
+  const float* bank;  // the independent draws, [K, d] or [K/2, d], or null to generate them
 };
 PURSAMERE_KERNELS((class Image, class Network), Perturb<Image, Network>)
 
@@ -50,19 +53,31 @@ template <class Image, class Network>
 struct Residual {
   using A = compute_t<Image>;
 
+  // The results, each of which may be null.
   Network* cotangent;         // [K, B, d]
   Image* drift;               // [B, d]
   A* ere;                     // [B]
   const Image* x;             // [B, d]
   const Network* prediction;  // [K, B, d]
-  Prediction kind;
+  ResidualMap<A> map;
   // The cotangent is slope * r_k, the drift drift_factor * sum_k r_k, the ERE ere_factor * sum_k ||r_k||^2.
-  A sigma, slope, drift_factor, ere_factor;
+  A slope, drift_factor, ere_factor;
   int64_t draws, batch, d, seed;
   bool antithetic;
   A* scratch;
 };
 PURSAMERE_KERNELS((class Image, class Network), Residual<Image, Network>)
+
+template <class Image, class Network>
+struct ResidualBackward {
+  Network* out;             // [K, B, d]
+  Image* sum;               // [B, d]
+  const Network* per_draw;  // [K, B, d]
+  const Image* shared;      // [B, d]
+  Mix<compute_t<Image>> mix;
+  int64_t draws, batch, d;
+};
+PURSAMERE_KERNELS((class Image, class Network), ResidualBackward<Image, Network>)
 
 // g = direct + sum_k per_draw_k, added in this order.
 template <class Image, class Network>
@@ -71,6 +86,26 @@ struct DrawSum {
   const Image* direct;      // [B, d], or null
   int64_t draws, batch, d;
 };
+
+// y_k = scale (x + sigma xi_k) + shift for the op's result x. The noise is read from a bank of its independent draws: K, or
+// K/2 if antithetic.
+template <class Image, class Network>
+struct Perturbed {
+  Network* y = nullptr;         // [K, B, d], or null if no noise is to be added
+  const float* bank = nullptr;  // [independent, d]
+  int64_t independent = 0;
+  bool antithetic = false;
+  NetworkInput<compute_t<Image>> input = {};
+
+  int64_t draws() const { return independent * (antithetic ? 2 : 1); }
+};
+
+template <class Image, class Network>
+struct SumDraws {
+  Image* out;  // [B, d]
+  DrawSum<Image, Network> gradient;
+};
+PURSAMERE_KERNELS((class Image, class Network), SumDraws<Image, Network>)
 
 template <class Image, class Network>
 struct AccumulateAscend {
@@ -82,6 +117,7 @@ struct AccumulateAscend {
   DrawSum<Image, Network> gradient;
   A radius;
   A* scratch;
+  Perturbed<Image, Network> perturbed;  // the point
 };
 PURSAMERE_KERNELS((class Image, class Network), AccumulateAscend<Image, Network>)
 
@@ -97,6 +133,7 @@ struct AccumulateDescend {
   Ball ball;
   A step_size, radius;
   A* scratch;
+  Perturbed<Image, Network> perturbed;  // the next point
 };
 PURSAMERE_KERNELS((class Image, class Network), AccumulateDescend<Image, Network>)
 

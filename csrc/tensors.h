@@ -81,27 +81,37 @@ inline Tensor contiguous_input(const Tensor& tensor) {
   return torch::stable::copy_(copy, tensor);
 }
 
+// A bank that perturbs x: not read if x has no elements, where its own may be too many to copy.
+inline Tensor bank_input(const Tensor& bank, const Tensor& x) { return x.numel() > 0 ? contiguous_input(bank) : bank; }
+
 struct WithScratch {
   Tensor tensor;
   void* scratch;  // null if not requested
 };
 
-// A result like `tensor`, followed by `values` scratch values of compute precision in the same allocation, so that an op
-// allocates only its results.
-inline WithScratch allocate_with_scratch(const Tensor& tensor, int64_t values) {
-  if (values == 0) return {allocate_like(tensor), nullptr};
-  const ScalarType dtype = tensor.scalar_type();
+// A result of `count` elements, followed by `values` scratch values of compute precision in the same allocation, so that an
+// op allocates only its results.
+inline WithScratch allocate_with_scratch(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype,
+                                         int64_t count, int64_t values) {
+  if (values == 0) return {allocate(like, shape, dtype), nullptr};
   const int64_t alignment = 16 / stored_size(dtype);
-  const int64_t begin = (tensor.numel() + alignment - 1) / alignment * alignment;
+  const int64_t begin = (count + alignment - 1) / alignment * alignment;
   const int64_t length = begin + (values * compute_size(dtype) + stored_size(dtype) - 1) / stored_size(dtype);
-  const Tensor whole = allocate(tensor, {length}, dtype);
+  const Tensor whole = allocate(like, {length}, dtype);
   AtenTensorHandle handle;
-  const std::vector<int64_t> shape = shape_of(tensor), strides = contiguous_strides(shape);
+  const std::vector<int64_t> strides = contiguous_strides(shape);
   check_status(aoti_torch__reinterpret_tensor(whole.get(), int64_t(shape.size()), shape.data(), strides.data(), 0,
                                               &handle),
                "make a view of a result");
   return {Tensor(handle), static_cast<char*>(whole.mutable_data_ptr()) + begin * stored_size(dtype)};
 }
+
+inline WithScratch allocate_with_scratch(const Tensor& like, int64_t values) {
+  return allocate_with_scratch(like, shape_of(like), like.scalar_type(), like.numel(), values);
+}
+
+// A result that is not wanted, [0].
+inline Tensor allocate_nothing(const Tensor& like) { return allocate(like, {0}, like.scalar_type()); }
 
 // [K, *shape of tensor]
 inline Tensor allocate_draws(const Tensor& tensor, int64_t draws, ScalarType dtype) {
@@ -111,9 +121,12 @@ inline Tensor allocate_draws(const Tensor& tensor, int64_t draws, ScalarType dty
 }
 
 // [B], in compute precision.
-inline Tensor allocate_per_sample(const Tensor& x) {
-  return allocate(x, {x.size(0)}, x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+inline WithScratch allocate_per_sample(const Tensor& x, int64_t scratch_values) {
+  const ScalarType dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return allocate_with_scratch(x, {x.size(0)}, dtype, x.size(0), scratch_values);
 }
+
+inline Tensor allocate_per_sample(const Tensor& x) { return allocate_per_sample(x, 0).tensor; }
 
 // Elements per sample of x [B, *]; 0 if B = 0, where the product of the other sizes may overflow.
 inline int64_t sample_size(const Tensor& x) { return x.size(0) > 0 ? x.numel() / x.size(0) : 0; }

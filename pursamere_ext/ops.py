@@ -7,12 +7,12 @@ Derivatives consist of differentiable operations, so that they can be differenti
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .registration import register
+from .registration import refuse_derivative, register
 
 __all__: list[str] = []
 
@@ -29,54 +29,164 @@ def _noise_fake(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor
 register("noise", _noise_fake)
 
 
-# perturb: y_k = x + sigma xi_k
+# perturb: y_k = scale (x + sigma xi_k) + shift
 
 
 def _perturb_fake(
-    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+    x: Tensor,
+    sigma: float,
+    draws: int,
+    seed: int,
+    antithetic: bool,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    bank: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((draws, *x.shape), dtype=dtype or x.dtype)
 
 
 def _perturb_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.x_dtype = inputs[0].dtype
+    ctx.x_dtype, ctx.scale = inputs[0].dtype, inputs[6]
+    if inputs[8] is not None and ctx.needs_input_grad[8]:
+        raise NotImplementedError("pursamere::perturb has no derivative with respect to bank")
 
 
 def _perturb_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
-    return v.sum(dim=0, dtype=ctx.x_dtype), None, None, None, None, None
+    v_sum = _sum_draws(v, ctx.x_dtype)
+    return v_sum if ctx.scale == 1.0 else v_sum * ctx.scale, *[None] * 8
 
 
 register("perturb", _perturb_fake, _perturb_setup, _perturb_backward)
 
 
-# residual: r_k = a x + b prediction_k + noise, with a = 1 for a denoised prediction and 0 otherwise;
-# cotangent_k = (2 b / K) r_k, drift = (2/K) sum_k r_k, ere = (1/K) sum_k ||r_k||^2. The derivative needs the results
-# only.
+# residual: r_k = a x + b prediction_k + noise; cotangent_k = input_scale (2 b / K) r_k, drift = (2/K) sum_k r_k,
+# ere = (1/K) sum_k ||r_k||^2
 
 
-def _residual_fake(
-    x: Tensor, prediction: Tensor, kind: str, sigma: float, seed: int, antithetic: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _contiguous_like(prediction), _contiguous_like(x), _one_per_sample(x)
+class _ResidualOptions(NamedTuple):
+    """The op's arguments after its tensors."""
+
+    kind: str
+    sigma: float
+    seed: int
+    antithetic: bool
+    scale: float = 1.0
+    gain: float = 1.0
+    shift: float = 0.0
+    input_scale: float = 1.0
+    with_cotangent: bool = True
+    with_drift: bool = True
+    with_ere: bool = True
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """The derivatives (a, b) of every residual with respect to x and to its prediction."""
+        slope = {"denoised": -1.0, "score": -(self.sigma**2), "noise": self.sigma}[self.kind]
+        return 1.0 if self.kind == "denoised" else 1.0 - self.gain, self.gain * self.scale * slope
+
+
+def _residual_fake(x: Tensor, prediction: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    options = _ResidualOptions(*arguments)
+    return (
+        _contiguous_like(prediction) if options.with_cotangent else prediction.new_empty(0),
+        _contiguous_like(x) if options.with_drift else x.new_empty(0),
+        _one_per_sample(x) if options.with_ere else x.new_empty(0),
+    )
 
 
 def _residual_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, _, ctx.kind, ctx.sigma, _, _ = inputs
-    cotangent, drift, _ = output
-    ctx.save_for_backward(cotangent, drift)
+    x, prediction, *arguments = inputs
+    ctx.set_materialize_grads(False)
+    ctx.options = _ResidualOptions(*arguments)
+    ctx.draws, ctx.dtypes = len(prediction), (prediction.dtype, x.dtype)
+    # The cotangent and the drift are linear: their derivative needs no values.
+    ctx.save_for_backward(*((x, prediction) if ctx.options.with_ere else ()))
 
 
-def _residual_backward(ctx: _Context, v_cotangent: Tensor, v_drift: Tensor, v_ere: Tensor) -> tuple[Any, ...]:
-    cotangent, drift = ctx.saved_tensors
-    slope = {"denoised": -1.0, "score": -(ctx.sigma**2), "noise": ctx.sigma}[ctx.kind]
-    factor = 2.0 / cotangent.shape[0]
-    v_residual = factor * (slope * v_cotangent + v_drift.to(cotangent.dtype))
-    v_prediction = slope * v_residual + _columns(v_ere, drift).to(cotangent.dtype) * cotangent
-    v_x = v_residual.sum(dim=0, dtype=drift.dtype) + _columns(v_ere, drift) * drift if ctx.kind == "denoised" else None
-    return v_x, v_prediction, None, None, None, None
+def _residual_backward(
+    ctx: _Context, v_cotangent: Tensor | None, v_drift: Tensor | None, v_ere: Tensor | None
+) -> tuple[Any, ...]:
+    options: _ResidualOptions = ctx.options
+    a, b = options.slopes
+    factors = _Mix(options.input_scale * b, 1.0, b * 2.0 / ctx.draws, a * 2.0 / ctx.draws)
+    v_cotangent = v_cotangent if options.with_cotangent else None
+    v_drift = v_drift if options.with_drift else None
+    v_prediction, v_x = _mix(v_cotangent, v_drift, factors, ctx.draws, ctx.dtypes)
+    if v_ere is not None and options.with_ere:
+        x, prediction = ctx.saved_tensors
+        again = options._replace(input_scale=1.0, with_drift=a != 0.0, with_ere=False, with_cotangent=True)
+        cotangent, drift, _ = torch.ops.pursamere.residual.default(x, prediction, *again)
+        v_prediction = _plus(v_prediction, _columns(v_ere, x).to(cotangent.dtype) * cotangent)
+        v_x = _plus(v_x, a * _columns(v_ere, x) * drift) if a != 0.0 else v_x
+    return v_x, v_prediction, *[None] * len(options)
 
 
 register("residual", _residual_fake, _residual_setup, _residual_backward)
+
+
+# sum_draws: the sum over the draws
+
+
+def _sum_draws_fake(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    return per_draw.new_empty(per_draw.shape[1:], dtype=dtype)
+
+
+def _sum_draws_setup(ctx: _Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.draws, ctx.dtype = inputs[0].shape[0], inputs[0].dtype
+
+
+def _sum_draws_backward(ctx: _Context, v: Tensor) -> tuple[Any, ...]:
+    return v.to(ctx.dtype).expand(ctx.draws, *v.shape), None
+
+
+register("sum_draws", _sum_draws_fake, _sum_draws_setup, _sum_draws_backward)
+
+
+# residual_backward: u_k = g per_draw_k + h shared; out_k = s u_k, sum = t sum_k u_k
+
+
+class _Mix(NamedTuple):
+    g: float
+    h: float
+    s: float
+    t: float
+
+
+def _mix(
+    per_draw: Tensor | None, shared: Tensor | None, factors: _Mix, draws: int, dtypes: tuple[torch.dtype, torch.dtype]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return ``residual_backward``'s results, where ``None`` stands for zeros, in (network, image) ``dtypes``."""
+    g, h, s, t = factors
+    network, image = dtypes
+    if per_draw is not None and shared is not None:
+        out, total = torch.ops.pursamere.residual_backward.default(per_draw, shared, *factors)
+        return out, total if t != 0.0 else None
+    if per_draw is not None:
+        return (s * g) * per_draw, (t * g) * _sum_draws(per_draw, image) if t != 0.0 else None
+    if shared is not None:
+        out = ((s * h) * shared).to(network).expand(draws, *shared.shape)
+        return out, (t * h * draws) * shared if t != 0.0 else None
+    return None, None
+
+
+def _residual_backward_fake(per_draw: Tensor, shared: Tensor, *factors: float) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(per_draw), _contiguous_like(shared)
+
+
+def _residual_backward_setup(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    per_draw, shared, *factors = inputs
+    ctx.set_materialize_grads(False)
+    ctx.factors = _Mix(*factors)
+    ctx.draws, ctx.dtypes = len(per_draw), (per_draw.dtype, shared.dtype)
+
+
+def _residual_backward_backward(ctx: _Context, v_out: Tensor | None, v_sum: Tensor | None) -> tuple[Any, ...]:
+    g, h, s, t = ctx.factors
+    return *_mix(v_out, v_sum, _Mix(s, t, g, h), ctx.draws, ctx.dtypes), *[None] * 4
+
+
+register("residual_backward", _residual_backward_fake, _residual_backward_setup, _residual_backward_backward)
 
 
 # accumulate_ascend: point = x + ascent_radius g / ||g||, norm = ||g||
@@ -99,6 +209,27 @@ def _ascend_backward(ctx: _Context, v_point: Tensor, v_norm: Tensor) -> tuple[An
 
 
 register("accumulate_ascend", _ascend_fake, _ascend_setup, _ascend_backward)
+
+
+# accumulate_ascend_perturb: accumulate_ascend, then perturb. For where no derivative is needed, see
+# pursamere.functional.
+
+
+def _ascend_perturb_fake(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    ascent_radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_ascend_fake(x, per_draw, direct, ascent_radius), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_ascend_perturb", _ascend_perturb_fake, refuse_derivative, refuse_derivative)
 
 
 # accumulate_descend: next = clip(P(moved)), moved = x - step_size u(g)
@@ -170,11 +301,43 @@ def _in_box(v: Tensor, projected: Tensor) -> Tensor:
 register("accumulate_descend", _descend_fake, _descend_setup, _descend_backward)
 
 
+# accumulate_descend_perturb: accumulate_descend, then perturb. For where no derivative is needed.
+
+
+def _descend_perturb_fake(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+    bank: Tensor,
+    sigma: float,
+    antithetic: bool,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    return _contiguous_like(x), _perturbed_fake(x, per_draw, bank, antithetic)
+
+
+register("accumulate_descend_perturb", _descend_perturb_fake, refuse_derivative, refuse_derivative)
+
+
 # What the sections share.
+
+
+def _plus(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a + b
 
 
 def _contiguous_like(tensor: Tensor) -> Tensor:
     return tensor.new_empty(tensor.shape)
+
+
+def _perturbed_fake(x: Tensor, per_draw: Tensor, bank: Tensor, antithetic: bool) -> Tensor:
+    return per_draw.new_empty((bank.shape[0] * (2 if antithetic else 1), *x.shape))
 
 
 def _one_per_sample(x: Tensor) -> Tensor:
@@ -192,8 +355,13 @@ def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:
-    total = per_draw.sum(dim=0, dtype=_compute_dtype(per_draw.dtype))
+    total = _sum_draws(per_draw, _compute_dtype(per_draw.dtype))
     return total if direct is None else total + direct
+
+
+def _sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    total: Tensor = torch.ops.pursamere.sum_draws(per_draw, dtype)
+    return total
 
 
 def _to_terms(v_gradient: Tensor, per_draw: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor | None]:

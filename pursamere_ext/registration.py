@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl  # private, but what register_autograd consists of
 from torch.autograd import forward_ad
 
-__all__ = ["register"]
+__all__ = ["refuse_derivative", "register"]
 
 _library = torch.library.Library("pursamere", "IMPL")
 _innermost_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)  # private to PyTorch
@@ -48,6 +48,11 @@ def register(
         return with_derivative(keyset, *args, **kwargs)
 
     _library.impl(name, run, "Autograd", with_keyset=True)
+
+
+def refuse_derivative(*_: Any, **__: Any) -> None:
+    """Raise: the ``setup_context`` and ``backward`` of an op whose results must not be taken for constants."""
+    raise NotImplementedError("this op has no derivative: call the ops that it fuses")
 
 
 def _differentiated_by_functorch() -> bool:

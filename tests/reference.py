@@ -7,6 +7,7 @@ operations promise bits, these do not.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,25 +59,65 @@ def noise(like: Tensor, draws: int, seed: int, antithetic: bool) -> Tensor:
 
 
 def perturb(
-    x: Tensor, sigma: float, draws: int, seed: int, antithetic: bool, dtype: torch.dtype | None = None
+    x: Tensor,
+    sigma: float,
+    draws: int,
+    seed: int,
+    antithetic: bool,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    bank: Tensor | None = None,
 ) -> Tensor:
-    """Every image under every draw of the noise, x + sigma * xi_k."""
-    bank = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
-    return (_wide(x) + sigma * bank.unsqueeze(1)).to(dtype or x.dtype)
+    """Every image under every draw of the noise, scale * (x + sigma * xi_k) + shift."""
+    if bank is None:
+        xi = noise(torch.empty(x.shape[1:], dtype=torch.float64, device="cpu"), draws, seed, antithetic).to(x.device)
+    else:
+        xi = torch.stack([bank, -bank], dim=1).flatten(0, 1) if antithetic else bank
+    return (scale * (_wide(x) + sigma * xi.unsqueeze(1)) + shift).to(dtype or x.dtype)
 
 
 def residual(
-    x: Tensor, prediction: Tensor, kind: str, sigma: float, seed: int, antithetic: bool
+    x: Tensor,
+    prediction: Tensor,
+    kind: str,
+    sigma: float,
+    seed: int,
+    antithetic: bool,
+    scale: float = 1.0,
+    gain: float = 1.0,
+    shift: float = 0.0,
+    input_scale: float = 1.0,
+    with_cotangent: bool = True,
+    with_drift: bool = True,
+    with_ere: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """r_k = x - D(x + sigma * xi_k), its cotangent, (2/K) sum_k r_k, and (1/K) sum_k ||r_k||^2."""
     draws = prediction.shape[0]
-    wide, output = _wide(x), _wide(prediction)
+    wide, output = _wide(x), scale * _wide(prediction)
     y = perturb(wide, sigma, draws, seed, antithetic)
     denoised = {"denoised": output, "score": y + sigma**2 * output, "noise": y - sigma * output}[kind]
-    slope = {"denoised": -1.0, "score": -(sigma**2), "noise": sigma}[kind]
-    r = wide - denoised
+    slope = gain * scale * {"denoised": -1.0, "score": -(sigma**2), "noise": sigma}[kind]
+    r = wide - (gain * denoised + shift)
     ere = r.square().flatten(2).sum(dim=2).mean(dim=0) if x.dim() > 1 else r.square().mean(dim=0)
-    return (2 / draws * slope * r).to(prediction.dtype), (2 / draws * r.sum(dim=0)).to(x.dtype), _per_sample(ere, x)
+    return (
+        (2 / draws * slope * input_scale * r).to(prediction.dtype) if with_cotangent else prediction.new_empty(0),
+        (2 / draws * r.sum(dim=0)).to(x.dtype) if with_drift else x.new_empty(0),
+        _per_sample(ere, x) if with_ere else x.new_empty(0),
+    )
+
+
+def residual_backward(
+    per_draw: Tensor, shared: Tensor, g: float, h: float, s: float, t: float
+) -> tuple[Tensor, Tensor]:
+    """s * u_k and t * sum_k u_k, with u_k = g * per_draw_k + h * shared."""
+    u = g * _wide(per_draw) + h * _wide(shared)
+    return (s * u).to(per_draw.dtype), (t * u.sum(dim=0)).to(shared.dtype)
+
+
+def sum_draws(per_draw: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum over the draws."""
+    return _sum(per_draw, None).to(dtype)
 
 
 def accumulate_ascend(
@@ -107,6 +148,26 @@ def accumulate_descend(
     else:
         offset = offset * (radius / _norm(offset)).clamp(max=1).nan_to_num(nan=1.0)
     return (_wide(start) + offset).clamp(0, 1).to(x.dtype)
+
+
+def accumulate_ascend_perturb(
+    x: Tensor, per_draw: Tensor, direct: Tensor | None, ascent_radius: float, *perturbation: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ascent and its point perturbed."""
+    point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
+    return point, norm, _perturbed(point, per_draw.dtype, *perturbation)
+
+
+def accumulate_descend_perturb(x: Tensor, start: Tensor, per_draw: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The descent and its result perturbed."""
+    after = accumulate_descend(x, start, per_draw, *rest[:5])
+    return after, _perturbed(after, per_draw.dtype, *rest[5:])
+
+
+def _perturbed(
+    x: Tensor, dtype: torch.dtype, bank: Tensor, sigma: float, antithetic: bool, scale: float = 1.0, shift: float = 0.0
+) -> Tensor:
+    return perturb(x, sigma, 0, 0, antithetic, dtype, scale, shift, bank)
 
 
 def _wide(tensor: Tensor) -> Tensor:

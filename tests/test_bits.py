@@ -22,8 +22,9 @@ int main() {
   float z[4096], out[4096];
   for (int i = 0; i < 1024; ++i) gaussian4(noise_key(12345), 3, i, z[4 * i], z[4 * i + 1], z[4 * i + 2], z[4 * i + 3]);
   const float norm = square_root(sum_chunk(z) * sum_chunk(z + 1024) + 1.0f);
+  const auto map = residual_map<float>(Prediction::score, 0.3, 1.1, 0.9, 0.2);
   for (int i = 0; i < 4096; ++i) {
-    const float r = residual_of<Prediction::score>(0.0f, z[i], z[4095 - i], 0.3f);
+    const float r = map.residual<true>(map.image(z[i]), z[i], z[4095 - i]);
     const float moved = descend(Step::unit, ascend(r, z[i], unit_scale(0.1f, norm)), z[4095 - i], 0.2f);
     out[i] = project_l2(project_linf(moved, z[i], 0.5f), r, l2_shrink(norm, 0.7f));
     out[i] += to_compute(from_compute<Half>(r)) + to_compute(from_compute<BFloat16>(r));

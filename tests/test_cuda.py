@@ -4,7 +4,19 @@ import warnings
 
 import pytest
 import torch
-from cases import DTYPE_PAIRS, OPS, SHAPES, as_tuple, assert_same_bits, draw_calls, op_calls, special_calls, tensor
+from cases import (
+    DTYPE_PAIRS,
+    OPS,
+    SHAPES,
+    as_tuple,
+    assert_same_bits,
+    conversion_calls,
+    draw_calls,
+    op_calls,
+    special_calls,
+    tensor,
+    without_derivative,
+)
 from float_modes import MODES, float_mode
 from nets import conv_classifier, conv_denoiser
 from torch.library import opcheck
@@ -45,6 +57,12 @@ def test_shapes_of_real_use_have_the_bits_of_the_cpu(cuda, shape):
 def test_special_values_come_out_as_on_the_cpu(cuda, d):
     """In samples of one block and of several."""
     for name, arguments in special_calls(d):
+        assert_bits_of_the_cpu(cuda, name, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_and_every_boundary_of_rounding_converts_as_on_the_cpu(cuda, dtype):
+    for name, arguments in conversion_calls(dtype):
         assert_bits_of_the_cpu(cuda, name, arguments)
 
 
@@ -242,7 +260,9 @@ def test_arguments_on_different_devices(cuda):
 def test_registrations(cuda):
     for name, arguments in op_calls((2, 3, 5), torch.float32, torch.float32):
         leaves = tuple(
-            v.detach().to(cuda, copy=True).requires_grad_(name != "noise") if isinstance(v, torch.Tensor) else v
+            v.detach().to(cuda, copy=True).requires_grad_(not without_derivative(name, arguments))
+            if isinstance(v, torch.Tensor)
+            else v
             for v in arguments
         )
         opcheck(getattr(OPS, name).default, leaves)
@@ -258,7 +278,7 @@ def test_derivatives_are_those_of_the_cpu(cuda):
         return torch.autograd.grad(sum(r.square().sum() for r in results), tensors, allow_unused=True)
 
     for name, arguments in op_calls((2, 3, 7), torch.float64, torch.float64):
-        if name == "noise":
+        if without_derivative(name, arguments):
             continue
         for got, want in zip(gradients(name, on(cuda, arguments)), gradients(name, arguments), strict=True):
             assert (got is None) == (want is None)

@@ -327,7 +327,7 @@ def test_a_random_defense_that_is_nan_on_one_sample(tmp_path):
         def reset(self, seed):
             self._seed, self._calls = seed, 0
 
-        def _noise_of_call(self):
+        def _noise_of_call(self, x):
             self._calls += 1
             return ps.GaussianNoise(seed=self._seed + self._calls, draws=2)
 

@@ -23,6 +23,7 @@ ROOMS = [
     {"pursamere.attacks"},
     {"pursamere.pretrained"},
     {"pursamere.baselines"},
+    {"pursamere.tuning"},
     {"pursamere.purifier"},
     {"pursamere.classifier"},
     {"pursamere.stepping"},
@@ -31,6 +32,7 @@ ROOMS = [
     {"pursamere.functional"},
     {"pursamere.denoisers"},
     {"pursamere.models"},
+    {"pursamere.cuda_graphs", "pursamere.execution"},
     {"pursamere.determinism"},
     {"pursamere.noise", "pursamere.datasets"},
     {"pursamere._helpers"},  # all other modules whose names begin with an underscore

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -303,27 +304,57 @@ def test_kernel_density_treats_rows_alike_where_its_tiles_do_not_divide_the_quer
     assert torch.equal(model(x)[1:2], model(x[1:2]))
 
 
-@pytest.mark.parametrize("micro_batch", [None, 4])
-def test_networks_always_see_the_same_number_of_images(micro_batch):
+@pytest.mark.parametrize(("micro_batch", "sizes"), [(None, (8, 4, 2, 1)), (4, (4,))])
+def test_networks_see_few_numbers_of_images(micro_batch, sizes):
     seen = []
 
     def denoiser(y, sigma):
         seen.append(len(y))
         return y * 0.9
 
-    def classifier(images):
-        seen.append(len(images) * NOISE.draws)
-        return images.flatten(1)
+    model = purifier(denoiser, micro_batch=micro_batch, noise=ps.GaussianNoise(draws=8))
+    rows = {size * 8 for size in sizes}
+    for batch in (0, 1, 3, 4, 9, 27):
+        for requires_grad in (False, True):
+            model.check_derivative(tensor(0, batch, 1, 4, 4))  # which runs the denoiser on fewer
+            seen.clear()
+            model(tensor(0, batch, 1, 4, 4).requires_grad_(requires_grad))
+            assert set(seen) <= rows
+    seen.clear()
+    model(tensor(0, 9, 1, 4, 4))
+    assert {n // 8 for n in seen} == ({8, 1} if micro_batch is None else {4})
+    assert model.micro_batch_sizes(tensor(0, 1, 1, 4, 4)) == sizes
 
-    model = ps.PurifiedClassifier(purifier(denoiser, micro_batch=micro_batch), classifier)
-    for batch in (0, 1, 3, 4, 9):
-        seen.clear()
-        model(tensor(0, batch, 1, 4, 4))
-        assert set(seen) == {(micro_batch or 1) * NOISE.draws}
-        model.purifier.check_derivative(tensor(0, batch, 1, 4, 4))  # which runs the denoiser on fewer
-        seen.clear()
-        model(tensor(0, batch, 1, 4, 4).requires_grad_())
-        assert set(seen) == {(micro_batch or 1) * NOISE.draws}
+
+def rounds_by_size(below):
+    """A denoiser whose last bits differ below a number of rows, as those of a matrix product may."""
+    return lambda y, sigma: y * 0.9 if len(y) >= below else y * (0.9 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "draws", "shape", "sizes"),
+    [
+        (rounds_by_size(0), 8, (1, 4, 4), (8, 4, 2, 1)),
+        (rounds_by_size(8), 2, (1, 4, 4), (32, 16, 8, 4)),  # a lone image costs 8 rows
+        (rounds_by_size(16), 2, (1, 4, 4), (4, 2, 1)),  # instead of the 16 rows of (32, 16, 8)
+        (rounds_by_size(16), 8, (1, 4, 4), (1,)),
+        (mixing, 8, (1, 4, 4), (1,)),
+        (positional, 8, (1, 4, 4), (1,)),
+        (rounds_by_size(0), 8, (1, 128, 128), (2, 1)),  # large images fill the machine sooner
+        (rounds_by_size(0), 128, (1, 4, 4), (1,)),
+    ],
+)
+def test_sizes_of_micro_batches_are_found_by_their_bits(denoiser, draws, shape, sizes):
+    model = purifier(denoiser, noise=ps.GaussianNoise(draws=draws), steps=1)
+    x = tensor(0, 5, *shape)
+    assert "micro_batch=None," in repr(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.micro_batch_sizes(x) == sizes
+    assert f"micro_batch=None ({sizes[0]} for {'x'.join(map(str, shape))} float64 on cpu)" in repr(model)
+    whole = model(x)
+    for part in (1, 2, 3):
+        assert torch.equal(torch.cat([model(piece) for piece in x.split(part)]), whole)
 
 
 def test_logits_have_the_same_bits_in_any_batch():

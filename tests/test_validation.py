@@ -237,9 +237,13 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
         (
             lambda x: x.mean(dim=(1, 2, 3)),
             ValueError,
-            r"classifier must return logits \[1, classes\], got shape \(1,\)",
+            r"classifier must return logits \[64, classes\], got shape \(64,\)",
         ),
-        (lambda x: torch.ones(2, 10), ValueError, r"classifier must return logits \[1, classes\], got shape \(2, 10\)"),
+        (
+            lambda x: torch.ones(2, 10),
+            ValueError,
+            r"classifier must return logits \[64, classes\], got shape \(2, 10\)",
+        ),
         (
             lambda x: {"logits": x},
             TypeError,
@@ -350,6 +354,16 @@ def functional_calls():
         (functional.perturb, (X.int(), 0.1, NOISE), {}, TypeError, "x must have a floating dtype"),
         (functional.perturb, (X.sum(), 0.1, NOISE), {}, ValueError, "x must have a batch dimension, got a scalar"),
         (functional.perturb, (X, 0.1, NOISE), {"dtype": torch.int8}, TypeError, "dtype must be float16"),
+        (functional.perturb, (X, 0.1, NOISE), {"scale": 0.0}, ValueError, "scale must be positive and finite, got 0"),
+        (functional.perturb, (X, 0.1, NOISE), {"shift": "1"}, TypeError, "shift must be a real number, got str"),
+        (functional.residual, (X, per_draw, 0.1, NOISE), {"gain": None}, TypeError, "gain must be a real number"),
+        (
+            functional.residual,
+            (X, per_draw, 0.1, NOISE),
+            {"input_scale": -2},
+            ValueError,
+            "input_scale must be positive",
+        ),
         (functional.residual, (X, per_draw[0], 0.1, NOISE), {}, ValueError, "prediction must have shape"),
         (functional.residual, (X, per_draw[:2], 0.1, NOISE), {}, ValueError, r"noise.draws = 4 draws, got 2"),
         (functional.residual, (X, per_draw, 0.1, NOISE), {"kind": "v"}, ValueError, "kind must be one of 'denoised'"),

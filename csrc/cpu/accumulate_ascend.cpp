@@ -1,6 +1,8 @@
-// accumulate_ascend: from per-draw gradients to the ascent point x + rho g / ||g|| and ||g||.
+// accumulate_ascend: from per-draw gradients to the ascent point x + rho g / ||g|| and ||g||; accumulate_ascend_perturb
+// perturbs the point too.
 #include "cpu/backend.h"
 #include "cpu/draw_sum.h"
+#include "cpu/perturb_tile.h"
 #include "cpu/sample_sum.h"
 
 namespace pursamere {
@@ -20,7 +22,7 @@ template <class Image, class Network>
 void run(const AccumulateAscend<Image, Network>& p) {
   using A = compute_t<Image>;
   const DrawSum<Image, Network>& sum = p.gradient;
-  for_each_sample(sum.batch, sum.d, sum.draws, [&](int64_t b) {
+  for_each_sample(sum.batch, sum.d, sum.draws + p.perturbed.draws(), [&](int64_t b) {
     Image* out = p.point + b * sum.d;
     // First pass: the gradient, kept where the result will be, unless that is a half type: then it is summed again.
     p.norm[b] = square_root(sum_over_tiles<A>(sum.d, sum.draws, [&](int64_t first, int64_t count, A* squares) {
@@ -30,13 +32,14 @@ void run(const AccumulateAscend<Image, Network>& p) {
       square_row(squares, gradient, count);
     }));
     const A scale = unit_scale(p.radius, p.norm[b]);
-    for_each_tile(sum.d, 1, [&](int64_t first, int64_t count) {
+    for_each_tile(sum.d, 1 + p.perturbed.draws(), [&](int64_t first, int64_t count) {
       InputRow<Image> image;
       OutputRow<Image> row;
       A* values = row.at(out + first);
       if constexpr (!kStoredAsComputed<Image>) sum_draws(values, sum, b, first, count);
       ascend_row(values, image(p.x + b * sum.d + first, count), values, scale, count);
       row.finish(out + first, count);
+      perturb_tile(p.perturbed, out + first, sum, b, first, count);
     });
   });
 }

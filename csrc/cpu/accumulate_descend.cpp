@@ -1,6 +1,8 @@
-// accumulate_descend: from per-draw gradients to the next point, clip_[0,1](P(x - eta u(g))).
+// accumulate_descend: from per-draw gradients to the next point, clip_[0,1](P(x - eta u(g))); accumulate_descend_perturb
+// perturbs it too.
 #include "cpu/backend.h"
 #include "cpu/draw_sum.h"
+#include "cpu/perturb_tile.h"
 #include "cpu/sample_sum.h"
 
 namespace pursamere {
@@ -49,7 +51,7 @@ void run(const AccumulateDescend<Image, Network>& p) {
   // A pass over the tiles may leave its result where the final one will be, unless that is a half type: then the next
   // pass computes it again.
   constexpr bool kKept = kStoredAsComputed<Image>;
-  for_each_sample(sum.batch, sum.d, sum.draws, [&](int64_t b) {
+  for_each_sample(sum.batch, sum.d, sum.draws + p.perturbed.draws(), [&](int64_t b) {
     const int64_t offset = b * sum.d;
     A scale = p.step_size;
     if (p.step == Step::unit) {
@@ -80,7 +82,7 @@ void run(const AccumulateDescend<Image, Network>& p) {
       });
       shrink = l2_shrink(square_root(square), p.radius);
     }
-    for_each_tile(sum.d, sum.draws, [&](int64_t first, int64_t count) {
+    for_each_tile(sum.d, sum.draws + p.perturbed.draws(), [&](int64_t first, int64_t count) {
       InputRow<Image> origin;
       OutputRow<Image> row;
       A* values = row.at(p.next + offset + first);
@@ -93,6 +95,7 @@ void run(const AccumulateDescend<Image, Network>& p) {
         for (int64_t i = 0; i < count; ++i) values[i] = clip_to_pixels(project_l2(values[i], start[i], shrink));
       }
       row.finish(p.next + offset + first, count);
+      perturb_tile(p.perturbed, p.next + offset + first, sum, b, first, count);
     });
   });
 }

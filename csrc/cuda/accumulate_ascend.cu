@@ -1,6 +1,8 @@
-// accumulate_ascend: from per-draw gradients to the ascent point x + rho g / ||g|| and ||g||.
+// accumulate_ascend: from per-draw gradients to the ascent point x + rho g / ||g|| and ||g||; accumulate_ascend_perturb
+// perturbs the point too.
 #include "cuda/kernels.h"
 #include "cuda/draw_sum.h"
+#include "cuda/perturb_vector.h"
 #include "cuda/samples.h"
 
 namespace pursamere::cuda {
@@ -8,8 +10,8 @@ namespace {
 
 enum Pass { kGradient, kAscent };
 
-template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+template <bool kPerturbs, class Image, class Network>
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     ascend_kernel(const AccumulateAscend<Image, Network> p, const SamplePlan plan,
                   const SampleSum<compute_t<Image>> squares, const Passes passes) {
   using A = compute_t<Image>;
@@ -45,6 +47,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 #pragma unroll
         for (int i = 0; i < V; ++i) x[i] = ascend(x[i], gradient[i], scale);
         store(p.point + start + first, x, count);
+        if constexpr (kPerturbs) perturb_vector(p.perturbed, x, p.gradient, block.sample(), first, count);
       });
     }
   }
@@ -54,12 +57,15 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 
 template <class Image, class Network>
 void run(const AccumulateAscend<Image, Network>& p, const Device& device) {
-  const Shape shape{"accumulate_ascend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const bool perturbs = p.perturbed.y != nullptr;
+  const auto kernel = perturbs ? ascend_kernel<true, Image, Network> : ascend_kernel<false, Image, Network>;
+  const Shape shape{perturbs ? "accumulate_ascend_perturb" : "accumulate_ascend", p.gradient.draws, p.gradient.batch,
+                    p.gradient.d};
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const auto squares = sample_sum(plan, p.scratch, 0);
   const auto pass = [&](Pass first, Pass last) {
-    launch(device, shape, ascend_kernel<Image, Network>, plan.batch * plan.parts, plan.groups * kGroupThreads<Network>,
-           p, plan, squares, Passes{first, last});
+    launch(device, shape, kernel, plan.batch * plan.parts, plan.groups * kGroupThreads<Network>, p, plan, squares,
+           Passes{first, last});
   };
   if (plan.alone()) return pass(kGradient, kAscent);
   pass(kGradient, kGradient);

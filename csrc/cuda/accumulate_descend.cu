@@ -1,6 +1,8 @@
-// accumulate_descend: from per-draw gradients to the next point, clip_[0,1](P(x - eta u(g))).
+// accumulate_descend: from per-draw gradients to the next point, clip_[0,1](P(x - eta u(g))); accumulate_descend_perturb
+// perturbs it too.
 #include "cuda/kernels.h"
 #include "cuda/draw_sum.h"
+#include "cuda/perturb_vector.h"
 #include "cuda/samples.h"
 
 namespace pursamere::cuda {
@@ -44,8 +46,8 @@ struct Descent {
   }
 };
 
-template <class Image, class Network>
-__global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks<Network>)
+template <bool kPerturbs, class Image, class Network>
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     descend_kernel(const AccumulateDescend<Image, Network> p, const SamplePlan plan,
                    const SampleSum<compute_t<Image>> gradient_squares,
                    const SampleSum<compute_t<Image>> distance_squares, const Passes passes) {
@@ -104,6 +106,7 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
         value[i] = clip_to_pixels(projected);
       }
       store(p.next + descent.start + first, value, count);
+      if constexpr (kPerturbs) perturb_vector(p.perturbed, value, p.gradient, block.sample(), first, count);
     });
   }
 }
@@ -112,14 +115,17 @@ __global__ void __launch_bounds__(kMaxGroups* kGroupThreads<Network>, kMinBlocks
 
 template <class Image, class Network>
 void run(const AccumulateDescend<Image, Network>& p, const Device& device) {
-  const Shape shape{"accumulate_descend", p.gradient.draws, p.gradient.batch, p.gradient.d};
-  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors);
+  const bool perturbs = p.perturbed.y != nullptr;
+  const auto kernel = perturbs ? descend_kernel<true, Image, Network> : descend_kernel<false, Image, Network>;
+  const Shape shape{perturbs ? "accumulate_descend_perturb" : "accumulate_descend", p.gradient.draws, p.gradient.batch,
+                    p.gradient.d};
+  const SamplePlan plan = plan_samples(shape.batch, shape.d, device.multiprocessors, kMaxGroups<compute_t<Image>>);
   const bool unit = p.step == Step::unit, l2 = p.ball == Ball::l2;
   const auto gradient_squares = sample_sum(plan, p.scratch, 0);
   const auto distance_squares = sample_sum(plan, p.scratch, unit ? 1 : 0);
   const auto pass = [&](Pass first, Pass last) {
-    launch(device, shape, descend_kernel<Image, Network>, plan.batch * plan.parts,
-           plan.groups * kGroupThreads<Network>, p, plan, gradient_squares, distance_squares, Passes{first, last});
+    launch(device, shape, kernel, plan.batch * plan.parts, plan.groups * kGroupThreads<Network>, p, plan,
+           gradient_squares, distance_squares, Passes{first, last});
   };
   if (plan.alone()) return pass(kGradient, kProject);
   if (unit) {

@@ -17,9 +17,11 @@ inline unsigned blocks_for(int64_t units, const Device& device) {
   return unsigned(std::min(units, kBlocksPerMultiprocessor * device.multiprocessors));
 }
 
-// Threads per block for this much work, in whole warps.
+// Threads of each of the blocks that share this much work evenly, in whole warps.
 inline int threads_for(int64_t pieces, int most) {
-  return int(std::clamp<int64_t>((pieces + 31) / 32 * 32, 32, most));
+  const int64_t blocks = std::max<int64_t>((pieces + most - 1) / most, 1);
+  const int64_t each = (pieces + blocks - 1) / blocks;
+  return int(std::clamp<int64_t>((each + 31) / 32 * 32, 32, most));
 }
 
 [[noreturn]] inline void fail_launch(cudaError_t error, const Shape& shape) {

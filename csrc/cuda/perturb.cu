@@ -1,4 +1,5 @@
-// perturb: y_k = x + sigma xi_k. A thread generates the noise of a vector once for several samples, whose values it holds.
+// perturb: y_k = scale (x + sigma xi_k) + shift. A thread generates the noise of a vector, or reads it from a bank, once
+// for several samples, whose values it holds.
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "cuda/noise_vector.h"
@@ -14,7 +15,7 @@ struct PerturbPlan {
   int64_t tiles, sample_groups, draw_groups, draws_per_group;  // of independent draws
 };
 
-template <class Image, class Network>
+template <bool kFromBank, class Image, class Network>
 __global__ void __launch_bounds__(kThreads) perturb_kernel(const Perturb<Image, Network> p, const PerturbPlan plan) {
   using A = compute_t<Image>;
   constexpr int V = kVector<Network>;
@@ -28,18 +29,29 @@ __global__ void __launch_bounds__(kThreads) perturb_kernel(const Perturb<Image, 
                                                                              : independent;
     A x[kSamples][V];
 #pragma unroll
-    for (int s = 0; s < kSamples; ++s) load<false>(x[s], p.x + (sample + s) * p.d + first, sample + s < p.batch ? count : 0);
+    for (int s = 0; s < kSamples; ++s) {
+      load<false>(x[s], p.x + (sample + s) * p.d + first, sample + s < p.batch ? count : 0);
+#pragma unroll
+      for (int i = 0; i < V; ++i) x[s][i] = p.input.image(x[s][i]);
+    }
     for (int64_t draw = draw_begin; draw < draw_end; ++draw) {
       A xi[V];
-      noise_vector<V>(xi, noise_key(p.seed), uint32_t(draw), first);
+      if constexpr (kFromBank) {
+        float values[V];
+        load<false>(values, p.bank + draw * p.d + first, count);
+#pragma unroll
+        for (int i = 0; i < V; ++i) xi[i] = A(values[i]);
+      } else {
+        noise_vector<V>(xi, noise_key(p.seed), uint32_t(draw), first);
+      }
       for (int64_t copy = 0; copy < copies; ++copy) {
-        const A sigma = copy ? -p.sigma : p.sigma;
+        const A sign = A(copy ? -1 : 1);
         Network* y = p.y + ((draw * copies + copy) * p.batch + sample) * p.d + first;
 #pragma unroll
         for (int s = 0; s < kSamples; ++s) {
           A value[V];
 #pragma unroll
-          for (int i = 0; i < V; ++i) value[i] = fused_multiply_add(sigma, xi[i], x[s][i]);
+          for (int i = 0; i < V; ++i) value[i] = p.input.noisy(x[s][i], sign, xi[i]);
           store(y + s * p.d, value, sample + s < p.batch ? count : 0);
         }
       }
@@ -61,7 +73,8 @@ void run(const Perturb<Image, Network>& p, const Device& device) {
   const int64_t draws_per_group =
       std::clamp<int64_t>(tiles * sample_groups * independent / wanted, 1, std::max<int64_t>(independent, 1));
   const PerturbPlan plan{tiles, sample_groups, (independent + draws_per_group - 1) / draws_per_group, draws_per_group};
-  launch(device, {"perturb", p.draws, p.batch, p.d}, perturb_kernel<Image, Network>,
+  launch(device, {"perturb", p.draws, p.batch, p.d},
+         p.bank ? perturb_kernel<true, Image, Network> : perturb_kernel<false, Image, Network>,
          plan.tiles * plan.sample_groups * plan.draw_groups, threads, p, plan);
 }
 

@@ -5,6 +5,9 @@
 // one launch does everything. Otherwise several blocks share a sample, leave their chunk sums in scratch memory, and the
 // next launch, every warp of it for itself, adds them up. The bits are the same either way, since the order of the sum
 // is.
+//
+// A batch with fewer samples than there are multiprocessors leaves some of them idle. What it then takes is latency rather
+// than bandwidth, so a block gets a group for every chunk, up to a maximum, rather than a sample a second launch.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +16,6 @@
 
 namespace pursamere::cuda {
 
-constexpr int kMaxGroups = 2;        // in a block; with more, registers spill
 constexpr int64_t kAloneChunks = 256;  // at most in a sample that a block does alone
 
 struct SamplePlan {
@@ -24,12 +26,13 @@ struct SamplePlan {
   bool alone() const { return parts == 1; }
 };
 
-inline SamplePlan plan_samples(int64_t batch, int64_t d, int multiprocessors) {
+// max_groups: in a block.
+inline SamplePlan plan_samples(int64_t batch, int64_t d, int multiprocessors, int max_groups = 1) {
   const int64_t chunks = chunk_count(d);
   if (chunks <= 8 || (chunks <= kAloneChunks && batch >= 2 * multiprocessors)) {
-    // Enough groups for a small batch to fill the device.
-    const int64_t wanted = std::clamp<int64_t>(4 * multiprocessors / std::max<int64_t>(batch, 1), 1, kMaxGroups);
-    return {batch, d, chunks, 1, chunks, int(std::clamp<int64_t>(chunks, 1, wanted))};
+    // Blocks of a single group once a multiprocessor has several: they need not wait for one another.
+    const int most = batch <= multiprocessors ? max_groups : 1;
+    return {batch, d, chunks, 1, chunks, int(std::clamp<int64_t>(chunks, 1, most))};
   }
   const int64_t per_part = std::clamp<int64_t>(batch * chunks / (16 * multiprocessors), 1, 8);
   return {batch, d, chunks, (chunks + per_part - 1) / per_part, per_part, 1};

@@ -12,10 +12,13 @@ inline constexpr int kGroupThreads = int(kChunk) / kVector<Network>;
 
 constexpr int kMaxSums = 2;  // over a sample in one op
 
-// Blocks of the largest size that a multiprocessor is to hold, for __launch_bounds__. For float32 this keeps a thread to
-// 64 registers, which suffice; without the bound the compiler takes a few more, and a block fewer fits.
-template <class Network>
-inline constexpr int kMinBlocks = sizeof(Network) == 4 ? 2 : 1;
+// Groups in a block at most. With more, or as many in double precision, a thread's registers would not suffice.
+template <class A>
+inline constexpr int kMaxGroups = sizeof(A) == 8 ? 2 : 3;
+
+// For __launch_bounds__, to keep a thread to this many registers: the most threads for which a multiprocessor's 65,536
+// suffice. Just above a bound, a multiprocessor would hold a block fewer.
+constexpr int threads_with(int registers) { return 65536 / (registers * 128) * 128; }
 
 // One sum over every sample. In scratch memory, or with null pointers in a block's shared memory.
 template <class A>
@@ -42,7 +45,7 @@ void sum_upper_levels(const Device& device, const Shape& shape, const SamplePlan
 
 template <class A>
 struct SharedSums {
-  A stage[kMaxGroups][kChunk];
+  A stage[kMaxGroups<A>][kChunk];
   A chunk_sums[kMaxSums][kAloneChunks];
 };
 

@@ -42,16 +42,19 @@ __device__ __forceinline__ void store16(void* to, uint4 v) {
 
 template <int V, class Stored>
 __device__ __forceinline__ void pack(uint32_t (&words)[V * sizeof(Stored) / 4], const compute_t<Stored> (&values)[V]) {
+  if constexpr (sizeof(Stored) == 2) {
 #pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const Stored stored = from_compute<Stored>(values[i]);
-    if constexpr (sizeof(Stored) == 2) {
-      words[i / 2] = i % 2 ? words[i / 2] | uint32_t(stored.bits) << 16 : uint32_t(stored.bits);
-    } else if constexpr (sizeof(Stored) == 4) {
-      words[i] = bit_cast<uint32_t>(stored);
-    } else {
-      words[2 * i] = uint32_t(bit_cast<uint64_t>(stored));
-      words[2 * i + 1] = uint32_t(bit_cast<uint64_t>(stored) >> 32);
+    for (int i = 0; i < V; i += 2) words[i / 2] = from_compute_pair<Stored>(values[i], values[i + 1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const Stored stored = from_compute<Stored>(values[i]);
+      if constexpr (sizeof(Stored) == 4) {
+        words[i] = bit_cast<uint32_t>(stored);
+      } else {
+        words[2 * i] = uint32_t(bit_cast<uint64_t>(stored));
+        words[2 * i + 1] = uint32_t(bit_cast<uint64_t>(stored) >> 32);
+      }
     }
   }
 }

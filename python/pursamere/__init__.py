@@ -9,6 +9,7 @@ from ._evaluate import evaluate
 from ._extras import MissingExtraError
 from ._validation import NotFiniteError
 from .classifier import PurifiedClassifier
+from .execution import Execution
 from .models import ConvClassifier, load_checkpoint, save_checkpoint
 from .noise import GaussianNoise
 from .objective import expected_reconstruction_error
@@ -23,6 +24,7 @@ except _metadata.PackageNotFoundError:  # vendored or frozen, without the distri
 
 __all__ = [
     "ConvClassifier",
+    "Execution",
     "GaussianNoise",
     "IterativePurifier",
     "MissingExtraError",

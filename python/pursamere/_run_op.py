@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["innermost_transform", "run_op"]
+__all__ = ["innermost_transform", "may_be_differentiated", "run_op"]
 
 # Private to PyTorch, which uses them in its own Python layer for derivatives. Without them the ops are only slower.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
@@ -24,7 +24,7 @@ def run_op(op: Any, *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
         return op(*arguments)
     try:
-        if _may_be_differentiated(arguments) or _below_autograd is None:
+        if may_be_differentiated(arguments) or _below_autograd is None:
             return op(*arguments)
         with _below_autograd():
             return op(*arguments)
@@ -47,10 +47,10 @@ def _raise_if_out_of_memory(error: RuntimeError, arguments: tuple[Any, ...]) -> 
         raise torch_error from error
 
 
-def _may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
+def may_be_differentiated(arguments: tuple[Any, ...]) -> bool:
     """Whether a derivative may be needed; errs on the side of yes."""
-    # Inside a torch.func transform or a forward-mode level, requires_grad says nothing.
-    if (
+    # Inside a torch.func transform or a forward-mode level, requires_grad says nothing. torch.compile can't trace this.
+    if not torch.compiler.is_compiling() and (
         innermost_transform is None
         or innermost_transform() is not None
         or getattr(forward_ad, "_current_level", 0) >= 0

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,12 +58,48 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
     return images + (images.clamp(0.0, 1.0) - images).detach()  # exact: differences of close numbers are
 
 
+class UncheckedImages(NamedTuple):
+    """Images on an accelerator, whose values are checked when something waits for it anyway.
+
+    Attributes:
+        name: their name in messages.
+        given: the images as they were given.
+        hint: ends the message.
+        valid: whether they are in [0, 1] up to ``RANGE_TOLERANCE``, a bool tensor.
+    """
+
+    name: str
+    given: Tensor
+    hint: str
+    valid: Tensor
+
+    def require(self) -> None:
+        """Raise what :func:`check_images` raises."""
+        check_images(self.name, self.given, hint=self.hint)
+
+
+def clip_images(name: str, value: Any, *, hint: str = "") -> tuple[Tensor, UncheckedImages | None]:
+    """Return what :func:`check_images` returns; on an accelerator without waiting, so with the values to be checked."""
+    if not isinstance(value, Tensor) or value.device.type in ("cpu", "meta") or value.numel() == 0:
+        return check_images(name, value, hint=hint), None
+    images = check_tensor(name, value)
+    _check_rank(name, images)
+    given = images.detach()
+    clipped = given.clamp(0.0, 1.0)
+    valid = (given - clipped).abs().amax() <= RANGE_TOLERANCE  # false for NaN
+    return images + (clipped - given), UncheckedImages(name, given, hint, valid)
+
+
 def check_finite_images(name: str, value: Any) -> Tensor:
     """Return ``value`` if it is a finite floating tensor [B, C, H, W]."""
     images = check_tensor(name, value)
+    _check_rank(name, images)
+    return check_finite(name, images)
+
+
+def _check_rank(name: str, images: Tensor) -> None:
     if images.dim() != 4:
         raise ValueError(f"{name} must be a batch of images [B, C, H, W], got shape {tuple(images.shape)}")
-    return check_finite(name, images)
 
 
 def check_logits(name: str, value: Any, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._eager import eager_only
 from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits, check_tensor
+from .derivative_check import depends_on
 from .determinism import (
     FixedModule,
     NetworkCheck,
@@ -25,7 +26,8 @@ __all__ = ["PurifiedClassifier"]
 class PurifiedClassifier(FixedModule):
     """Classifies purified images: images [B, C, H, W] in [0, 1] to logits [B, classes].
 
-    The classifier runs on micro-batches of the purifier's size, so that logits have the same bits in any batch.
+    The classifier runs in micro-batches too, so that logits have the same bits in any batch: of the purifier's
+    ``micro_batch``, or of sizes that are found for the classifier as a purifier finds its own.
 
     There is no training mode: the constructor switches the purifier and the classifier to evaluation mode, and
     ``train()`` leaves them there, because attack libraries save a model's mode and restore it. Attributes are read-only
@@ -72,7 +74,7 @@ class PurifiedClassifier(FixedModule):
         if not isinstance(clip, bool):
             raise TypeError(f"clip must be a bool, got {type(clip).__name__}")
         self.clip = clip
-        self._network_check = NetworkCheck("classifier", purifier.invariance)
+        self._network_check = NetworkCheck("classifier", purifier.micro_batch, purifier.invariance)
         self.eval()
 
     @property
@@ -98,11 +100,8 @@ class PurifiedClassifier(FixedModule):
         if x.dtype == torch.float64 and self._is_narrower():
             x = x.float()
         purified = self.purifier(self._clipped(x) if self.clip else x, gradient=self.gradient)
-        size = self.purifier.micro_batch_on(x.device)
         with repeatable_algorithms(x.device):
-            with torch.no_grad():
-                self._network_check(self._logits, (size, *x.shape[1:]), x)
-            (logits,) = map_micro_batches(self._logits, size, purified)
+            (logits,) = map_micro_batches(self._logits, self._network_check(self._probe, x, draws=1), purified)
         return logits
 
     def _is_narrower(self) -> bool:
@@ -118,6 +117,15 @@ class PurifiedClassifier(FixedModule):
 
     def _logits(self, images: Tensor) -> tuple[Tensor]:
         return (check_logits("classifier", self.classifier(images), images),)
+
+    def _probe(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return logits and a gradient, rows first; the classifier is checked by these."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = images.clone().requires_grad_()
+            (logits,) = self._logits(leaf)
+            if not depends_on(logits, leaf):
+                return (logits,)
+            return (logits.detach(), *torch.autograd.grad(logits, leaf, logits.detach()))
 
     def extra_repr(self) -> str:
         """Return the settings, for ``print``."""

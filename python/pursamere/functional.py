@@ -10,46 +10,70 @@ Equations (Mk) are those of ``docs/mathematics.md``, after PurSAMERE (arXiv 2602
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ._run_op import run_op
+from ._run_op import may_be_differentiated, run_op
 from ._validation import (
     FLOATING_DTYPES,
     check_choice,
     check_nonnegative,
     check_positive,
+    check_real,
     check_same_device,
     check_same_shape,
     check_supported_device,
     check_tensor,
 )
 from .denoisers.protocol import Prediction
-from .noise import GaussianNoise
+from .noise import GaussianNoise, NoiseBank
 
-__all__ = ["NORMS", "STEP_RULES", "accumulate_ascend", "accumulate_descend", "perturb", "residual"]
+__all__ = [
+    "NORMS",
+    "STEP_RULES",
+    "ResidualTerms",
+    "accumulate_ascend",
+    "accumulate_ascend_perturb",
+    "accumulate_descend",
+    "accumulate_descend_perturb",
+    "perturb",
+    "residual",
+]
 
 STEP_RULES = ("unit", "gradient", "sign")
 NORMS = ("linf", "l2")
 
 
-def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the noisy images y_k = x + sigma * xi_k (M6), [K, B, *].
+def perturb(
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Tensor:
+    """Return the noisy images y_k = scale * (x + sigma * xi_k) + shift (M6), [K, B, *].
 
     Args:
         x: images [B, *].
         sigma: standard deviation of the noise, in pixel units, positive.
-        noise: the fixed draws xi_k; the same for every sample.
+        noise: the fixed draws xi_k; the same for every sample. A :class:`pursamere.noise.NoiseBank` is read, which is
+            faster than generating the noise; the bits are the same.
         dtype: dtype of the result, for a network that works in half precision; default: that of ``x``.
+        scale: converts pixels to the network's units, together with ``shift``; positive.
+        shift: a real number.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``sigma`` is not positive and finite, or the device of ``x`` is not supported.
+        ValueError: ``sigma`` or ``scale`` is not positive and finite, the device of ``x`` is not supported, or a bank
+            has another shape or device than ``x``.
     """
     _check_images(x)
     _check_noise(noise)
+    bank = _checked_bank(noise, x)
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
     y: Tensor = run_op(
@@ -60,13 +84,36 @@ def perturb(x: Tensor, sigma: float, noise: GaussianNoise, *, dtype: torch.dtype
         noise.seed,
         noise.antithetic,
         dtype,
+        check_positive("scale", scale),
+        check_real("shift", shift),
+        bank,
     )
     return y
 
 
+class ResidualTerms(NamedTuple):
+    """The results of :func:`residual`, ``None`` where not wanted."""
+
+    cotangent: Tensor | None  # [K, B, *]
+    drift: Tensor | None  # [B, *]
+    ere: Tensor | None  # [B]
+
+
 def residual(
-    x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, *, kind: str = "denoised"
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    prediction: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    kind: str = "denoised",
+    scale: float = 1.0,
+    gain: float = 1.0,
+    shift: float = 0.0,
+    input_scale: float = 1.0,
+    with_cotangent: bool = True,
+    with_drift: bool = True,
+    with_ere: bool = True,
+) -> ResidualTerms:
     """Reduce a network's output to the expected reconstruction error and its gradients (M6, M7).
 
     r_k = x - D(x + sigma * xi_k), where D follows from the prediction.
@@ -78,11 +125,20 @@ def residual(
         noise: the draws of the noisy images.
         kind: the prediction: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
+        scale: multiplies the network's output, before it is taken for that prediction.
+        gain: multiplies what the prediction denoises to; with ``shift``, for a network in other units than pixels.
+        shift: added to it: D = gain * D_kind(y, scale * prediction) + shift.
+        input_scale: factor of the cotangent; with that of :func:`perturb`, the gradient with respect to the network's
+            input becomes the gradient with respect to y.
+        with_cotangent: whether to compute the cotangent, half of the memory traffic.
+        with_drift: whether to compute the drift.
+        with_ere: whether to compute R.
 
     Returns:
         ``cotangent`` [K, B, *], the derivative of R with respect to the prediction. ``drift`` [B, *],
         (2/K) sum_k r_k: the direction of M10 and, for a "denoised" prediction, the derivative of R with respect to x at
-        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2.
+        a fixed prediction (for the other kinds that is ``1 - gain`` times the drift). ``ere`` [B],
+        R = (1/K) sum_k ||r_k||^2. ``None`` for what is not wanted.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -93,7 +149,8 @@ def residual(
     _check_per_draw("prediction", prediction, x)
     if prediction.shape[0] != noise.draws:
         raise ValueError(f"prediction must have noise.draws = {noise.draws} draws, got {prediction.shape[0]}")
-    cotangent, drift, ere = run_op(
+    wanted = (with_cotangent, with_drift, with_ere)
+    results = run_op(
         torch.ops.pursamere.residual.default,
         x,
         prediction,
@@ -101,8 +158,13 @@ def residual(
         check_positive("sigma", sigma),
         noise.seed,
         noise.antithetic,
+        check_real("scale", scale),
+        check_real("gain", gain),
+        check_real("shift", shift),
+        check_positive("input_scale", input_scale),
+        *wanted,
     )
-    return cotangent, drift, ere
+    return ResidualTerms(*(result if want else None for result, want in zip(results, wanted, strict=True)))
 
 
 def accumulate_ascend(
@@ -133,6 +195,60 @@ def accumulate_ascend(
         check_nonnegative("ascent_radius", ascent_radius),
     )
     return point, norm
+
+
+def accumulate_ascend_perturb(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    ascent_radius: float,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`accumulate_ascend`, and :func:`perturb` of its point: the same bits by one kernel.
+
+    The kernel needs a :class:`pursamere.noise.NoiseBank` and a result in the dtype of ``per_draw``, and has no
+    derivative. Otherwise the two functions are called.
+
+    Args:
+        x: see :func:`accumulate_ascend`, as for the next three arguments.
+        per_draw: see there.
+        direct: see there.
+        ascent_radius: see there.
+        sigma: see :func:`perturb`, as for the arguments that follow.
+        noise: see there.
+        dtype: see there; default: that of ``per_draw``.
+        scale: see there.
+        shift: see there.
+
+    Returns:
+        ``point`` [B, *], ``norm`` [B], and the perturbed ``point``, [noise.draws, B, *].
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    bank = _fused_bank(x, per_draw, direct, noise, dtype)
+    if bank is None:
+        point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
+        return point, norm, perturb(point, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
+    point, norm, y = run_op(
+        torch.ops.pursamere.accumulate_ascend_perturb.default,
+        x,
+        per_draw,
+        direct,
+        check_nonnegative("ascent_radius", ascent_radius),
+        bank,
+        check_positive("sigma", sigma),
+        noise.antithetic,
+        check_positive("scale", scale),
+        check_real("shift", shift),
+    )
+    return point, norm, y
 
 
 def accumulate_descend(
@@ -182,6 +298,73 @@ def accumulate_descend(
     return result
 
 
+def accumulate_descend_perturb(
+    x: Tensor,
+    start: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    sigma: float,
+    noise: GaussianNoise,
+    *,
+    step_rule: str,
+    step_size: float,
+    norm: str,
+    radius: float,
+    dtype: torch.dtype | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """:func:`accumulate_descend`, and :func:`perturb` of its result: the same bits by one kernel.
+
+    The conditions are those of :func:`accumulate_ascend_perturb`.
+
+    Args:
+        x: see :func:`accumulate_descend`, as for the next three arguments.
+        start: see there.
+        per_draw: see there.
+        direct: see there.
+        sigma: see :func:`perturb`.
+        noise: see :func:`perturb`.
+        step_rule: see :func:`accumulate_descend`, as for the next three arguments.
+        step_size: see there.
+        norm: see there.
+        radius: see there.
+        dtype: see :func:`perturb`; default: that of ``per_draw``.
+        scale: see :func:`perturb`.
+        shift: see :func:`perturb`.
+
+    Returns:
+        The next images [B, *], and those perturbed, [noise.draws, B, *].
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: shapes or devices do not match, or an argument is out of range.
+    """
+    bank = _fused_bank(x, per_draw, direct, noise, dtype, start)
+    if bank is None:
+        after = accumulate_descend(
+            x, start, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
+        )
+        return after, perturb(after, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
+    after, y = run_op(
+        torch.ops.pursamere.accumulate_descend_perturb.default,
+        x,
+        start,
+        per_draw,
+        direct,
+        check_choice("step_rule", step_rule, STEP_RULES),
+        check_nonnegative("step_size", step_size),
+        check_choice("norm", norm, NORMS),
+        check_nonnegative("radius", radius, infinite=True),
+        bank,
+        check_positive("sigma", sigma),
+        noise.antithetic,
+        check_positive("scale", scale),
+        check_real("shift", shift),
+    )
+    return after, y
+
+
 def _check_images(x: Tensor) -> None:
     check_tensor("x", x)
     check_supported_device("x", x.device)
@@ -192,6 +375,34 @@ def _check_images(x: Tensor) -> None:
 def _check_noise(noise: GaussianNoise) -> None:
     if not isinstance(noise, GaussianNoise):
         raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
+
+
+def _checked_bank(noise: GaussianNoise, x: Tensor) -> Tensor | None:
+    """Return the values of a bank, which must be those for ``x``; ``None`` for noise without a bank."""
+    if not isinstance(noise, NoiseBank):
+        return None
+    check_same_device("noise", noise.values, "x", x)
+    if noise.shape != x.shape[1:]:
+        raise ValueError(f"noise must be a bank for samples of shape {list(x.shape[1:])}, got {list(noise.shape)}")
+    return noise.values
+
+
+def _fused_bank(
+    x: Tensor,
+    per_draw: Tensor,
+    direct: Tensor | None,
+    noise: GaussianNoise,
+    dtype: torch.dtype | None,
+    start: Tensor | None = None,
+) -> Tensor | None:
+    """Check tensors and noise; return the bank for an op that also perturbs, or ``None`` if it cannot be used."""
+    _check_accumulated(x, per_draw, direct)
+    if start is not None:
+        _check_alike("start", start, x)
+    _check_noise(noise)
+    bank = _checked_bank(noise, x)
+    separate = dtype not in (None, per_draw.dtype) or may_be_differentiated((x, start, per_draw, direct))
+    return None if separate else bank
 
 
 def _check_alike(name: str, tensor: Tensor, x: Tensor) -> None:

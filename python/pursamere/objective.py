@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from . import functional
 from ._attention import DifferentiableAttention
 from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
-from .denoisers.protocol import Denoiser, prediction_of
+from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
 from .derivative_check import depends_on, explained_derivative
 from .determinism import default_micro_batch, map_micro_batches
+from .execution import Run, run_plainly
 from .noise import GaussianNoise
 
 __all__ = [
@@ -37,11 +38,11 @@ _WRITES_INTO_ITS_INPUT = "denoiser must not write into its input, which is used 
 
 
 class GradientTerms(NamedTuple):
-    """The terms of a gradient g = direct + sum_k per_draw_k, and the ERE at the same point."""
+    """The terms of a gradient g = direct + sum_k per_draw_k, and on request the ERE at the same point."""
 
     per_draw: Tensor  # [K, B, C, H, W]
     direct: Tensor | None  # [B, C, H, W]
-    ere: Tensor  # [B]
+    ere: Tensor | None  # [B]
 
 
 @eager_only
@@ -57,7 +58,7 @@ def expected_reconstruction_error(
         x: images, float [B, C, H, W], with any finite values.
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
-        micro_batch: images per call of the denoiser, see :class:`pursamere.Purifier`.
+        micro_batch: images per call of the denoiser, the last call padded. Default: 1 on a CPU, 64 on an accelerator.
 
     Returns:
         [B], in squared pixel units, float32 (float64 if ``x`` is).
@@ -73,19 +74,29 @@ def expected_reconstruction_error(
     size = default_micro_batch(x.device) if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
 
     def ere(part: Tensor) -> tuple[Tensor]:
-        y = functional.perturb(part, sigma, noise).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma, twice=y.requires_grad)
+        call = network_call_of(denoiser, sigma, part.dtype)
+        y = functional.perturb(part, sigma, noise, **call.input_options).flatten(0, 1)
+        prediction = _predict(call, y, part.dtype, run_plainly, twice=y.requires_grad)
         if y.requires_grad:
             _check_depends_on(prediction, y)
-        output = prediction.unflatten(0, (noise.draws, -1))
-        return (functional.residual(part, output, sigma, noise, kind=kind)[2],)
+        terms = _residual(call, part, prediction, sigma, noise, with_cotangent=False, with_drift=False)
+        return (cast(Tensor, terms.ere),)
 
-    (values,) = map_micro_batches(ere, size, x)
+    (values,) = map_micro_batches(ere, (size,), x)
     return values
 
 
 def ere_gradient(
-    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    run: Run = run_plainly,
+    *,
+    call: NetworkCall | None = None,
+    y: Tensor | None = None,
+    create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return grad R_K (M7): one forward and one backward pass of the network on K * B images.
 
@@ -94,39 +105,65 @@ def ere_gradient(
         x: images [B, C, H, W].
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
+        run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
+        call: what ``network_call_of(denoiser, sigma, x.dtype)`` returns, if that is known already.
+        y: the noisy images of ``x`` in the network's units, [K, B, C, H, W], if they are known already.
         create_graph: whether the result is differentiated in turn.
+        with_ere: whether to compute the ERE too.
     """
+    call = call or network_call_of(denoiser, sigma, x.dtype)
+    direct = None
     with torch.set_grad_enabled(create_graph):
-        y = functional.perturb(x, sigma, noise).flatten(0, 1)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
         if not create_graph:
             y = y.detach().requires_grad_()
         with torch.enable_grad():
-            kind, prediction = _predict(denoiser, y, sigma, twice=create_graph)
+            prediction = _predict(call, y, x.dtype, run, twice=create_graph)
         output = prediction if create_graph else prediction.detach()
-        cotangent, drift, ere = functional.residual(x, output.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-        pulled_back = _pull_back(prediction, y, cotangent.flatten(0, 1), create_graph=create_graph)
-    # A score or noise prediction's residual depends on x through the network alone.
-    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), drift if kind == "denoised" else None, ere)
+        # The residual of a score or noise prediction depends on x through the network alone.
+        slope = call.image_slope
+        terms = _residual(call, x, output, sigma, noise, with_drift=slope != 0.0, with_ere=with_ere)
+        if terms.drift is not None:
+            direct = terms.drift if slope == 1.0 else slope * terms.drift
+        cotangent = cast(Tensor, terms.cotangent).flatten(0, 1)
+        pulled_back = _pull_back(prediction, y, cotangent, create_graph=create_graph)
+    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), direct, terms.ere)
 
 
 def score_gradient(
-    denoiser: Denoiser, x: Tensor, sigma: float, noise: GaussianNoise, *, create_graph: bool = False
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    noise: GaussianNoise,
+    run: Run = run_plainly,
+    *,
+    call: NetworkCall | None = None,
+    y: Tensor | None = None,
+    create_graph: bool = False,
+    with_ere: bool = False,
 ) -> GradientTerms:
     """Return the direction of M10, (2/K) sum_k r_k: one forward pass of the network, no backward pass.
 
     The arguments are those of :func:`ere_gradient`.
     """
+    call = call or network_call_of(denoiser, sigma, x.dtype)
     with torch.set_grad_enabled(create_graph):
-        y = functional.perturb(x, sigma, noise).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
+        prediction = _predict(call, y, x.dtype, run)
         if create_graph:
             _check_depends_on(prediction, y)
-        _, drift, ere = functional.residual(x, prediction.unflatten(0, (noise.draws, -1)), sigma, noise, kind=kind)
-    return GradientTerms(drift.unsqueeze(0), None, ere)
+        terms = _residual(call, x, prediction, sigma, noise, with_cotangent=False, with_ere=with_ere)
+    return GradientTerms(cast(Tensor, terms.drift).unsqueeze(0), None, terms.ere)
 
 
 def denoise(
-    denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False, differentiable: bool = False
+    denoiser: Denoiser,
+    y: Tensor,
+    sigma: float,
+    run: Run = run_plainly,
+    *,
+    twice: bool = False,
+    differentiable: bool = False,
 ) -> Tensor:
     """Return D(y, sigma) [N, C, H, W], with the checks that apply to every result of a denoiser.
 
@@ -134,11 +171,12 @@ def denoise(
         denoiser: see :class:`pursamere.denoisers.Denoiser`.
         y: noisy images [N, C, H, W].
         sigma: standard deviation of their noise, in pixel units, positive.
+        run: runs the denoiser.
         twice: whether the result will be differentiated twice.
         differentiable: raise if autograd sees no dependence of the result on ``y``.
     """
-    # A plain function, so that the denoised image is asked for, whatever the denoiser predicts.
-    _, denoised = _predict(lambda y, sigma: denoiser(y, sigma), y, sigma, twice=twice)
+    # As a denoised image, whatever the denoiser predicts.
+    denoised = _predict(NetworkCall("denoised", denoiser, sigma, y.dtype), y, y.dtype, run, twice=twice)
     if differentiable:
         _check_depends_on(denoised, y)
     return denoised
@@ -177,19 +215,36 @@ def _explained(y: Tensor) -> Iterator[None]:
         raise
 
 
-def _predict(denoiser: Denoiser, y: Tensor, sigma: float, *, twice: bool = False) -> tuple[str, Tensor]:
-    """Return the kind of the denoiser's prediction and the prediction, which may be differentiated ``twice``."""
-    kind, predict = prediction_of(denoiser)
+def _residual(
+    call: NetworkCall, x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, **wanted: bool
+) -> functional.ResidualTerms:
+    """Return the terms that are ``wanted``; pulled back through the network, the cotangent is the gradient in y."""
+    return functional.residual(
+        x,
+        prediction.unflatten(0, (noise.draws, -1)),
+        sigma,
+        noise,
+        kind=call.kind,
+        scale=call.scale,
+        gain=call.gain,
+        shift=call.shift,
+        input_scale=call.input_scale,
+        **wanted,
+    )
+
+
+def _predict(call: NetworkCall, y: Tensor, image_dtype: torch.dtype, run: Run, *, twice: bool = False) -> Tensor:
+    """Return the network's output at its input ``y``, which may be differentiated ``twice``."""
     version = None if y.is_inference() else y._version
     with DifferentiableAttention() if twice else nullcontext(), _explained(y):
-        prediction = predict(y, sigma)
+        prediction = run(call.predict, y, call.level)
     if version is not None and y._version != version:
         raise ValueError(_WRITES_INTO_ITS_INPUT)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
     for what in ("shape", "dtype", "device"):
         expected, got = getattr(y, what), getattr(prediction, what)
-        if got != expected:
+        if got != expected and got != image_dtype:
             hint = " (is torch.autocast on?)" if what == "dtype" and torch.is_autocast_enabled(y.device.type) else ""
             raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}{hint}")
-    return kind, prediction
+    return prediction

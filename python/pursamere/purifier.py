@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
-from .denoisers.protocol import Denoiser
-from .noise import GaussianNoise
+from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
+from .execution import Execution
+from .noise import GaussianNoise, NoiseBank
 from .objective import GradientTerms, ere_gradient, score_gradient
-from .stepping import IterativePurifier, NetworkPasses, StepMode, descend
+from .stepping import DescentOptions, IterativePurifier, NetworkPasses, StepMode, descend
 
 __all__ = ["DIRECTIONS", "PurificationTrace", "Purifier"]
 
@@ -70,6 +72,7 @@ class Purifier(IterativePurifier):
         noise: the fixed draws; default ``GaussianNoise()``, 8 antithetic draws.
         micro_batch: images per call of the denoiser, see :class:`pursamere.IterativePurifier`.
         invariance: what to do if the denoiser mixes images, see :class:`pursamere.IterativePurifier`.
+        execution: how the denoiser runs: precision, compilation, memory format; default ``Execution()``.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -93,6 +96,7 @@ class Purifier(IterativePurifier):
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
         super().__init__(
             denoiser,
@@ -100,6 +104,7 @@ class Purifier(IterativePurifier):
             noise=GaussianNoise() if noise is None else noise,
             micro_batch=micro_batch,
             invariance=invariance,
+            execution=execution,
         )
         self.sigma = check_positive("sigma", sigma)
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
@@ -110,6 +115,7 @@ class Purifier(IterativePurifier):
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
+        self._bank: NoiseBank | None = None  # of the last call
 
     @property
     def network_passes(self) -> NetworkPasses:
@@ -119,25 +125,67 @@ class Purifier(IterativePurifier):
 
     def _step(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         """Return x_{t+1}, from x = x_t and the input, for one micro-batch."""
-        g = self._gradient(x, mode)
+        return self._sam_step(x, None, x0, mode, last=True)[0]
+
+    def _states(self, mode: StepMode, x0: Tensor) -> Iterator[Tensor]:
+        x, y = x0, None
+        yield x
+        for t in range(self.steps):
+            x, y = self._sam_step(x, y, x0, mode, last=t + 1 == self.steps)
+            yield x
+
+    def _sam_step(
+        self, x: Tensor, y: Tensor | None, x0: Tensor, mode: StepMode, *, last: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return x_{t+1} and, unless it is the last, its noisy images: the kernel that makes it makes them too.
+
+        ``y`` are those of x in the network's units, ``None`` if they are not known yet.
+        """
+        call = network_call_of(self.denoiser, self.sigma, x.dtype)
+        g = self._gradient(x, mode, y, call)
         if self.ascent_radius > 0:
-            ascended, _ = functional.accumulate_ascend(x, g.per_draw, g.direct, self.ascent_radius)
-            g = self._gradient(ascended, mode)
-        return descend(
-            x,
-            x0,
-            g.per_draw,
-            g.direct,
-            mode,
-            step_rule=self.step_rule,
-            step_size=self._step_size(x),
-            norm=self.norm,
-            radius=self.radius,
+            ascended, _, y = functional.accumulate_ascend_perturb(
+                x, g.per_draw, g.direct, self.ascent_radius, self.sigma, mode.noise, **call.input_options
+            )
+            g = self._gradient(ascended, mode, y, call)
+        descent: DescentOptions = {
+            "step_rule": self.step_rule,
+            "step_size": self._step_size(x),
+            "norm": self.norm,
+            "radius": self.radius,
+        }
+        if last:  # steps without a projection too, which never run in a row
+            return descend(x, x0, g.per_draw, g.direct, mode, **descent), None
+        return functional.accumulate_descend_perturb(
+            x, x0, g.per_draw, g.direct, self.sigma, mode.noise, **descent, **call.input_options
         )
 
-    def _gradient(self, x: Tensor, mode: StepMode) -> GradientTerms:
-        gradient = DIRECTIONS[self.direction]
-        return gradient(self.denoiser, x, self.sigma, mode.noise, create_graph=mode.create_graph)
+    def _gradient(
+        self,
+        x: Tensor,
+        mode: StepMode,
+        y: Tensor | None = None,
+        call: NetworkCall | None = None,
+        *,
+        with_ere: bool = False,
+    ) -> GradientTerms:
+        return DIRECTIONS[self.direction](
+            self.denoiser,
+            x,
+            self.sigma,
+            mode.noise,
+            mode.run,
+            call=call,
+            y=y,
+            create_graph=mode.create_graph,
+            with_ere=with_ere,
+        )
+
+    def _noise_of_call(self, x: Tensor) -> GaussianNoise:
+        shape, device = x.shape[1:], x.device
+        if self._bank is None or not self._bank.holds(self.noise, shape, device):
+            self._bank = self.noise.bank(shape, device)
+        return self._bank
 
     @property
     def _has_derivative(self) -> bool:
@@ -158,17 +206,18 @@ class Purifier(IterativePurifier):
 
         Raises what :meth:`forward` raises.
         """
-        x = self._checked_input(x).detach()
+        x, unchecked = self._checked_input(x.detach())
         with self._in_network(x.device, grad=False):
-            self._check_network(x)
-            figures = self._map(self._trace_rows, StepMode(self.noise), x)
+            figures = self._map(self._trace_rows, self._mode(self._noise_of_call(x)), x)
+        if unchecked is not None:
+            unchecked.require()
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:
         """Return the trace of one micro-batch, rows first: [m, steps + 1, ...] each."""
         steps = []
         for x in self._states(mode, x0):
-            g = self._gradient(x, mode)
+            g = self._gradient(x, mode, with_ere=True)
             _, norm = functional.accumulate_ascend(x, g.per_draw, g.direct, 0.0)
             steps.append((x, g.ere, norm, torch.linalg.vector_norm((x - x0).flatten(1), dim=1)))
         return tuple(torch.stack(figures, dim=1) for figures in zip(*steps, strict=True))

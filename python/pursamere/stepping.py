@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,7 +16,15 @@ from . import functional
 from ._differentiable_once import differentiable_once
 from ._eager import check_eager, eager_only
 from ._settings_state import SettingsInState
-from ._validation import NotFiniteError, check_choice, check_images, check_integer, check_supported_device
+from ._validation import (
+    NotFiniteError,
+    UncheckedImages,
+    check_choice,
+    check_integer,
+    check_supported_device,
+    clip_images,
+)
+from .cuda_graphs import CapturedCalls
 from .denoisers.protocol import Denoiser, prediction_of
 from .derivative_check import Agreement, DerivativeCheck
 from .determinism import (
@@ -26,13 +34,22 @@ from .determinism import (
     Snapshot,
     check_evaluation_mode,
     check_same_device,
-    default_micro_batch,
     map_micro_batches,
     repeatable_algorithms,
 )
+from .execution import Execution, NetworkRunner, Run
 from .noise import GaussianNoise
 
-__all__ = ["GRADIENTS", "GradientOf", "IterativePurifier", "NetworkPasses", "StepMode", "descend", "in_pixel_range"]
+__all__ = [
+    "GRADIENTS",
+    "DescentOptions",
+    "GradientOf",
+    "IterativePurifier",
+    "NetworkPasses",
+    "StepMode",
+    "descend",
+    "in_pixel_range",
+]
 
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
 
@@ -57,6 +74,7 @@ class StepMode(NamedTuple):
 
     Attributes:
         noise: the noise of this call.
+        run: runs the denoiser, as the purifier's ``execution`` says.
         create_graph: whether the denoiser is differentiated, so that its results need a graph.
         projected: whether the projection and the pixel range apply. A step without them has the derivative that the
             "straight_through" gradient takes.
@@ -64,12 +82,23 @@ class StepMode(NamedTuple):
     """
 
     noise: GaussianNoise
+    run: Run
     create_graph: bool = False
     projected: bool = True
     image_ids: Tensor | None = None
 
 
-_Rows = Callable[..., tuple[Tensor, ...]]
+_Rows = Callable[..., tuple[Tensor, ...]]  # of a mode and tensors with a row for each image
+_Captured = Callable[..., tuple[Tensor, ...]]  # of the tensors alone
+
+
+class DescentOptions(TypedDict):
+    """How a step descends, see :func:`pursamere.functional.accumulate_descend`."""
+
+    step_rule: str
+    step_size: float
+    norm: str
+    radius: float
 
 
 class IterativePurifier(FixedModule, SettingsInState):
@@ -88,10 +117,14 @@ class IterativePurifier(FixedModule, SettingsInState):
         steps: number of steps, from 0 to 100,000.
         noise: the fixed draws.
         micro_batch: the denoiser always runs on ``micro_batch * noise.draws`` images, padding the last call, because
-            a network's results may depend on the batch size. Defaults to 1 on a CPU and 64 on an accelerator. The bits
-            of a result depend on it, but never on the batch.
-        invariance: what to do if the denoiser's rows influence one another in a micro-batch larger than 1, checked
-            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check).
+            a network's results may depend on the batch size. The bits of a result depend on it, but never on the batch.
+            ``None`` chooses, once per shape, dtype and device: the largest of a few sizes that fills the device and in
+            which rows are independent, together with those smaller sizes that give the same bits, which the rest of a
+            batch runs in; 1 if there are none.
+        invariance: what to do if the denoiser's rows influence one another in a micro-batch of the given size, checked
+            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check; ``None`` is then 1 on a CPU
+            and 64 on an accelerator).
+        execution: how the denoiser runs: precision, compilation, memory format; default ``Execution()``.
 
     Attributes:
         random: whether calls differ from one another.
@@ -105,7 +138,14 @@ class IterativePurifier(FixedModule, SettingsInState):
     _parameters_shown: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, denoiser: Denoiser, *, steps: int, noise: GaussianNoise, micro_batch: int | None, invariance: str
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        noise: GaussianNoise,
+        micro_batch: int | None,
+        invariance: str,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         prediction_of(denoiser)
@@ -116,7 +156,12 @@ class IterativePurifier(FixedModule, SettingsInState):
         self.noise = noise
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, INVARIANCE_MODES)
-        self._network_check = NetworkCheck("denoiser", invariance)
+        if not isinstance(execution, Execution | None):
+            raise TypeError(f"execution must be a pursamere.Execution, got {type(execution).__name__}")
+        self.execution = execution or Execution()
+        self._network = NetworkRunner(self.execution)
+        self._captured = CapturedCalls(denoiser)
+        self._network_check = NetworkCheck("denoiser", self.micro_batch, self.invariance)
         self._derivative_check = DerivativeCheck("denoiser")
         self.eval()
 
@@ -172,33 +217,53 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
         check_choice("gradient", gradient, GRADIENTS)
-        x = self._checked_input(x)
+        x, unchecked = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        mode = StepMode(self._noise_of_call(), image_ids=image_ids)
+        mode = self._mode(self._noise_of_call(x), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._purify(self._last, mode, x)[0]
+            return self._purify(self._last, mode, x, unchecked)[0]
         # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
         # the value always comes from a plain one, so that it does not depend on whether x requires a gradient.
-        tracked = mode._replace(create_graph=self._has_derivative, projected=gradient != "straight_through")
+        tracked = self._mode(
+            mode.noise,
+            create_graph=self._has_derivative,
+            projected=gradient != "straight_through",
+            image_ids=image_ids,
+        )
         if gradient != "identity":
             self.check_derivative(x)
         result: Tensor
         if gradient in ("exact", "straight_through"):
-            value, path = self._purify(self._path, mode, x)
+            value, path = self._purify(self._path, mode, x, unchecked)
             result = _ExactGradient.apply(x, path, value, self, tracked)
         else:
-            source = x if gradient == "identity" else self._purify(self._last, tracked, x, grad=True)[0]
-            result = GradientOf.apply(source, self._purify(self._last, mode, x)[0])
+            (value,) = self._purify(self._last, mode, x, unchecked)
+            source = x if gradient == "identity" else self._purify(self._last, tracked, x, unchecked, grad=True)[0]
+            result = GradientOf.apply(source, value)
         return result
 
-    def micro_batch_on(self, device: torch.device) -> int:
-        """Return the number of images per call of the denoiser on ``device``."""
-        return self.micro_batch or default_micro_batch(device)
+    def micro_batch_sizes(self, x: Tensor) -> tuple[int, ...]:
+        """Return the numbers of images per call of the denoiser that such images run in, the largest first.
 
-    def _noise_of_call(self) -> GaussianNoise:
+        Runs the denoiser if these are not known yet for the shape, dtype and device of ``x``.
+
+        Args:
+            x: [B, C, H, W]; its values do not matter.
+
+        Raises:
+            RuntimeError: the denoiser's results do not repeat, or depend on other rows with ``invariance="strict"``.
+        """
+        with self._in_network(x.device, grad=False):
+            return self._sizes(x)
+
+    def _mode(self, noise: GaussianNoise, *, create_graph: bool = False, **options: Any) -> StepMode:
+        run = self._network.differentiable if create_graph else self._network
+        return StepMode(noise, run, create_graph, **options)
+
+    def _noise_of_call(self, x: Tensor) -> GaussianNoise:
         return self.noise
 
     def _states(self, mode: StepMode, x0: Tensor) -> Iterator[Tensor]:
@@ -234,11 +299,16 @@ class IterativePurifier(FixedModule, SettingsInState):
         (through_initial,) = torch.autograd.grad(self._initial(x0, mode), x0, v)
         return (through_initial + v_x0,)
 
-    def _purify(self, rows: _Rows, mode: StepMode, x: Tensor, *, grad: bool = False) -> tuple[Tensor, ...]:
+    def _purify(
+        self, rows: _Rows, mode: StepMode, x: Tensor, unchecked: UncheckedImages | None, *, grad: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Return ``rows`` of all images. Nothing waits for an accelerator before the check at the end."""
         with self._in_network(x.device, grad=grad):
-            self._check_network(x)
             results = self._map(rows, mode, x)
-        if not all(bool(torch.isfinite(result.detach()).all()) for result in results):
+        flags = [torch.isfinite(result.detach()).all() for result in results]
+        if not bool(torch.stack(flags if unchecked is None else [*flags, unchecked.valid]).all()):
+            if unchecked is not None:
+                unchecked.require()
             raise NotFiniteError(
                 "the denoiser returned NaN or infinity, or its gradient overflowed; no image was purified"
             )
@@ -247,7 +317,7 @@ class IterativePurifier(FixedModule, SettingsInState):
     def _pull_back(self, mode: StepMode, x: Tensor, path: Tensor, v: Tensor) -> Tensor:
         with self._in_network(v.device, grad=True):
             (gradient,) = self._map(self._path_vjp, mode, x, path, v)
-        if bool(torch.isfinite(v).all()) and not bool(torch.isfinite(gradient).all()):
+        if bool(torch.isfinite(v).all() & ~torch.isfinite(gradient).all()):
             raise NotFiniteError(
                 "the gradient through the purifier is NaN or infinite: the denoiser's derivatives overflow"
             )
@@ -255,25 +325,47 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _map(self, rows: _Rows, mode: StepMode, *batches: Tensor) -> tuple[Tensor, ...]:
         """Return ``rows(mode, *batches)``, computed in micro-batches."""
-        size = self.micro_batch_on(batches[0].device)
+        sizes = self._sizes(batches[0], differentiated=mode.create_graph)
         if mode.image_ids is None:
-            return map_micro_batches(lambda *parts: rows(mode, *parts), size, *batches)
+            run = self._capturing(rows, mode, batches[0].device) or (lambda *parts: rows(mode, *parts))
+            return map_micro_batches(run, sizes, *batches)
         return map_micro_batches(
-            lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), size, mode.image_ids, *batches
+            lambda ids, *parts: rows(mode._replace(image_ids=ids), *parts), sizes, mode.image_ids, *batches
         )
+
+    def _capturing(self, rows: _Rows, mode: StepMode, device: torch.device) -> _Captured | None:
+        """Return ``rows`` in this mode with its CUDA graphs; ``None`` if it is not to be captured."""
+        if not self.execution.cuda_graphs or mode.create_graph or torch.is_grad_enabled():
+            return None
+        if device.type != "cuda":
+            self._captured.refuse(f"the images are on {device}")
+        elif self.random:
+            self._captured.refuse("the noise differs from call to call")
+        elif self.execution.compile:
+            self._captured.refuse("compiled networks are not captured")
+        else:
+            key = (rows.__name__, mode.noise, mode.projected)
+            return lambda *parts: self._captured(lambda *static: rows(mode, *static), key, *parts)
+        return None
 
     @contextmanager
     def _in_network(self, device: torch.device, grad: bool) -> Iterator[None]:
         # Inference mode would forbid the denoiser's backward pass, which is part of the forward pass here.
-        with torch.inference_mode(False), torch.set_grad_enabled(grad), repeatable_algorithms(device):
+        self._network.tell_if_slow(device)
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+            repeatable_algorithms(device),
+            self.execution.in_precision(device),
+        ):
             yield
 
-    def _checked_input(self, x: Tensor) -> Tensor:
-        x = check_images("x", x, hint=_CLIP_HINT)
+    def _checked_input(self, x: Tensor) -> tuple[Tensor, UncheckedImages | None]:
+        x, unchecked = clip_images("x", x, hint=_CLIP_HINT)
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
-        return x
+        return x, unchecked
 
     def check_derivative(self, x: Tensor) -> Agreement | None:
         """Compare autograd's derivative of a step with finite differences, once per denoiser, shape, dtype and device.
@@ -292,26 +384,34 @@ class IterativePurifier(FixedModule, SettingsInState):
         if self.steps == 0 or x.device.type == "meta" or not self._has_derivative:
             return None
         with self._in_network(x.device, grad=True):
-            self._check_network(x)  # first, so that nothing that a denoiser caches in its first call is float64
-            key = self.extra_repr()
-            return self._derivative_check(
-                self.denoiser, self._probes, self.noise, self.micro_batch_on(x.device), x, key
-            )
+            # First the check of its results, so that nothing that a denoiser caches in its first call is float64.
+            size = self._sizes(x)[0]
+            settings = tuple(self._shown.items())
+            return self._derivative_check(self.denoiser, self._probes, self.noise, size, x, settings)
 
     def _probes(self, noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
         """Return functions of images, whose derivatives are compared with finite differences."""
-        mode = StepMode(noise, create_graph=True, projected=False)
+        mode = self._mode(noise, create_graph=True, projected=False)
         return [
             lambda images, t=t: torch.cat([each.flatten() for each in self._probe(t, images, mode)])  # type: ignore[misc]
             for t in self._probed_steps
         ]
 
-    def _check_network(self, x: Tensor) -> None:
-        @torch.no_grad()
-        def rows(images: Tensor) -> tuple[Tensor, ...]:
-            return self._probe(0, images, StepMode(self.noise, projected=False))
+    def _sizes(self, x: Tensor, *, differentiated: bool = False) -> tuple[int, ...]:
+        """Return the sizes of micro-batches in which rows are independent, also in the derivative if asked for."""
+        if self.steps == 0:
+            return (self.micro_batch or 1,)  # the denoiser does not run
+        mode = self._mode(self.noise, create_graph=differentiated, projected=False)
 
-        self._network_check(rows, (self.micro_batch_on(x.device), *x.shape[1:]), x)
+        def rows(images: Tensor) -> tuple[Tensor, ...]:
+            with torch.set_grad_enabled(differentiated):
+                leaf = images.clone().requires_grad_(differentiated)
+                results = self._probe(0, leaf, mode)
+                if differentiated:
+                    results = torch.autograd.grad(results, leaf, [result.detach() for result in results])
+            return results
+
+        return self._network_check(rows, x, self.noise.draws, "derivative" if differentiated else "value")
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:
@@ -324,11 +424,13 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     @property
     def _shown(self) -> dict[str, str]:
-        return {name: repr(getattr(self, name)) for name in (*self._parameters_shown, "noise", "micro_batch")}
+        names = (*self._parameters_shown, "noise", "execution", "micro_batch")
+        return {name: repr(getattr(self, name)) for name in names}
 
     def extra_repr(self) -> str:
         """Return the settings and the number of network passes, for ``print``."""
         shown = [f"{name}={value}" for name, value in self._shown.items()]
+        shown[-1] += self._network_check.told()
         return ", ".join([*shown, f"network_passes={self.network_passes.total}"])
 
 

@@ -16,6 +16,7 @@ from cases import (
     OPS,
     SHAPES,
     assert_same_bits,
+    conversion_calls,
     draw_calls,
     expanded_calls,
     op_calls,
@@ -82,6 +83,7 @@ def test_draws_spread_over_blocks_that_they_do_not_fill(machine, draws):
     [
         (300, 40),  # more samples than blocks: a block has several, one after the other
         (2, 2048),  # exactly two chunks, two groups of threads
+        (1, 4000),  # three groups of threads, of which a single one has a second chunk
         (3, 9 * 1024),  # several blocks for a sample, or few, by the size of the device
         (2, 70_001),  # the same, with tails and samples that are not aligned
         (40, 12_289),
@@ -109,6 +111,7 @@ def test_samples_with_more_chunks_than_a_block_adds_up(machine, image):
     assert_bits_of_the_cpu("residual", (x, terms, "denoised", 0.4, 3, False))
     assert_bits_of_the_cpu("accumulate_ascend", (x, terms, None, 0.1))
     assert_bits_of_the_cpu("accumulate_descend", (x, x, terms, x, "unit", 0.1, "l2", 0.05))
+    assert_bits_of_the_cpu("accumulate_ascend_perturb", (x, terms, None, 0.1, x[:1].float(), 0.4, True))
 
 
 @pytest.mark.parametrize(("image", "network"), DTYPE_PAIRS, ids=str)
@@ -143,6 +146,12 @@ def test_special_values_come_out_as_on_the_cpu(machine, d):
         assert_bits_of_the_cpu(name, arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_and_every_boundary_of_rounding_converts_as_on_the_cpu(machine, dtype):
+    for name, arguments in conversion_calls(dtype):
+        assert_bits_of_the_cpu(name, arguments)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mode_of_the_calling_thread_changes_no_bit(machine, mode):
     """What the host computes for the kernels: constants. A device has no such modes, so the stand-in runs in IEEE's."""
@@ -164,10 +173,18 @@ def test_one_launch_for_each_op_unless_blocks_share_a_sample(kernels):
         assert launches("perturb", x, 0.1, 4, 0, True) == 1
         assert launches("noise", x, 4, 0, True) == 1
         assert launches("residual", x, terms, "denoised", 0.1, 0, True) == 1 + sums
+        assert launches("sum_draws", terms, torch.float32) == 1
+        without_ere = (1.0, 1.0, 0.0, 1.0, True, True, False)
+        assert launches("residual", x, terms, "denoised", 0.1, 0, True, *without_ere) == 1
+        assert launches("residual_backward", terms, x, 1.0, 1.0, 1.0, 1.0) == 1
         assert launches("accumulate_ascend", x, terms, None, 0.1) == 1 + sums
         assert launches("accumulate_descend", x, x, terms, None, "sign", 0.1, "linf", 0.1) == 1
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "linf", 0.1) == 1 + sums
         assert launches("accumulate_descend", x, x, terms, None, "unit", 0.1, "l2", 0.1) == 1 + 2 * sums
+        banked = (x[:2], 0.1, True)
+        assert launches("accumulate_ascend_perturb", x, terms, None, 0.1, *banked) == 1 + sums
+        for step, ball, passes in (("sign", "linf", 1), ("unit", "l2", 1 + 2 * sums)):
+            assert launches("accumulate_descend_perturb", x, x, terms, None, step, 0.1, ball, 0.1, *banked) == passes
 
 
 def test_scratch_memory_lies_behind_a_result_and_only_where_blocks_share_a_sample(kernels):

@@ -146,7 +146,7 @@ def ere_penalty(purifier: Purifier, weight: float) -> Callable[[Tensor], Tensor]
     scale = check_nonnegative("weight", weight)
 
     def penalty(images: Tensor) -> Tensor:
-        size = purifier.micro_batch_on(images.device)
+        size = purifier.micro_batch_sizes(images)[0]
         ere = expected_reconstruction_error(purifier.denoiser, images, purifier.sigma, purifier.noise, micro_batch=size)
         return scale * ere
 

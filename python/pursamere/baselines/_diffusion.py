@@ -65,7 +65,7 @@ class DiffusionPurifier(IterativePurifier):
             vars(self)["noise"] = single_draw(GaussianNoise(seed=seed))  # the attribute itself is read-only
         self._calls = 0
 
-    def _noise_of_call(self) -> GaussianNoise:
+    def _noise_of_call(self, x: Tensor) -> GaussianNoise:
         if not self.random:
             return self.noise
         self._calls += 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pursamere._validation import check_choice, check_nonnegative, check_positive
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
@@ -85,6 +86,7 @@ class DiffPure(DiffusionPurifier):
         fresh_noise: whether every call uses new noise.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
+        execution: see :class:`pursamere.IterativePurifier`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -107,8 +109,15 @@ class DiffPure(DiffusionPurifier):
         fresh_noise: bool = False,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
-        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "noise": noise,
+            "micro_batch": micro_batch,
+            "invariance": invariance,
+            "execution": execution,
+        }
         super().__init__(denoiser, fresh_noise=fresh_noise, **shared)
         self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.17)
         self.sigma_min = noise_level("sigma_min", sigma_min, denoiser, default=0.001)
@@ -168,11 +177,11 @@ class DiffPure(DiffusionPurifier):
 
     def _denoised(self, x: Tensor, sigma: float, t: int, mode: StepMode) -> Tensor:
         # Checking once that the denoiser has a derivative is enough.
-        return denoise(self.denoiser, x, sigma, differentiable=mode.create_graph and t == 0)
+        return denoise(self.denoiser, x, sigma, mode.run, differentiable=mode.create_graph and t == 0)
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The denoised image instead of the step, whose identity part would hide errors.
-        return (denoise(self.denoiser, images, self.sigmas()[t], differentiable=mode.create_graph),)
+        return (denoise(self.denoiser, images, self.sigmas()[t], mode.run, differentiable=mode.create_graph),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         return in_pixel_range(state[:, 0] if self.solver == "corrected" else state, mode)

@@ -9,6 +9,7 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_choice, check_nonnegative
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 from pursamere.stepping import NetworkPasses, StepMode, descend
@@ -44,6 +45,7 @@ class LikelihoodMaximization(AdamPurifier):
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
+        execution: see :class:`pursamere.IterativePurifier`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -65,8 +67,15 @@ class LikelihoodMaximization(AdamPurifier):
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
-        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "noise": noise,
+            "micro_batch": micro_batch,
+            "invariance": invariance,
+            "execution": execution,
+        }
         super().__init__(denoiser, learning_rate=learning_rate, **shared)
         self.sigma_min = noise_level("sigma_min", sigma_min, denoiser, default=0.2)
         self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.3)
@@ -83,7 +92,7 @@ class LikelihoodMaximization(AdamPurifier):
     def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
         sigma = uniform(mode.noise, t, 0, low=self.sigma_min, high=self.sigma_max)
         noisy = functional.perturb(x, sigma, derived(mode.noise, t, 1))[0]
-        denoised = denoise(self.denoiser, noisy, sigma, twice=mode.create_graph)
+        denoised = denoise(self.denoiser, noisy, sigma, mode.run, twice=mode.create_graph)
         return Loss(mean_square(denoised - x), noisy)
 
     def _moved(self, x: Tensor, x0: Tensor, change: Tensor, mode: StepMode) -> Tensor:

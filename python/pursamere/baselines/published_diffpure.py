@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pursamere._validation import check_positive
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
@@ -57,6 +58,7 @@ class PublishedDiffPure(DiffusionPurifier):
         fresh_noise: whether every call uses new noise, see :class:`pursamere.baselines.DiffPure`.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
+        execution: see :class:`pursamere.IterativePurifier`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -77,8 +79,15 @@ class PublishedDiffPure(DiffusionPurifier):
         fresh_noise: bool = False,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
-        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "noise": noise,
+            "micro_batch": micro_batch,
+            "invariance": invariance,
+            "execution": execution,
+        }
         super().__init__(denoiser, fresh_noise=fresh_noise, **shared)
         self.time = check_positive("time", time)
         if not _LAST_TIME * steps < self.time <= 1:
@@ -116,18 +125,18 @@ class PublishedDiffPure(DiffusionPurifier):
         time, until = self.times()[t : t + 2]
         level = self._level(time)
         centered = state - 0.5
-        denoised = self._denoised(t, 0.5 + centered / level.alpha, differentiable=mode.create_graph and t == 0)
+        denoised = self._denoised(t, 0.5 + centered / level.alpha, mode, differentiable=mode.create_graph and t == 0)
         score = (level.alpha * (denoised - 0.5) - centered) / level.variance
         growth = level.beta * (time - until)
         return self._noisy(state + growth * (centered / 2 + score), math.sqrt(growth) / 2, mode, t + 1)
 
-    def _denoised(self, t: int, y: Tensor, *, differentiable: bool) -> Tensor:
+    def _denoised(self, t: int, y: Tensor, mode: StepMode, *, differentiable: bool) -> Tensor:
         sigma = nearest_level(self._level(self.times()[t]).sigma, self.denoiser)
-        return denoise(self.denoiser, y, sigma, differentiable=differentiable)
+        return denoise(self.denoiser, y, sigma, mode.run, differentiable=differentiable)
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The denoised image instead of the step, whose identity part would hide errors.
-        return (self._denoised(t, images, differentiable=mode.create_graph),)
+        return (self._denoised(t, images, mode, differentiable=mode.create_graph),)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         return in_pixel_range(state, mode)

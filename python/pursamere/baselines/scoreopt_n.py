@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pursamere import functional
 from pursamere.denoisers.protocol import Denoiser
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 from pursamere.stepping import NetworkPasses, StepMode, in_pixel_range
@@ -38,6 +39,7 @@ class ScoreOptN(AdamPurifier):
         noise: gives the seed; one draw is taken.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
+        execution: see :class:`pursamere.IterativePurifier`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -56,8 +58,15 @@ class ScoreOptN(AdamPurifier):
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
-        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "noise": noise,
+            "micro_batch": micro_batch,
+            "invariance": invariance,
+            "execution": execution,
+        }
         super().__init__(denoiser, learning_rate=learning_rate, **shared)
         self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
 
@@ -72,10 +81,10 @@ class ScoreOptN(AdamPurifier):
     def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
         noise = derived(mode.noise, 0).sample(x.shape[1:], x.device, x.dtype)
         noisy = x.view_as(x)  # the network's input, distinct from the x that it is compared with
-        denoised = denoise(self.denoiser, noisy, self.sigma, twice=mode.create_graph)
+        denoised = denoise(self.denoiser, noisy, self.sigma, mode.run, twice=mode.create_graph)
         return Loss(mean_square((x - denoised) / self.sigma - noise), noisy)
 
     def _result(self, state: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         y = state[:, 0].to(x0.dtype)
-        denoised = denoise(self.denoiser, y, self.sigma, differentiable=mode.create_graph)
+        denoised = denoise(self.denoiser, y, self.sigma, mode.run, differentiable=mode.create_graph)
         return in_pixel_range(denoised, mode)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pursamere import functional
 from pursamere._validation import check_nonnegative
 from pursamere.denoisers.protocol import Denoiser, sigma_range_of
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.objective import denoise
 from pursamere.stepping import NetworkPasses, StepMode
@@ -45,6 +46,7 @@ class ScoreOptO(AdamPurifier):
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
         invariance: see :class:`pursamere.IterativePurifier`.
+        execution: see :class:`pursamere.IterativePurifier`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -65,8 +67,15 @@ class ScoreOptO(AdamPurifier):
         noise: GaussianNoise | None = None,
         micro_batch: int | None = None,
         invariance: str = "warn",
+        execution: Execution | None = None,
     ) -> None:
-        shared: dict[str, Any] = {"steps": steps, "noise": noise, "micro_batch": micro_batch, "invariance": invariance}
+        shared: dict[str, Any] = {
+            "steps": steps,
+            "noise": noise,
+            "micro_batch": micro_batch,
+            "invariance": invariance,
+            "execution": execution,
+        }
         super().__init__(denoiser, learning_rate=learning_rate, **shared)
         self.sigma = noise_level("sigma", sigma, denoiser, default=0.25)
         if spread is None:
@@ -85,11 +94,11 @@ class ScoreOptO(AdamPurifier):
     def _loss(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Loss:
         sigma = uniform(mode.noise, t, 0, low=self.sigma - self.spread, high=self.sigma + self.spread)
         noisy = functional.perturb(x, sigma, derived(mode.noise, t, 1))[0]
-        denoised = denoise(self.denoiser, noisy, sigma, twice=mode.create_graph)
+        denoised = denoise(self.denoiser, noisy, sigma, mode.run, twice=mode.create_graph)
         loss = mean_square(denoised - x)
         if self.regularization > 0:
             with torch.set_grad_enabled(mode.create_graph):
                 noisy_input = functional.perturb(x0, sigma, derived(mode.noise, t, 2))[0]
-                of_input = denoise(self.denoiser, noisy_input, sigma)
+                of_input = denoise(self.denoiser, noisy_input, sigma, mode.run)
             loss = loss + self.regularization * mean_square(denoised - of_input)
         return Loss(loss, noisy)

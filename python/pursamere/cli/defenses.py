@@ -10,6 +10,7 @@ from typing import Any
 from pursamere._validation import check_choice
 from pursamere.baselines import BASELINES, with_passes
 from pursamere.denoisers import Denoiser
+from pursamere.execution import Execution
 from pursamere.noise import GaussianNoise
 from pursamere.purifier import Purifier
 from pursamere.stepping import IterativePurifier
@@ -18,6 +19,7 @@ __all__ = ["DEFENSES", "build_defense"]
 
 DEFENSES: dict[str, Callable[..., IterativePurifier]] = {"pursamere": Purifier, **BASELINES}
 _NOISE = {"noise_seed": "seed", "draws": "draws", "antithetic": "antithetic"}
+_EXECUTION = tuple(inspect.signature(Execution).parameters)
 
 
 def build_defense(
@@ -29,7 +31,7 @@ def build_defense(
         name: "pursamere" or one of :data:`pursamere.baselines.BASELINES`.
         denoiser: its denoiser.
         options: keyword arguments of its class, except that ``noise_seed``, ``draws`` and ``antithetic`` describe the
-            noise.
+            noise, and those of :class:`pursamere.Execution` how its network runs.
         passes: choose ``steps`` so that an image takes at most this many network passes.
 
     Raises:
@@ -37,13 +39,18 @@ def build_defense(
         ValueError: the name or an option is unknown, or a value is out of its range.
     """
     make = DEFENSES[check_choice("defense", name, DEFENSES)]
-    known = [option for option in inspect.signature(make).parameters if option not in ("denoiser", "noise")]
+    known = [
+        option for option in inspect.signature(make).parameters if option not in ("denoiser", "noise", "execution")
+    ]
     for option in options:
-        check_choice(f"an option of {name}", option, (*known, *_NOISE))
+        check_choice(f"an option of {name}", option, (*known, *_NOISE, *_EXECUTION))
     noise = {_NOISE[option]: value for option, value in options.items() if option in _NOISE}
-    chosen = {option: value for option, value in options.items() if option not in _NOISE}
+    execution = {option: value for option, value in options.items() if option in _EXECUTION}
+    chosen = {option: value for option, value in options.items() if option in known}
     if noise:
         chosen["noise"] = GaussianNoise(**noise)
+    if execution:
+        chosen["execution"] = Execution(**execution)
     if passes is None:
         return make(denoiser, **chosen)
     return with_passes(partial(make), denoiser, passes, **chosen)

@@ -20,7 +20,7 @@ from pursamere.datasets import Dataset
 from pursamere.pretrained import TUNED
 from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "from_file"]
 
 
 def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
@@ -38,7 +38,7 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
                 "--model makes its own defense, so --defense, --option, --passes, --classifier and --denoiser "
                 "cannot be given with it"
             )
-        return _from_file(arguments.model)
+        return from_file(arguments.model)
     defense = getattr(arguments, "defense", "pursamere")
     defended = defense != "none"
     if "denoiser" in arguments and not defended:
@@ -90,7 +90,7 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[st
     return {**defaults, **options}
 
 
-def _from_file(source: str) -> Any:
+def from_file(source: str) -> Any:
     """Call FUNCTION of FILE.py, which the user names and so trusts."""
     path, colon, name = source.rpartition(":")
     if not colon or not path.endswith(".py") or not name.isidentifier():

@@ -44,6 +44,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_BANDWIDTH = 0.2
 _SETTINGS = (
     "sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "direction", "draws", "noise_seed", "micro_batch",
+    "precision", "compile", "channels_last", "cuda_graphs",
 )  # fmt: skip
 _OUTPUT = "a folder, created if needed, that keeps relative names; or, for one image, a name in .png, .jpg, ..."
 _REFERENCE = (
@@ -52,7 +53,7 @@ _REFERENCE = (
 )
 _DENOISER = "mnist for the network that comes with the library, or a checkpoint of pursamere train"
 _BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
-_MICRO_BATCH = "images per call of the denoiser (1 on a CPU, 64 on a GPU)"
+_MICRO_BATCH = "images per call of the denoiser (chosen for the device and the size of an image)"
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -85,6 +86,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
     add("--batch-size", type=types.batch, default=64, help="images in memory at a time; doesn't change any output")
     add("--micro-batch", type=types.batch, default=argparse.SUPPRESS, help=_MICRO_BATCH)
+    types.add_execution(parser)
     types.add_device(parser)
     add("-q", "--quiet", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(command=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ __all__ = [
     "LARGEST_NUMBER",
     "HelpFormatter",
     "add_device",
+    "add_execution",
     "batch",
     "checked",
     "count",
@@ -140,3 +142,12 @@ def seed(value: str) -> int:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, whose value ``pursamere.cli.networks.find_device`` interprets."""
     parser.add_argument("--device", type=text, default="cpu", help="device to compute on: cpu, cuda or cuda:N")
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of :class:`pursamere.Execution`, absent unless given."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("--precision", choices=("float32", "bfloat16"), help="precision of the network (float32); see pursamere tune")
+    add("--compile", action="store_true", help="compile the network with torch.compile")
+    add("--channels-last", action="store_true", help="run the network in the channels-last memory format")
+    add("--cuda-graphs", action="store_true", help="replay CUDA graphs instead of launching every kernel")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor, nn
 
 __all__ = ["check_evaluation_mode", "check_same_device", "is_compiled"]
@@ -17,26 +20,18 @@ _STOCHASTIC_OR_MIXING = (
 
 def check_evaluation_mode(name: str, network: object) -> None:
     """Refuse a module with a training layer that is random, mixes samples, or updates itself in training mode."""
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module) or not any(map(_changes_in_training, _modules(network))):
         return
-    for path, module in network.named_modules():
-        if not (module.training and isinstance(module, _STOCHASTIC_OR_MIXING)):
-            continue
-        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats:
-            continue
-        if isinstance(module, nn.MultiheadAttention) and module.dropout == 0:
-            continue
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0:
-            continue
-        raise ValueError(
-            f"{name} must be in evaluation mode, but its layer {path or type(module).__name__!r} is training; "
-            f"call {name}.eval()"
-        )
+    path, module = next(each for each in network.named_modules() if _changes_in_training(each[1]))
+    raise ValueError(
+        f"{name} must be in evaluation mode, but its layer {path or type(module).__name__!r} is training; "
+        f"call {name}.eval()"
+    )
 
 
 def check_same_device(name: str, network: object, x: Tensor) -> None:
     """Refuse images on a different device than the parameters and buffers of a module."""
-    if not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module) or all(_is_on(x.device, module) for module in _modules(network)):
         return
     for path, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.device != x.device:
@@ -45,6 +40,34 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
 
 def is_compiled(network: object) -> bool:
     """Whether ``torch.compile`` was applied to a network or to one of its modules."""
-    modules = network.modules() if isinstance(network, nn.Module) else (network,)
+    modules = _modules(network) if isinstance(network, nn.Module) else (network,)
     marks = ("_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl")  # the last is None by default
     return any(getattr(module, mark, None) is not None for module in modules for mark in marks)
+
+
+def _modules(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules once each, as ``network.modules()`` does in ten times the time: every call walks over them."""
+    pending, seen = [network], set()
+    while pending:
+        module = pending.pop()
+        if module not in seen:
+            seen.add(module)
+            yield module
+            pending += [child for child in module._modules.values() if child is not None]
+
+
+def _changes_in_training(module: nn.Module) -> bool:
+    if not (module.training and isinstance(module, _STOCHASTIC_OR_MIXING)):
+        return False
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout != 0
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p != 0
+    return True
+
+
+def _is_on(device: torch.device, module: nn.Module) -> bool:
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return all(tensor is None or tensor.device == device for tensor in tensors)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pursamere.noise import GaussianNoise
 
+from .micro_batches import candidate_sizes, default_micro_batch
 from .random_numbers import without_random_numbers
 
 __all__ = ["INVARIANCE_MODES", "NetworkCheck", "sample_images"]
@@ -17,50 +19,101 @@ __all__ = ["INVARIANCE_MODES", "NetworkCheck", "sample_images"]
 INVARIANCE_MODES = ("warn", "strict", "off")
 
 _CALLS_TO_SETTLE = 4  # TorchScript rewrites a network during its first calls; after that its results repeat
+_MOST_ROWS_ALONE = 8  # that a lone image may cost on a CPU
+
+_Rows = Callable[[Tensor], Sequence[Tensor]]
 
 
 class NetworkCheck:
-    """Checks a network once per shape, dtype and device: its results repeat, and rows are independent.
+    """Checks a network and finds the micro-batch sizes to run it with, once per shape, dtype and device.
+
+    Its results must repeat and its rows must be independent: the same bits in every row, beside any other rows and in
+    micro-batches of every size that is used. Sizes are found by comparing bits, never by timing.
 
     Args:
         name: the network's name in messages.
-        invariance: what to do if rows depend on one another: "warn", "strict" (raise) or "off" (no check).
+        micro_batch: the size, with all batches padded to multiples of it; ``None`` to find sizes.
+        invariance: what to do if rows of micro-batches of the given size depend on one another: "warn", "strict"
+            (raise) or "off" (no check, and no sizes but the default one).
     """
 
-    def __init__(self, name: str, invariance: str) -> None:
-        self.name, self.invariance = name, invariance
-        self._checked: set[tuple[object, ...]] = set()
+    def __init__(self, name: str, micro_batch: int | None, invariance: str) -> None:
+        self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
+        self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
-    def __call__(self, function: Callable[[Tensor], Sequence[Tensor]], shape: Sequence[int], like: Tensor) -> None:
-        """Check ``function``, which runs the network, on images of ``shape`` with the dtype and device of ``like``.
+    def __call__(self, function: _Rows, like: Tensor, draws: int, kind: str = "value") -> tuple[int, ...]:
+        """Return the sizes to run ``function`` with, the largest first.
+
+        Args:
+            function: runs the network on images; its results have a row for each image.
+            like: [B, C, H, W], whose image shape, dtype and device count.
+            draws: rows of the network for each image.
+            kind: names the function among those that are checked.
 
         Raises:
             RuntimeError: the network draws random numbers from PyTorch's global state, its results differ between
                 calls, or, with ``invariance="strict"``, rows depend on one another.
         """
-        key = (tuple(shape), like.dtype, like.device)
-        if key in self._checked or like.device.type == "meta":
-            return
-        images = sample_images(shape, like.device, like.dtype)
+        # Threads and autocast decide which of PyTorch's algorithms run.
+        autocast = torch.is_autocast_enabled(like.device.type) and torch.get_autocast_dtype(like.device.type)
+        key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, torch.get_num_threads(), autocast)
+        if key not in self._found:
+            self._found[key] = self._find(function, like, draws)
+        return self._found[key]
+
+    def told(self) -> str:
+        """The sizes that were found, for ``repr``; empty if the size was given, or before the first call."""
+        found = {
+            f"{sizes[0]} for {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} on {device.type}"
+            for (kind, _, shape, dtype, device, *_), sizes in self._found.items()
+            if kind == "value"
+        }
+        return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""
+
+    def _find(self, function: _Rows, like: Tensor, draws: int) -> tuple[int, ...]:
+        shape, device = tuple(like.shape[1:]), like.device
+        fixed = self.micro_batch or (default_micro_batch(device) if self.invariance == "off" else None)
+        candidates = candidate_sizes(draws, shape, device) if fixed is None else (fixed,)
+        if device.type == "meta":
+            return candidates[:1]
+        for i, size in enumerate(candidates):
+            images = sample_images((size, *shape), device, like.dtype)
+            expected = self._repeated(function, images)
+            if size == 1 or self.invariance == "off":
+                return (size,)
+            if fixed is not None:
+                if _depends_on_companions(function, images, expected):
+                    self._complain(size)
+                return (size,)
+            smaller = [part for part in candidates[i + 1 :] if _same(_in_parts(function, images, part), expected)]
+            sizes = (size, *smaller)
+            if sizes[-1] == 1:  # every row has the bits that it has alone
+                return sizes
+            cheap = device.type != "cpu" or sizes[-1] * draws <= _MOST_ROWS_ALONE
+            if cheap and not _depends_on_companions(function, images, expected):
+                return sizes
+        raise AssertionError("the last candidate is 1")
+
+    def _repeated(self, function: _Rows, images: Tensor) -> Sequence[Tensor]:
+        """Return ``function(images)`` once it has repeated."""
         expected = without_random_numbers(self.name, lambda: function(images))
         for _ in range(_CALLS_TO_SETTLE):
             previous, expected = expected, function(images)
             if _same(previous, expected):
-                break
-        else:
-            raise RuntimeError(
-                f"the {self.name} returned other values when it was called again with the same images; it must be "
-                "deterministic (switch it to evaluation mode, fix its noise, or see torch.use_deterministic_algorithms)"
-            )
-        if shape[0] > 1 and self.invariance != "off" and _depends_on_companions(function, images, expected):
-            message = (
-                f"the {self.name}'s results for one image depend on the other images in a micro-batch of {shape[0]}; "
-                "set micro_batch=1 for results that do not depend on the batch"
-            )
-            if self.invariance == "strict":
-                raise RuntimeError(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
-        self._checked.add(key)
+                return expected
+        raise RuntimeError(
+            f"the {self.name} returned other values when it was called again with the same images; it must be "
+            "deterministic (switch it to evaluation mode, fix its noise, or see torch.use_deterministic_algorithms)"
+        )
+
+    def _complain(self, size: int) -> None:
+        message = (
+            f"the {self.name}'s results for one image depend on the other images in a micro-batch of {size}; set "
+            "micro_batch=1, or None to find a size where they do not"
+        )
+        if self.invariance == "strict":
+            raise RuntimeError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=7)
 
 
 def sample_images(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -69,9 +122,12 @@ def sample_images(shape: Sequence[int], device: torch.device, dtype: torch.dtype
     return (0.5 + 0.25 * bank).clamp(0.0, 1.0)
 
 
-def _depends_on_companions(
-    function: Callable[[Tensor], Sequence[Tensor]], images: Tensor, expected: Sequence[Tensor]
-) -> bool:
+def _in_parts(function: _Rows, images: Tensor, size: int) -> list[Tensor]:
+    parts = [function(part.clone()) for part in images.split(size)]  # a view's alignment would depend on its position
+    return [torch.cat(results) for results in zip(*parts, strict=True)]
+
+
+def _depends_on_companions(function: _Rows, images: Tensor, expected: Sequence[Tensor]) -> bool:
     """Whether a row's result depends on its position or on the other rows.
 
     Compares ``expected = function(images)`` with three other arrangements: reversed, rotated by one, and the first

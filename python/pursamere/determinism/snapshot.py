@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 import types
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class Snapshot:
     """
 
     def __init__(self, network: object) -> None:
+        self._network = network
+        self._contents: list[tuple[object, list[object]]] = []  # of every part, to see at once that nothing changed
+        self._tensors: list[tuple[Tensor, object]] = []
         self._parts: list[object] = []
         self._values: list[object] = []
         self._states: list[object] = []
@@ -36,8 +40,10 @@ class Snapshot:
             is_value = isinstance(part, _VALUES) and not isinstance(part, nn.Parameter)
             (self._values if is_value else self._parts).append(part)
             if isinstance(part, Tensor):
-                self._states.append(_state(part))
+                self._tensors.append((part, _state(part)))
+                self._states.append(self._tensors[-1][1])
             else:
+                self._contents += [(each, list(_contents(each))) for each in _containers(part)]
                 simple = [each for each in held if _is_simple(each[1])]
                 self._states.append(simple)
                 pending += [each[1] for each in held if not _is_simple(each[1])]
@@ -50,8 +56,18 @@ class Snapshot:
 
     def still_holds(self, network: object) -> bool:
         """Whether ``network`` is unchanged since this snapshot."""
+        if network is self._network and self._is_untouched():
+            return True
         now = Snapshot(network)
         return self.has_parts_of(now) and _same(self._values, now._values) and now._states == self._states
+
+    def _is_untouched(self) -> bool:
+        """Whether the same objects are where they were, private ones too: a third of the time of a new snapshot."""
+        for container, before in self._contents:
+            now = _contents(container)
+            if len(now) != len(before) or not all(map(operator.is_, now, before)):
+                return False
+        return all(_state(tensor) == state for tensor, state in self._tensors)
 
 
 _VALUES = (Tensor, list, tuple, dict)
@@ -83,6 +99,24 @@ def _held_by(part: object) -> Iterable[tuple[object, object]] | None:
         return list(part.items())
     is_foreign = type(part).__module__.partition(".")[0] in ("builtins", "torch")
     return _attributes(part) if callable(part) and not isinstance(part, type) and not is_foreign else None
+
+
+def _containers(part: object) -> tuple[object, ...]:
+    """Return the objects whose contents change when a part changes."""
+    if isinstance(part, nn.Module):
+        hooks = (part._forward_hooks, part._forward_pre_hooks)
+        return (vars(part), part._parameters, part._buffers, part._modules, *hooks)
+    if isinstance(part, types.FunctionType | list | dict):
+        return (part,)
+    return (vars(part),) if hasattr(part, "__dict__") else ()
+
+
+def _contents(container: object) -> Collection[object]:
+    if isinstance(container, list):
+        return container
+    if isinstance(container, types.FunctionType):
+        return [held for _, held in _held_by(container) or ()]
+    return (*container.keys(), *container.values())  # type: ignore[attr-defined]
 
 
 def _attributes(part: object) -> list[tuple[str, object]]:

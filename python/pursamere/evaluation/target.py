@@ -36,7 +36,7 @@ class FixedBatches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, [B, classes]."""
-        (logits,) = map_micro_batches(lambda part: (check_logits("model", self.model(part), part),), self.size, x)
+        (logits,) = map_micro_batches(lambda part: (check_logits("model", self.model(part), part),), (self.size,), x)
         return logits
 
 

@@ -1,0 +1,110 @@
+"""How purifiers run their denoiser: precision, compilation and memory format."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ._devices import has_bfloat16
+from ._validation import check_choice
+
+__all__ = ["PRECISIONS", "Execution", "NetworkRunner", "Predict", "Run", "run_plainly"]
+
+PRECISIONS = ("float32", "bfloat16")
+
+Predict = Callable[[Tensor, float], Tensor]
+"""What a denoiser computes from noisy images [N, C, H, W] and their noise level."""
+
+Run = Callable[[Predict, Tensor, float], Tensor]
+"""Runs a denoiser's ``predict`` on noisy images."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a purifier runs its denoiser. Everything is off by default, and recorded in ``repr`` and evaluations.
+
+    Each setting changes the last bits of a result, which are as deterministic as without it. Which ones are faster
+    depends on network, shape and machine; ``pursamere tune`` measures them.
+
+    Args:
+        precision: "float32" leaves the denoiser as it is; "bfloat16" runs its convolutions and matrix products in
+            bfloat16 (``torch.autocast``), images and sums staying in float32.
+        compile: compile the denoiser's passes during purification with ``torch.compile``. The exact gradient
+            differentiates them twice, which compiled networks don't support, so it runs uncompiled, in the same
+            precision.
+        channels_last: give the noisy images to the denoiser in the channels-last memory format. Convert a network's
+            weights too: ``network.to(memory_format=torch.channels_last)``.
+        cuda_graphs: on a CUDA device, capture a purification once per shape and replay it, which saves the time to
+            launch its kernels. Falls back with one warning that names the reason.
+
+    Raises:
+        TypeError: a flag is not a bool.
+        ValueError: ``precision`` is unknown.
+    """
+
+    precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        for name in ("compile", "channels_last", "cuda_graphs"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, got {type(getattr(self, name)).__name__}")
+
+    def __repr__(self) -> str:
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Execution({', '.join(changed)})"
+
+    @contextmanager
+    def in_precision(self, device: torch.device) -> Iterator[None]:
+        """Context manager of this thread in which networks run in the chosen precision."""
+        if self.precision == "float32":  # the caller's autocast state holds
+            yield
+            return
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+
+
+def run_plainly(predict: Predict, y: Tensor, sigma: float) -> Tensor:
+    """Return ``predict(y, sigma)``."""
+    return predict(y, sigma)
+
+
+class NetworkRunner:
+    """Runs a denoiser's passes as an :class:`Execution` says."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self._compiled: dict[Predict, Predict] = {}
+        self._told = False
+
+    def __call__(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
+        """Run a pass of purification."""
+        if not self.execution.compile:
+            return self.differentiable(predict, y, sigma)
+        if predict not in self._compiled:
+            self._compiled[predict] = torch.compile(predict, dynamic=False)
+        return self.differentiable(self._compiled[predict], y, sigma)
+
+    def differentiable(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
+        """Run a pass that the exact gradient differentiates, twice for the ERE."""
+        if self.execution.channels_last:
+            y = y.contiguous(memory_format=torch.channels_last)
+        prediction = predict(y, sigma)
+        if self.execution.precision == "bfloat16" and isinstance(prediction, Tensor):
+            return prediction.to(y.dtype)
+        return prediction
+
+    def tell_if_slow(self, device: torch.device) -> None:
+        """Warn once if the device has no instructions for the precision."""
+        if self.execution.precision == "bfloat16" and not self._told and not has_bfloat16(device):
+            self._told = True
+            message = "this CPU has no bfloat16 instructions, so precision='bfloat16' is slower than 'float32' here"
+            warnings.warn(message, RuntimeWarning, stacklevel=6)
