@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from build_kernels import CONTROLS, CSRC, FLAGS, KERNELS_MODULE, LINKS, ROOT, SHIM, cached, compile_all
@@ -114,6 +115,7 @@ def translate_to_library(name: str, kernels: Iterable[Kernel], objects: Iterable
     return cached(name, sources, [flags, files], build) / "kernels.so"
 
 
+@cache
 def kernels_for(architecture: str) -> list[Kernel]:
     """Return the library's kernels as compiled for an architecture such as ``compute_90``."""
     files = sorted(compile_with_nvcc().glob(f"*.{architecture}.ptx"))
@@ -122,11 +124,13 @@ def kernels_for(architecture: str) -> list[Kernel]:
 
 def compile_ptx(architecture: str) -> Path:
     """Return a library like that of ``build_kernels.compile_kernels``, of what nvcc makes for an architecture."""
-    folder = compile_with_nvcc()
-    return translate_to_library(f"ptx-{architecture}", kernels_for(architecture), sorted(folder.glob("*.o")))
+    kernels = kernels_for(architecture)
+    # The PTX is often the same for two architectures, and so is the library then.
+    first = next(other for other in ARCHITECTURES if kernels_for(other) == kernels)
+    return translate_to_library(f"ptx-{first}", kernels, sorted(compile_with_nvcc().glob("*.o")))
 
 
 def readable(mangled: str) -> str:
     """A kernel's name and template arguments."""
     name = run("c++filt", mangled).strip().split("(anonymous namespace)::")[-1]
-    return re.sub(r"pursamere::|cuda::|>\(.*", "", name)
+    return re.sub(r"pursamere::|cuda::|(?<=>)\(.*", "", name)
