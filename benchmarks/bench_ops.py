@@ -55,7 +55,7 @@ def run_on_cpu(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any
     keep_freed_memory()
     print(f"float32, {machine('cpu')}; times in microseconds")
     print(
-        f"{'op':<19}{'K, B, d':<17}{'ours':>9}{'GB/s':>7}{'eager':>10}{'compiled':>10}{'fresh':>10}{'copy':>9}", end=""
+        f"{'op':<28}{'K, B, d':<17}{'ours':>9}{'GB/s':>7}{'eager':>10}{'compiled':>10}{'fresh':>10}{'copy':>9}", end=""
     )
     print("  eager/ours compiled/ours fresh/ours")
     rows = []
@@ -71,7 +71,7 @@ def run_on_cpu(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, Any
             ratios = [f"{times[name] / ours:.2f}" if name in times else "" for name in ("eager", "compiled", "fresh")]
             shown = {name: times.get(name, float("nan")) for name in ("eager", "compiled", "fresh", "copy")}
             print(
-                f"{op:<19}{f'{draws}, {batch}, {d}':<17}{ours:9.1f}{gb_per_s:7.1f}{shown['eager']:10.1f}"
+                f"{op:<28}{f'{draws}, {batch}, {d}':<17}{ours:9.1f}{gb_per_s:7.1f}{shown['eager']:10.1f}"
                 f"{shown['compiled']:10.1f}{shown['fresh']:10.1f}{shown['copy']:9.1f}"
                 f"{ratios[0]:>12}{ratios[1]:>14}{ratios[2]:>11}".replace("nan", "   "),
                 flush=True,

@@ -11,9 +11,20 @@ from torch import Tensor
 
 import pursamere as ps
 from pursamere import functional
+from pursamere.noise import NoiseBank
 
 SIGMA, ASCENT_RADIUS, STEP_SIZE, RADIUS = 0.2, 0.05, 0.16, 0.1
-OPS = ("perturb", "residual", "residual_backward", "accumulate_ascend", "accumulate_descend")
+# "perturb_bank" is perturb with a bank of noise, as the two ops that perturb their own result have it.
+OPS = (
+    "perturb",
+    "perturb_bank",
+    "residual",
+    "residual_backward",
+    "accumulate_ascend",
+    "accumulate_ascend_perturb",
+    "accumulate_descend",
+    "accumulate_descend_perturb",
+)
 DESCENT = {"step_rule": "unit", "step_size": STEP_SIZE, "norm": "linf", "radius": RADIUS}
 
 
@@ -38,24 +49,29 @@ class Case:
         image = 4 * self.batch * self.d
         network = self.network.itemsize * self.draws * self.batch * self.d
         per_sample = 4 * self.batch
+        bank = 4 * self.draws // 2 * self.d
         return {
             "perturb": image + network,
+            "perturb_bank": image + network + bank,
             "residual": 2 * image + 2 * network + per_sample,
             "residual_backward": 2 * image + 2 * network,
             "accumulate_ascend": 3 * image + network + per_sample,
+            "accumulate_ascend_perturb": 3 * image + 2 * network + per_sample + bank,
             "accumulate_descend": 4 * image + network,
+            "accumulate_descend_perturb": 4 * image + 2 * network + bank,
         }[self.op]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images [B, d], values per draw [K, B, d] and the noise [K, 1, d]."""
+    """Images [B, d], values per draw [K, B, d] and the noise: all of it, [K, 1, d], and as the library keeps it."""
 
     x: Tensor
     start: Tensor
     direct: Tensor
     per_draw: Tensor
     bank: Tensor
+    noise: NoiseBank
 
 
 def make_inputs(case: Case, generator: torch.Generator) -> Inputs:
@@ -63,32 +79,46 @@ def make_inputs(case: Case, generator: torch.Generator) -> Inputs:
     device = generator.device
     x, start, direct = torch.rand(3, case.batch, case.d, generator=generator, device=device)
     per_draw = torch.rand(case.draws, case.batch, case.d, generator=generator, device=device).to(case.network)
-    return Inputs(x, start, direct, per_draw, case.noise.sample((1, case.d), device=device))
+    every_draw, kept = case.noise.sample((1, case.d), device=device), case.noise.bank((case.d,), device)
+    return Inputs(x, start, direct, per_draw, every_draw, kept)
 
 
 def ours(case: Case, inputs: Inputs) -> Callable[[], object]:
     """The library's function."""
     i = inputs
+    summed, perturbed = (i.per_draw, i.direct), (SIGMA, i.noise)
     return {
         "perturb": partial(functional.perturb, i.x, SIGMA, case.noise, dtype=case.network),
+        "perturb_bank": partial(functional.perturb, i.x, *perturbed, dtype=case.network),
         "residual": partial(functional.residual, i.x, i.per_draw, SIGMA, case.noise, kind=case.kind),
         "residual_backward": raw_op(case, inputs),
-        "accumulate_ascend": partial(functional.accumulate_ascend, i.x, i.per_draw, i.direct, ASCENT_RADIUS),
-        "accumulate_descend": partial(functional.accumulate_descend, i.x, i.start, i.per_draw, i.direct, **DESCENT),
+        "accumulate_ascend": partial(functional.accumulate_ascend, i.x, *summed, ASCENT_RADIUS),
+        "accumulate_ascend_perturb": partial(
+            functional.accumulate_ascend_perturb, i.x, *summed, ASCENT_RADIUS, *perturbed
+        ),
+        "accumulate_descend": partial(functional.accumulate_descend, i.x, i.start, *summed, **DESCENT),
+        "accumulate_descend_perturb": partial(
+            functional.accumulate_descend_perturb, i.x, i.start, *summed, *perturbed, **DESCENT
+        ),
     }[case.op]
 
 
 def raw_op(case: Case, inputs: Inputs) -> Callable[[], object]:
     """The op under the library's function, which checks no arguments."""
     i, noise, ops = inputs, case.noise, torch.ops.pursamere
+    perturb = (i.x, SIGMA, noise.draws, noise.seed, noise.antithetic, case.network)
+    summed, perturbed = (i.per_draw, i.direct), (i.noise.values, SIGMA, noise.antithetic)
     arguments = {
-        "perturb": (i.x, SIGMA, noise.draws, noise.seed, noise.antithetic, case.network),
+        "perturb": perturb,
+        "perturb_bank": (*perturb, 1.0, 0.0, i.noise.values),
         "residual": (i.x, i.per_draw, case.kind, SIGMA, noise.seed, noise.antithetic),
         "residual_backward": (i.per_draw, i.direct, *residual_factors(case)),
-        "accumulate_ascend": (i.x, i.per_draw, i.direct, ASCENT_RADIUS),
-        "accumulate_descend": (i.x, i.start, i.per_draw, i.direct, *DESCENT.values()),
+        "accumulate_ascend": (i.x, *summed, ASCENT_RADIUS),
+        "accumulate_ascend_perturb": (i.x, *summed, ASCENT_RADIUS, *perturbed),
+        "accumulate_descend": (i.x, i.start, *summed, *DESCENT.values()),
+        "accumulate_descend_perturb": (i.x, i.start, *summed, *DESCENT.values(), *perturbed),
     }[case.op]
-    return partial(getattr(ops, case.op).default, *arguments)
+    return partial(getattr(ops, case.op.removesuffix("_bank")).default, *arguments)
 
 
 def add_bank(x: Tensor, bank: Tensor) -> Tensor:
@@ -135,6 +165,16 @@ def descend(x: Tensor, start: Tensor, per_draw: Tensor, direct: Tensor) -> Tenso
     return torch.minimum(torch.maximum(moved, start - RADIUS), start + RADIUS).clamp(0, 1)
 
 
+def ascend_perturb(x: Tensor, per_draw: Tensor, direct: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
+    point, norm = ascend(x, per_draw, direct)
+    return point, norm, add_bank(point, bank)
+
+
+def descend_perturb(x: Tensor, start: Tensor, per_draw: Tensor, direct: Tensor, bank: Tensor) -> tuple[Tensor, ...]:
+    after = descend(x, start, per_draw, direct)
+    return after, add_bank(after, bank)
+
+
 def eager(case: Case, inputs: Inputs) -> tuple[Callable[..., object], tuple[Tensor, ...]]:
     """The same in plain PyTorch: a function and its arguments."""
     i = inputs
@@ -142,10 +182,13 @@ def eager(case: Case, inputs: Inputs) -> tuple[Callable[..., object], tuple[Tens
         return score_residual, (i.per_draw, i.bank)
     return {
         "perturb": (add_bank, (i.x, i.bank)),
+        "perturb_bank": (add_bank, (i.x, i.bank)),
         "residual": (residual, (i.x, i.per_draw)),
         "residual_backward": (residual_backward, (i.per_draw, i.direct, residual_factors(case))),
         "accumulate_ascend": (ascend, (i.x, i.per_draw, i.direct)),
+        "accumulate_ascend_perturb": (ascend_perturb, (i.x, i.per_draw, i.direct, i.bank)),
         "accumulate_descend": (descend, (i.x, i.start, i.per_draw, i.direct)),
+        "accumulate_descend_perturb": (descend_perturb, (i.x, i.start, i.per_draw, i.direct, i.bank)),
     }[case.op]
 
 

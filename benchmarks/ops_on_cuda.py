@@ -21,7 +21,15 @@ MOST_SETS = 32
 GRAPH_CALLS = 20  # in a graph, so that its launch hardly counts
 # At the large shapes, in percent or as times of the others over ours; and microseconds at the tiny one.
 COPY_TARGET, COMPILED_TARGET, FRESH_TARGET, HOST_TARGET = 85, 1, 3, 6
-EAGER_TARGETS = {"perturb": 1, "residual": 4, "accumulate_ascend": 3, "accumulate_descend": 3}
+EAGER_TARGETS = {
+    "perturb": 1,
+    "perturb_bank": 1,
+    "residual": 4,
+    "accumulate_ascend": 3,
+    "accumulate_ascend_perturb": 2,
+    "accumulate_descend": 3,
+    "accumulate_descend_perturb": 2,
+}
 
 
 def set_count(moved_bytes: int, l2_bytes: int, free_bytes: int) -> int:
@@ -105,7 +113,7 @@ def line(row: dict[str, Any]) -> str:
     name = row["op"] + (" (score)" if row["kind"] == "score" else "")
     types = "float32" if row["network"] == "float32" else f"float32, {row['network']}"
     shape = f"{row['draws']}, {row['batch']}, {row['d']}"
-    text = f"{name:<19}{types:<18}{shape:<17}{times['pursamere']:9.2f}{row['gb_per_s']:8.0f}"
+    text = f"{name:<28}{types:<18}{shape:<17}{times['pursamere']:9.2f}{row['gb_per_s']:8.0f}"
     text += cell(row["percent_of_copy"], goals.get("% of copy"))
     for other in ("eager", "compiled", "fresh"):
         ratio = times[other] / times["pursamere"] if other in times else None
@@ -149,14 +157,14 @@ def run_on_cuda(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, An
     }
     headings = "".join(f"{h:>15}" for h in ("% of copy", "eager/ours", "compiled/ours", "fresh/ours"))
     print("one call on {}, {}, {}: by the host's clock, and in a CUDA graph".format(*TINY))
-    print(f"{'op':<19}{'public':>15}{'raw op':>15}{'eager':>15}{'graph':>15}")
+    print(f"{'op':<28}{'public':>15}{'raw op':>15}{'eager':>15}{'graph':>15}")
     for op in ops:
         row = measure_host(op, generator, rounds)
         report["host"].append(row)
         cells = (cell(row["microseconds"][n], row["targets"].get(n)) for n in ("public", "raw", "eager", "graph"))
-        print(f"{op:<19}{''.join(cells)}", flush=True)
+        print(f"{op:<28}{''.join(cells)}", flush=True)
         write(report)
-    print(f"\n{'op':<19}{'types':<18}{'K, B, d':<17}{'ours':>9}{'GB/s':>8}{headings}")
+    print(f"\n{'op':<28}{'types':<18}{'K, B, d':<17}{'ours':>9}{'GB/s':>8}{headings}")
     for case in cuda_cases(ops):
         report["rows"].append(measure(case, generator, rounds, copy))
         print(line(report["rows"][-1]), flush=True)

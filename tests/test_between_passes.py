@@ -185,3 +185,13 @@ def test_a_setting_of_a_users_purifier_that_changes_between_the_passes_is_refuse
         change()
         with pytest.raises(RuntimeError, match="attribute of it or of the purifier, was changed"):
             y.sum().backward()
+
+
+def test_passes_may_overlap():
+    """What the first backward pass finds out about the denoiser is no change of it."""
+    model = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1)
+    leaves = [tensor(seed, 2, 1, 6, 6, dtype=torch.float32).requires_grad_() for seed in range(2)]
+    results = [model(leaf) for leaf in leaves]
+    together = [torch.autograd.grad(result.sum(), leaf)[0] for leaf, result in zip(leaves, results, strict=True)]
+    for leaf, got in zip(leaves, together, strict=True):
+        assert torch.equal(got, torch.autograd.grad(model(leaf).sum(), leaf)[0])

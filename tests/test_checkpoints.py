@@ -281,6 +281,9 @@ def test_what_is_no_folder_with_a_checkpoint(tmp_path):
         ({"widths": (8,) * 5}, ValueError, "widths has too many stages for images of shape"),
         ({"residual": 1}, TypeError, "residual must be a bool, got int"),
         ({"classes": 0}, ValueError, r"classes must be in \[1, 100000\], got 0"),
+        ({"normalization": "layer"}, ValueError, "normalization must be one of 'group', 'batch', got 'layer'"),
+        ({"whitening": 9}, ValueError, r"whitening must be in \[0, 8\], got 9"),
+        ({"whitening": 6}, ValueError, "widths has too many stages for images of shape"),
     ],
 )
 def test_arguments_of_the_classifier_that_are_refused(change, error, message):
@@ -295,3 +298,57 @@ def test_residual_classifiers_and_wrong_images():
     assert network(IMAGES).shape == (4, 3)
     with pytest.raises(ValueError, match=r"x must have the shape \[N, 1, 8, 8\], got \[4, 1, 8, 7\]"):
         network(IMAGES[..., :7])
+
+
+def test_arguments_that_an_earlier_version_did_not_know_have_their_defaults(folder):
+    configuration = json.loads((folder / "config.json").read_text())
+    for name in ("normalization", "whitening"):
+        del configuration["architecture"]["arguments"][name]
+    (folder / "config.json").write_text(json.dumps(configuration))
+    assert torch.equal(ps.load_checkpoint(folder)(IMAGES), classifier()(IMAGES))
+    del configuration["architecture"]["arguments"]["widths"]
+    (folder / "config.json").write_text(json.dumps(configuration))
+    with pytest.raises(ValueError, match="arguments of conv_classifier must be image_shape, classes, widths"):
+        ps.load_checkpoint(folder)
+
+
+def batch_normalized(**changes):
+    return ps.ConvClassifier((1, 8, 8), 3, (6, 8), normalization="batch", **changes)  # groups would not divide 6
+
+
+def test_running_statistics_come_back(tmp_path):
+    network = batch_normalized(whitening=2)
+    network.whiten(IMAGES)
+    for _ in range(3):
+        network.train()(IMAGES)
+    network.eval()
+    loaded = ps.load_checkpoint(ps.save_checkpoint(tmp_path / "net", network))
+    assert torch.equal(loaded(IMAGES), network(IMAGES))
+    network.load_state_dict(dict(loaded.state_dict()))  # also a state without PyTorch's version numbers
+    rows = torch.cat([loaded(x) for x in IMAGES.split(1)])
+    torch.testing.assert_close(rows, loaded(IMAGES))  # rows are independent
+    assert not torch.allclose(batch_normalized(whitening=2).eval()(IMAGES), loaded(IMAGES))
+
+
+def test_a_batch_normalized_convolution_starts_as_the_identity():
+    convolution = batch_normalized().stages[0].second[0][0]
+    x = torch.rand(2, 6, 5, 5)
+    torch.testing.assert_close(convolution(x), x)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
+def test_whitened_patches_are_uncorrelated_and_have_unit_variance(shape):
+    x = torch.rand(600, *shape, generator=torch.Generator().manual_seed(0))
+    x[:, :, 1:] = 0.3 * x[:, :, 1:] + 0.7 * x[:, :, :-1]  # neighbors correlate
+    network = ps.ConvClassifier(shape, 3, (4, 4), groups=4, whitening=2)
+    network.whiten(x)
+    found = network.stem(2 * x - 1).permute(1, 0, 2, 3).flatten(1).detach()
+    half = len(found) // 2
+    assert half == 4 * shape[0]
+    torch.testing.assert_close(found[half:], -found[:half])
+    moments = found[:half] @ found[:half].T / found.shape[1]  # about zero, not about the mean
+    torch.testing.assert_close(moments, torch.eye(half), atol=0.03, rtol=0)
+    assert not network.stem.filters.requires_grad
+    assert network(x[:2]).shape == (2, 3)
+    with pytest.raises(ValueError, match="whitening must be positive for a network with a whitening layer, got 0"):
+        ps.ConvClassifier(shape, 3, (4, 4), groups=4).whiten(x)

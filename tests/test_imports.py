@@ -32,7 +32,7 @@ ROOMS = [
     {"pursamere.functional"},
     {"pursamere.denoisers"},
     {"pursamere.models"},
-    {"pursamere.execution"},
+    {"pursamere.cuda_graphs", "pursamere.execution"},
     {"pursamere.determinism"},
     {"pursamere.noise", "pursamere.datasets"},
     {"pursamere._helpers"},  # all other modules whose names begin with an underscore

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy
@@ -106,9 +107,12 @@ def test_classifier_learns_and_half_precision_decides_alike(data, tmp_path, no_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_training_goes_on_with_the_same_bits(data, tmp_path, no_pictures, kind):
-    settings = settings_of(kind, data)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [*((kind, {}) for kind in KINDS), ("classifier", {"normalization": "batch", "whitening": 2})],
+)
+def test_a_killed_training_goes_on_with_the_same_bits(data, tmp_path, no_pictures, kind, changes):
+    settings = settings_of(kind, data, **changes)
 
     class Killed(BaseException):
         pass
@@ -154,6 +158,12 @@ def test_two_processes_train_as_one(data, tmp_path, no_pictures):
     for got, want in zip(two, one, strict=True):
         assert got == pytest.approx(want, rel=1e-5)
     assert done.stdout.count("checkpoint in") == 1  # from the first process alone
+
+
+def test_batch_normalization_is_refused_in_several_processes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "processes", lambda _: nullcontext(Processes(1, 2)))
+    with pytest.raises(ValueError, match="normalization must be 'group' in 2 processes, got 'batch'"):
+        train(settings_of("classifier", data, normalization="batch"), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

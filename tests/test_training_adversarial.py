@@ -65,6 +65,16 @@ def test_only_the_chosen_share_of_a_batch_is_attacked(data):
     assert bool((losses[attacked] > clean[attacked]).all())
 
 
+def test_adversarial_images_leave_running_statistics_alone(data):
+    """A step updates them once, by the images of the loss, whatever the number of attack steps."""
+    settings = settings_of("classifier", data, adversarial_eps=0.2, adversarial_steps=5, normalization="batch")
+    network, task = build_classifier(settings, (1, 8, 8), CLASSES).train(), ClassifierTask(settings, *sets(data), CPU)
+    seen = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
+    task.losses(network, torch.arange(8), slice(0, 8), torch.Generator().manual_seed(4))
+    assert seen == [False] * 5 + [True]
+
+
 @pytest.mark.parametrize("with_purifier", [False, True])
 def test_parts_of_a_batch_have_the_losses_of_the_whole(data, denoiser, with_purifier):
     purifier = {"purifier": denoiser, **PURIFIER} if with_purifier else {}

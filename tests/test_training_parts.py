@@ -8,13 +8,14 @@ from torch.optim.swa_utils import AveragedModel
 from training_case import settings_of, write_data
 
 import pursamere as ps
-from pursamere.training import ClassifierConfiguration, DenoiserConfiguration
+from pursamere.models.conv_classifier import _BatchNorm
+from pursamere.training import ClassifierConfiguration, DenoiserConfiguration, Watcher
 from pursamere.training.classifier import ClassifierTask, augment, build_classifier
 from pursamere.training.configuration import configuration
 from pursamere.training.data import load_data
 from pursamere.training.data_parallel import Processes
 from pursamere.training.denoiser import DenoiserTask, build_denoiser, noise_levels
-from pursamere.training.loop import _check_same_settings, _moving_average, learning_rate
+from pursamere.training.loop import _check_same_settings, _moving_average, fit, learning_rate
 from pursamere.training.order import DataOrder
 
 
@@ -64,6 +65,31 @@ def test_moving_average_of_the_weights():
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-12)
     assert (1 + 7) / (10 + 7) > 0.4  # both parts of the rule were used
+
+
+def test_running_statistics_are_averaged_like_weights(tmp_path):
+    """By the loop itself: the step's batch is its number, so that the running mean is known at every step."""
+
+    class Task:
+        size = 4
+        number = 0
+
+        def losses(self, network, rows, mine, generator):
+            self.number += 1
+            return network(torch.full((4, 1, 1, 1), float(self.number))).flatten()
+
+        def validate(self, network):
+            return {}
+
+    settings = ClassifierConfiguration(steps=6, batch_size=4, ema_decay=0.4)
+    network, _ = fit(_BatchNorm(1), Task(), settings, tmp_path, torch.device("cpu"), Processes(), Watcher(), {})
+    running, average = 0.0, None
+    for n in range(6):
+        running += 0.1 * (n + 1 - running)
+        decay = min(0.4, (1 + n) / (10 + n))
+        average = running if average is None else decay * average + (1 - decay) * running
+    assert network.running_mean.item() == pytest.approx(average, rel=1e-6)
+    assert not network.training
 
 
 @pytest.mark.parametrize("distribution", ["log-uniform", "log-normal"])

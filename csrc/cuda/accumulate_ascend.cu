@@ -11,7 +11,7 @@ namespace {
 enum Pass { kGradient, kAscent };
 
 template <bool kPerturbs, class Image, class Network>
-__global__ void __launch_bounds__(threads_with(kSumRegisters<Image, Network>), 1)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     ascend_kernel(const AccumulateAscend<Image, Network> p, const SamplePlan plan,
                   const SampleSum<compute_t<Image>> squares, const Passes passes) {
   using A = compute_t<Image>;

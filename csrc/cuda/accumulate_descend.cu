@@ -47,7 +47,7 @@ struct Descent {
 };
 
 template <bool kPerturbs, class Image, class Network>
-__global__ void __launch_bounds__(threads_with(kSumRegisters<Image, Network>), 1)
+__global__ void __launch_bounds__(threads_with(kSumRegisters<Network>), 1)
     descend_kernel(const AccumulateDescend<Image, Network> p, const SamplePlan plan,
                    const SampleSum<compute_t<Image>> gradient_squares,
                    const SampleSum<compute_t<Image>> distance_squares, const Passes passes) {

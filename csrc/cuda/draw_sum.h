@@ -7,8 +7,8 @@
 namespace pursamere::cuda {
 
 // The fewest registers of a thread that suffice for a kernel that sums draws.
-template <class Image, class Network>
-inline constexpr int kSumRegisters = sizeof(Network) == 4 ? 64 : (sizeof(Image) == 4 ? 80 : 96);
+template <class Network>
+inline constexpr int kSumRegisters = sizeof(Network) == 4 ? 64 : 96;
 
 template <int V, class Image, class Network>
 __device__ __forceinline__ void sum_draws(compute_t<Image> (&sum)[V], const DrawSum<Image, Network>& p, int64_t offset,

@@ -15,14 +15,15 @@ __device__ __forceinline__ void perturb_vector(const Perturbed<Image, Network>& 
   A image[V];
 #pragma unroll
   for (int i = 0; i < V; ++i) image[i] = p.input.image(to_compute(from_compute<Image>(x[i])));
+  constexpr int kAtOnce = 16 / V;  // reads of 16 bytes in flight: four
   const int64_t copies = p.antithetic ? 2 : 1;
-  for (int64_t k = 0; k < p.independent; k += kDrawsAtOnce) {
-    float xi[kDrawsAtOnce][V];
+  for (int64_t k = 0; k < p.independent; k += kAtOnce) {
+    float xi[kAtOnce][V];
 #pragma unroll
-    for (int j = 0; j < kDrawsAtOnce; ++j)
+    for (int j = 0; j < kAtOnce; ++j)
       load<false>(xi[j], p.bank + (k + j) * shape.d + first, k + j < p.independent ? count : 0);
 #pragma unroll
-    for (int j = 0; j < kDrawsAtOnce; ++j) {
+    for (int j = 0; j < kAtOnce; ++j) {
       if (k + j >= p.independent) break;
       for (int64_t copy = 0; copy < copies; ++copy) {
         A value[V];

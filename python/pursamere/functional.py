@@ -106,6 +106,10 @@ def residual(
     noise: GaussianNoise,
     *,
     kind: str = "denoised",
+    scale: float = 1.0,
+    gain: float = 1.0,
+    shift: float = 0.0,
+    input_scale: float = 1.0,
     with_cotangent: bool = True,
     with_drift: bool = True,
     with_ere: bool = True,
@@ -121,6 +125,11 @@ def residual(
         noise: the draws of the noisy images.
         kind: the prediction: the "denoised" image, the "score" s with D = y + sigma^2 s, or the "noise" eps with
             D = y - sigma eps.
+        scale: multiplies the network's output, before it is taken for that prediction.
+        gain: multiplies what the prediction denoises to; with ``shift``, for a network in other units than pixels.
+        shift: added to it: D = gain * D_kind(y, scale * prediction) + shift.
+        input_scale: factor of the cotangent; with that of :func:`perturb`, the gradient with respect to the network's
+            input becomes the gradient with respect to y.
         with_cotangent: whether to compute the cotangent, half of the memory traffic.
         with_drift: whether to compute the drift.
         with_ere: whether to compute R.
@@ -128,8 +137,8 @@ def residual(
     Returns:
         ``cotangent`` [K, B, *], the derivative of R with respect to the prediction. ``drift`` [B, *],
         (2/K) sum_k r_k: the direction of M10 and, for a "denoised" prediction, the derivative of R with respect to x at
-        a fixed prediction (which is zero for the other kinds). ``ere`` [B], R = (1/K) sum_k ||r_k||^2. ``None`` for
-        what is not wanted.
+        a fixed prediction (for the other kinds that is ``1 - gain`` times the drift). ``ere`` [B],
+        R = (1/K) sum_k ||r_k||^2. ``None`` for what is not wanted.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -149,10 +158,10 @@ def residual(
         check_positive("sigma", sigma),
         noise.seed,
         noise.antithetic,
-        1.0,
-        1.0,
-        0.0,
-        1.0,
+        check_real("scale", scale),
+        check_real("gain", gain),
+        check_real("shift", shift),
+        check_positive("input_scale", input_scale),
         *wanted,
     )
     return ResidualTerms(*(result if want else None for result, want in zip(results, wanted, strict=True)))

@@ -14,10 +14,10 @@ from . import functional
 from ._attention import DifferentiableAttention
 from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
-from .denoisers.protocol import Denoiser, prediction_of
+from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
 from .derivative_check import depends_on, explained_derivative
 from .determinism import default_micro_batch, map_micro_batches
-from .execution import Predict, Run, run_plainly
+from .execution import Run, run_plainly
 from .noise import GaussianNoise
 
 __all__ = [
@@ -74,14 +74,12 @@ def expected_reconstruction_error(
     size = default_micro_batch(x.device) if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
 
     def ere(part: Tensor) -> tuple[Tensor]:
-        y = functional.perturb(part, sigma, noise).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma, twice=y.requires_grad)
+        call = network_call_of(denoiser, sigma, part.dtype)
+        y = functional.perturb(part, sigma, noise, **call.input_options).flatten(0, 1)
+        prediction = _predict(call, y, part.dtype, run_plainly, twice=y.requires_grad)
         if y.requires_grad:
             _check_depends_on(prediction, y)
-        output = prediction.unflatten(0, (noise.draws, -1))
-        terms = functional.residual(
-            part, output, sigma, noise, kind=kind, with_cotangent=False, with_drift=False, with_ere=True
-        )
+        terms = _residual(call, part, prediction, sigma, noise, with_cotangent=False, with_drift=False)
         return (cast(Tensor, terms.ere),)
 
     (values,) = map_micro_batches(ere, (size,), x)
@@ -95,6 +93,7 @@ def ere_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    call: NetworkCall | None = None,
     y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
@@ -107,29 +106,28 @@ def ere_gradient(
         sigma: standard deviation of the noise, in pixel units, positive.
         noise: the fixed draws.
         run: runs the denoiser, see :class:`pursamere.execution.NetworkRunner`.
-        y: the noisy images of ``x``, [K, B, C, H, W], where they are known already.
+        call: what ``network_call_of(denoiser, sigma, x.dtype)`` returns, if that is known already.
+        y: the noisy images of ``x`` in the network's units, [K, B, C, H, W], if they are known already.
         create_graph: whether the result is differentiated in turn.
         with_ere: whether to compute the ERE too.
     """
+    call = call or network_call_of(denoiser, sigma, x.dtype)
+    direct = None
     with torch.set_grad_enabled(create_graph):
-        y = (functional.perturb(x, sigma, noise) if y is None else y).flatten(0, 1)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
         if not create_graph:
             y = y.detach().requires_grad_()
         with torch.enable_grad():
-            kind, prediction = _predict(denoiser, y, sigma, run, twice=create_graph)
+            prediction = _predict(call, y, x.dtype, run, twice=create_graph)
         output = prediction if create_graph else prediction.detach()
-        terms = functional.residual(
-            x,
-            output.unflatten(0, (noise.draws, -1)),
-            sigma,
-            noise,
-            kind=kind,
-            with_drift=kind == "denoised",  # a score or noise prediction's residual depends on x by the network alone
-            with_ere=with_ere,
-        )
+        # The residual of a score or noise prediction depends on x through the network alone.
+        slope = call.image_slope
+        terms = _residual(call, x, output, sigma, noise, with_drift=slope != 0.0, with_ere=with_ere)
+        if terms.drift is not None:
+            direct = terms.drift if slope == 1.0 else slope * terms.drift
         cotangent = cast(Tensor, terms.cotangent).flatten(0, 1)
         pulled_back = _pull_back(prediction, y, cotangent, create_graph=create_graph)
-    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), terms.drift, terms.ere)
+    return GradientTerms(pulled_back.unflatten(0, (noise.draws, -1)), direct, terms.ere)
 
 
 def score_gradient(
@@ -139,6 +137,7 @@ def score_gradient(
     noise: GaussianNoise,
     run: Run = run_plainly,
     *,
+    call: NetworkCall | None = None,
     y: Tensor | None = None,
     create_graph: bool = False,
     with_ere: bool = False,
@@ -147,20 +146,13 @@ def score_gradient(
 
     The arguments are those of :func:`ere_gradient`.
     """
+    call = call or network_call_of(denoiser, sigma, x.dtype)
     with torch.set_grad_enabled(create_graph):
-        y = (functional.perturb(x, sigma, noise) if y is None else y).flatten(0, 1)
-        kind, prediction = _predict(denoiser, y, sigma, run)
+        y = (functional.perturb(x, sigma, noise, **call.input_options) if y is None else y).flatten(0, 1)
+        prediction = _predict(call, y, x.dtype, run)
         if create_graph:
             _check_depends_on(prediction, y)
-        terms = functional.residual(
-            x,
-            prediction.unflatten(0, (noise.draws, -1)),
-            sigma,
-            noise,
-            kind=kind,
-            with_cotangent=False,
-            with_ere=with_ere,
-        )
+        terms = _residual(call, x, prediction, sigma, noise, with_cotangent=False, with_ere=with_ere)
     return GradientTerms(cast(Tensor, terms.drift).unsqueeze(0), None, terms.ere)
 
 
@@ -184,7 +176,7 @@ def denoise(
         differentiable: raise if autograd sees no dependence of the result on ``y``.
     """
     # As a denoised image, whatever the denoiser predicts.
-    denoised = _run(denoiser, y, sigma, run, twice=twice)
+    denoised = _predict(NetworkCall("denoised", denoiser, sigma, y.dtype), y, y.dtype, run, twice=twice)
     if differentiable:
         _check_depends_on(denoised, y)
     return denoised
@@ -223,25 +215,36 @@ def _explained(y: Tensor) -> Iterator[None]:
         raise
 
 
-def _predict(
-    denoiser: Denoiser, y: Tensor, sigma: float, run: Run = run_plainly, *, twice: bool = False
-) -> tuple[str, Tensor]:
-    """Return the kind of the denoiser's prediction and the prediction, which may be differentiated ``twice``."""
-    kind, predict = prediction_of(denoiser)
-    return kind, _run(predict, y, sigma, run, twice=twice)
+def _residual(
+    call: NetworkCall, x: Tensor, prediction: Tensor, sigma: float, noise: GaussianNoise, **wanted: bool
+) -> functional.ResidualTerms:
+    """Return the terms that are ``wanted``; pulled back through the network, the cotangent is the gradient in y."""
+    return functional.residual(
+        x,
+        prediction.unflatten(0, (noise.draws, -1)),
+        sigma,
+        noise,
+        kind=call.kind,
+        scale=call.scale,
+        gain=call.gain,
+        shift=call.shift,
+        input_scale=call.input_scale,
+        **wanted,
+    )
 
 
-def _run(predict: Predict, y: Tensor, sigma: float, run: Run, *, twice: bool) -> Tensor:
+def _predict(call: NetworkCall, y: Tensor, image_dtype: torch.dtype, run: Run, *, twice: bool = False) -> Tensor:
+    """Return the network's output at its input ``y``, which may be differentiated ``twice``."""
     version = None if y.is_inference() else y._version
     with DifferentiableAttention() if twice else nullcontext(), _explained(y):
-        prediction = run(predict, y, sigma)
+        prediction = run(call.predict, y, call.level)
     if version is not None and y._version != version:
         raise ValueError(_WRITES_INTO_ITS_INPUT)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"denoiser must return a torch.Tensor, got {type(prediction).__name__}")
     for what in ("shape", "dtype", "device"):
         expected, got = getattr(y, what), getattr(prediction, what)
-        if got != expected:
+        if got != expected and got != image_dtype:
             hint = " (is torch.autocast on?)" if what == "dtype" and torch.is_autocast_enabled(y.device.type) else ""
             raise ValueError(f"denoiser must return the {what} that it was given, {expected}, got {got}{hint}")
     return prediction

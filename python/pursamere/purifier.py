@@ -12,7 +12,7 @@ from torch import Tensor
 from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
-from .denoisers.protocol import Denoiser
+from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
 from .execution import Execution
 from .noise import GaussianNoise, NoiseBank
 from .objective import GradientTerms, ere_gradient, score_gradient
@@ -139,14 +139,15 @@ class Purifier(IterativePurifier):
     ) -> tuple[Tensor, Tensor | None]:
         """Return x_{t+1} and, unless it is the last, its noisy images: the kernel that makes it makes them too.
 
-        ``y`` are those of x, ``None`` if they are not known yet.
+        ``y`` are those of x in the network's units, ``None`` if they are not known yet.
         """
-        g = self._gradient(x, mode, y)
+        call = network_call_of(self.denoiser, self.sigma, x.dtype)
+        g = self._gradient(x, mode, y, call)
         if self.ascent_radius > 0:
             ascended, _, y = functional.accumulate_ascend_perturb(
-                x, g.per_draw, g.direct, self.ascent_radius, self.sigma, mode.noise
+                x, g.per_draw, g.direct, self.ascent_radius, self.sigma, mode.noise, **call.input_options
             )
-            g = self._gradient(ascended, mode, y)
+            g = self._gradient(ascended, mode, y, call)
         descent: DescentOptions = {
             "step_rule": self.step_rule,
             "step_size": self._step_size(x),
@@ -155,13 +156,29 @@ class Purifier(IterativePurifier):
         }
         if last:  # steps without a projection too, which never run in a row
             return descend(x, x0, g.per_draw, g.direct, mode, **descent), None
-        return functional.accumulate_descend_perturb(x, x0, g.per_draw, g.direct, self.sigma, mode.noise, **descent)
+        return functional.accumulate_descend_perturb(
+            x, x0, g.per_draw, g.direct, self.sigma, mode.noise, **descent, **call.input_options
+        )
 
-    def _gradient(self, x: Tensor, mode: StepMode, y: Tensor | None = None, *, with_ere: bool = False) -> GradientTerms:
-        gradient = DIRECTIONS[self.direction]
-        create_graph = mode.create_graph
-        return gradient(
-            self.denoiser, x, self.sigma, mode.noise, mode.run, y=y, create_graph=create_graph, with_ere=with_ere
+    def _gradient(
+        self,
+        x: Tensor,
+        mode: StepMode,
+        y: Tensor | None = None,
+        call: NetworkCall | None = None,
+        *,
+        with_ere: bool = False,
+    ) -> GradientTerms:
+        return DIRECTIONS[self.direction](
+            self.denoiser,
+            x,
+            self.sigma,
+            mode.noise,
+            mode.run,
+            call=call,
+            y=y,
+            create_graph=mode.create_graph,
+            with_ere=with_ere,
         )
 
     def _noise_of_call(self, x: Tensor) -> GaussianNoise:

@@ -83,6 +83,7 @@ def test_draws_spread_over_blocks_that_they_do_not_fill(machine, draws):
     [
         (300, 40),  # more samples than blocks: a block has several, one after the other
         (2, 2048),  # exactly two chunks, two groups of threads
+        (1, 4000),  # three groups of threads, of which a single one has a second chunk
         (3, 9 * 1024),  # several blocks for a sample, or few, by the size of the device
         (2, 70_001),  # the same, with tails and samples that are not aligned
         (40, 12_289),

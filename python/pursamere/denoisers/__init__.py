@@ -7,13 +7,14 @@ from pursamere.denoisers.generic import from_noise_prediction, from_score
 from pursamere.denoisers.guided_diffusion import from_guided_diffusion
 from pursamere.denoisers.k_diffusion import from_k_diffusion
 from pursamere.denoisers.kernel_density import KernelDensity
-from pursamere.denoisers.protocol import Denoiser, Prediction, prediction_of
+from pursamere.denoisers.protocol import Denoiser, NetworkCall, Prediction, prediction_of
 from pursamere.denoisers.score_sde import from_score_sde
 
 __all__ = [
     "Denoiser",
     "GaussianMixture",
     "KernelDensity",
+    "NetworkCall",
     "Prediction",
     "from_diffusers",
     "from_edm",

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._validation import check_integer, check_positive, check_tensor
+from pursamere.denoisers.protocol import NetworkCall
 
 OUTPUTS = {
     # x0 and eps: expected image and noise; score: gradient of the log density of alpha * z
-    "sample": lambda z, output, alpha, s: output,  # x0
-    "epsilon": lambda z, output, alpha, s: z - s * output,  # (alpha z - sigma_t eps) / alpha
-    "v_prediction": lambda z, output, alpha, s: alpha**2 * z - alpha * s * output,  # v = alpha eps - sigma_t x0
-    "score": lambda z, output, alpha, s: z + alpha * s**2 * output,  # Tweedie: (alpha z + sigma_t^2 score) / alpha
+    "sample": lambda alpha, s: (0.0, 1.0),  # x0
+    "epsilon": lambda alpha, s: (1.0, -s),  # (alpha z - sigma_t eps) / alpha
+    "v_prediction": lambda alpha, s: (alpha**2, -(alpha * s)),  # v = alpha eps - sigma_t x0
+    "score": lambda alpha, s: (1.0, alpha * s**2),  # Tweedie: (alpha z + sigma_t^2 score) / alpha
 }
-"""The denoised image, in the network's units, from the network's output. "v_prediction" (Salimans and Ho, 2022,
-arXiv 2202.00512) assumes ``alpha^2 + sigma_t^2 = 1``."""
+"""The factors (a, b) with which ``a * z + b * output`` is the denoised image in the network's units. "v_prediction"
+(Salimans and Ho, 2022, arXiv 2202.00512) assumes ``alpha^2 + sigma_t^2 = 1``."""
 
 
 class Level(NamedTuple):
@@ -90,26 +91,55 @@ class NetworkDenoiser(nn.Module):
                 shape.
         """
         check_tensor("y", y, rank=4)
-        sigma = check_positive("sigma", sigma)
-        low, high = self.sigma_range
-        if not low <= sigma <= high:
-            raise ValueError(
-                f"sigma must be in the range of the network, [{low:.6g}, {high:.6g}] in pixel units, got {sigma:.6g}"
-            )
+        s, (alpha, time) = self._level(sigma)
         wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        z, s = (2.0 * wide - 1.0, 2.0 * sigma) if self.centered else (wide, sigma)
-        alpha, time = self.schedule(s)
-        x = (alpha * z).to(self._network_dtype(z.dtype))
-        # Half precision is too coarse for times; networks of every family accept float32.
-        times = x.new_full((len(x),), time, dtype=torch.promote_types(x.dtype, torch.float32))
-        output = self.call_network(x, times)
-        check_tensor("the network's output", output)
-        if output.shape != y.shape:
-            raise ValueError(
-                f"the network's output must have the shape of y, {tuple(y.shape)}, got {tuple(output.shape)}"
-            )
-        denoised = OUTPUTS[self.output](z, output.to(z.dtype), alpha, s)
+        z = 2.0 * wide - 1.0 if self.centered else wide
+        output = self.predict_raw((alpha * z).to(self._network_dtype(z.dtype)), time).to(z.dtype)
+        a, b = OUTPUTS[self.output](alpha, s)
+        denoised = output if b == 1.0 else b * output
+        if a != 0.0:
+            denoised = (z if a == 1.0 else a * z) + denoised
         return (0.5 * denoised + 0.5 if self.centered else denoised).to(y.dtype)
+
+    def network_call(self, sigma: float, dtype: torch.dtype) -> NetworkCall | None:
+        """Return the denoiser at one noise level as its network between two affine maps.
+
+        Args:
+            sigma: standard deviation of the noise in pixel units, within ``sigma_range``.
+            dtype: dtype of the images.
+
+        Returns:
+            ``None`` if the network's dtype does not go with that of the images.
+
+        Raises:
+            TypeError: ``sigma`` is not a real number.
+            ValueError: ``sigma`` is outside ``sigma_range``.
+        """
+        s, (alpha, time) = self._level(sigma)
+        network_dtype = self._network_dtype(dtype)
+        if dtype not in (torch.float32, torch.float64) or (
+            network_dtype != dtype and (dtype == torch.float64 or network_dtype == torch.float64)
+        ):
+            return None
+        a, b = OUTPUTS[self.output](alpha, s)
+        # y = c z + offset, hence D = a y + c b output + (1 - a) offset
+        c, offset = (0.5, 0.5) if self.centered else (1.0, 0.0)
+        maps = {"input_scale": alpha / c, "input_shift": -alpha * offset / c, "shift": (1.0 - a) * offset}
+        if a == 0.0:
+            return NetworkCall("denoised", self.predict_raw, time, network_dtype, scale=c * b, **maps)
+        return NetworkCall("noise", self.predict_raw, time, network_dtype, scale=-c * b / (a * sigma), gain=a, **maps)
+
+    def predict_raw(self, x: Tensor, time: float) -> Tensor:
+        """Return the network's output for inputs ``x`` [N, C, H, W], in their dtype or at least float32."""
+        # Half precision is too coarse for times; networks of every family accept float32.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        output = self.call_network(x, x.new_full((len(x),), time, dtype=wide))
+        check_tensor("the network's output", output)
+        if output.shape != x.shape:
+            raise ValueError(
+                f"the network's output must have the shape of y, {tuple(x.shape)}, got {tuple(output.shape)}"
+            )
+        return output if output.dtype == x.dtype else output.to(wide)
 
     def call_network(self, x: Tensor, times: Tensor) -> Tensor:
         """Return the network's output for inputs ``x`` [N, C, H, W] at ``times`` [N], which are all equal."""
@@ -119,6 +149,17 @@ class NetworkDenoiser(nn.Module):
         """Return the conventions for ``repr``."""
         low, high = self.sigma_range
         return f"output={self.output!r}, centered={self.centered}, sigma_range=({low:.4g}, {high:.4g})"
+
+    def _level(self, sigma: float) -> tuple[float, Level]:
+        """Return the noise level in the network's units, and what its schedule makes of it."""
+        sigma = check_positive("sigma", sigma)
+        low, high = self.sigma_range
+        if not low <= sigma <= high:
+            raise ValueError(
+                f"sigma must be in the range of the network, [{low:.6g}, {high:.6g}] in pixel units, got {sigma:.6g}"
+            )
+        s = 2.0 * sigma if self.centered else sigma
+        return s, self.schedule(s)
 
     def _network_dtype(self, otherwise: torch.dtype) -> torch.dtype:
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), otherwise)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, get_args
 
+import torch
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_nonnegative
@@ -23,12 +24,74 @@ class Denoiser(Protocol):
         prediction: ``"denoised"``, ``"score"`` or ``"noise"``, together with ``predict(y, sigma)``, which returns the
             raw prediction: the denoised image D, the score s with D = y + sigma^2 * s, or the noise eps with
             D = y - sigma * eps.
+        network_call: ``(sigma, dtype)``, returns how to compute D from images of this dtype by the network alone, as a
+            :class:`NetworkCall`, or ``None`` to be called as ``denoiser(y, sigma)``. Saves the conversions between
+            pixels and the network's units.
         sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it.
     """
 
     def __call__(self, y: Tensor, sigma: float, /) -> Tensor:
         """Return the posterior mean [N, C, H, W] at ``y``."""
         ...
+
+
+class InputOptions(TypedDict):
+    """Options of the ops that perturb, see :func:`pursamere.functional.perturb`."""
+
+    dtype: torch.dtype
+    scale: float
+    shift: float
+
+
+class NetworkCall(NamedTuple):
+    """A denoiser at one noise level, as a network between two affine maps.
+
+    ``q = predict(input_scale * y + input_shift, level)``, with the input in ``dtype``, and
+    ``D(y, sigma) = gain * D_kind(y, scale * q) + shift``, where ``D_kind`` is what a denoiser with this ``prediction``
+    denoises to.
+
+    Attributes:
+        kind: "denoised", "score" or "noise".
+        predict: ``(u [N, C, H, W], level) -> [N, C, H, W]``, in the dtype of ``u`` or of the images.
+        level: the second argument of ``predict``.
+        dtype: dtype of ``u``: that of the images or, if those are float32, a half type.
+        input_scale: positive.
+        input_shift: a real number.
+        scale: a real number.
+        gain: a real number.
+        shift: a real number.
+    """
+
+    kind: Prediction
+    predict: Callable[[Tensor, float], Tensor]
+    level: float
+    dtype: torch.dtype
+    input_scale: float = 1.0
+    input_shift: float = 0.0
+    scale: float = 1.0
+    gain: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def input_options(self) -> InputOptions:
+        """How :func:`pursamere.functional.perturb` makes the network's input."""
+        return {"dtype": self.dtype, "scale": self.input_scale, "shift": self.input_shift}
+
+    @property
+    def image_slope(self) -> float:
+        """The derivative of x - D(x + sigma * xi) with respect to x at a fixed prediction."""
+        return 1.0 if self.kind == "denoised" else 1.0 - self.gain
+
+
+def network_call_of(denoiser: Denoiser, sigma: float, dtype: torch.dtype) -> NetworkCall:
+    """Return how to run ``denoiser`` on images of this dtype.
+
+    Raises what :func:`prediction_of` raises.
+    """
+    kind, predict = prediction_of(denoiser)
+    method: Any = getattr(denoiser, "network_call", None)
+    call: NetworkCall | None = None if method is None else method(sigma, dtype)
+    return NetworkCall(kind, predict, sigma, dtype) if call is None else call
 
 
 def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, float], Tensor]]:

@@ -35,14 +35,11 @@ class NetworkCheck:
         micro_batch: the size, with all batches padded to multiples of it; ``None`` to find sizes.
         invariance: what to do if rows of micro-batches of the given size depend on one another: "warn", "strict"
             (raise) or "off" (no check, and no sizes but the default one).
-
-    Attributes:
-        found: the sizes, by what they were found for.
     """
 
     def __init__(self, name: str, micro_batch: int | None, invariance: str) -> None:
         self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
-        self.found: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
     def __call__(self, function: _Rows, like: Tensor, draws: int, kind: str = "value") -> tuple[int, ...]:
         """Return the sizes to run ``function`` with, the largest first.
@@ -60,15 +57,15 @@ class NetworkCheck:
         # Threads and autocast decide which of PyTorch's algorithms run.
         autocast = torch.is_autocast_enabled(like.device.type) and torch.get_autocast_dtype(like.device.type)
         key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, torch.get_num_threads(), autocast)
-        if key not in self.found:
-            self.found[key] = self._find(function, like, draws)
-        return self.found[key]
+        if key not in self._found:
+            self._found[key] = self._find(function, like, draws)
+        return self._found[key]
 
     def told(self) -> str:
         """The sizes that were found, for ``repr``; empty if the size was given, or before the first call."""
         found = {
             f"{sizes[0]} for {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} on {device.type}"
-            for (kind, _, shape, dtype, device, *_), sizes in self.found.items()
+            for (kind, _, shape, dtype, device, *_), sizes in self._found.items()
             if kind == "value"
         }
         return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""

@@ -202,6 +202,8 @@ def _build(path: Path, configuration: Mapping[str, Any]) -> nn.Module:
     known = inspect.signature(ARCHITECTURES[name]).parameters
     if "class_names" in known:
         arguments.setdefault("class_names", _recorded_class_names(configuration))
+    # Earlier versions did not know all arguments: what is not recorded has its default.
+    arguments = {name: p.default for name, p in known.items() if p.default is not p.empty} | arguments
     if set(arguments) != set(known):
         raise ValueError(f"{path}: arguments of {name} must be {', '.join(known)}, got {', '.join(arguments)}")
     try:

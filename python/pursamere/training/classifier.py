@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,9 +28,14 @@ _ATTACK_STREAM = 4
 
 
 def build_classifier(
-    settings: ClassifierConfiguration, image_shape: tuple[int, ...], class_names: Sequence[str]
+    settings: ClassifierConfiguration,
+    image_shape: tuple[int, ...],
+    class_names: Sequence[str],
+    images: Tensor | None = None,
 ) -> ConvClassifier:
     """Build the network, with the weights of ``settings.initial`` or weights drawn from the seed.
+
+    ``images``, training images [N, C, H, W] in [0, 1], are needed for a whitening layer without ``settings.initial``.
 
     Raises:
         ValueError: ``settings.initial`` is not a classifier with the same architecture and classes.
@@ -40,7 +46,9 @@ def build_classifier(
             len(class_names),
             settings.widths,
             residual=settings.residual,
+            normalization=settings.normalization,
             groups=settings.groups,
+            whitening=settings.whitening,
             class_names=class_names,
         )
     if settings.initial:
@@ -50,6 +58,8 @@ def build_classifier(
                 f"initial must hold a ConvClassifier with the arguments {network.arguments()}, got {settings.initial}"
             )
         network.load_state_dict(loaded.state_dict())
+    elif settings.whitening and images is not None:
+        network.whiten(images)
     return network
 
 
@@ -124,7 +134,8 @@ class ClassifierTask:
         def loss(images: Tensor) -> Tensor:
             return functional.cross_entropy(self._logits(network, images), labels, reduction="none")
 
-        return adversarial_images(loss, x, start, self.settings.adversarial_eps, steps)
+        with _evaluating(network):  # batch normalization would mix the rows, and count adversaries in the making
+            return adversarial_images(loss, x, start, self.settings.adversarial_eps, steps)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return validation cross-entropy and accuracy, and accuracy under attack on a subset."""
@@ -147,6 +158,16 @@ class ClassifierTask:
     def table(self, network: nn.Module) -> list[dict[str, float]]:
         """Validate the final network."""
         return [self.validate(network)]
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:

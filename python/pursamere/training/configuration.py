@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_nonnegative, check_positive
+from pursamere.models.conv_classifier import LARGEST_WHITENING, NORMALIZATIONS
 from pursamere.models.edm_unet import LARGEST_PATCH, MOST_LAYERS
 from pursamere.noise import MAX_SEED
 from pursamere.purifier import DIRECTIONS
@@ -139,7 +140,11 @@ class ClassifierConfiguration(TrainingConfiguration):
         (32, 64), "channels of the stages; every stage after the first halves the resolution", _SIZES
     )
     residual: bool = _setting(False, "add a residual block to every second stage (with four stages: ResNet-9)")
+    normalization: str = _setting("group", "group, or batch, which trains faster but only in one process")
     groups: int = _setting(8, "of the group normalization", _SIZES)
+    whitening: int = _setting(
+        0, "side of the patches that a fixed first layer whitens, in pixels; 0 for none", (0, LARGEST_WHITENING)
+    )
     shift: int = _setting(1, "shift training images by up to this many pixels in each direction", (0, 64))
     label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropy", check=_check_fraction)
     initial: str = _setting("", "checkpoint of a classifier to start from")
@@ -167,6 +172,7 @@ class ClassifierConfiguration(TrainingConfiguration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
 
 

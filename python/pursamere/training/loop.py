@@ -79,7 +79,7 @@ def fit(
     with torch.device(
         "cpu"
     ):  # its counter is on the default device; reading it from a GPU would synchronize every step
-        average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay))
+        average = AveragedModel(network, multi_avg_fn=_moving_average(settings.ema_decay), use_buffers=True)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=settings.weight_decay, fused=True)
     modules: dict[str, nn.Module] = {"network": network, "average": average}

@@ -23,7 +23,7 @@ from pursamere.models.edm_unet import EDMUNet
 from .classifier import ClassifierTask, build_classifier
 from .configuration import ClassifierConfiguration, DenoiserConfiguration
 from .data import describe_checkpoints, describe_data, load_data
-from .data_parallel import processes
+from .data_parallel import Processes, processes
 from .denoiser import DenoiserTask, build_denoiser
 from .loop import Watcher, fit
 
@@ -69,7 +69,8 @@ def train(
     Raises:
         MissingExtraError: a package of the extra ``train`` is not installed.
         ValueError: ``dtype`` or ``device`` is not supported, the data cannot be loaded, ``folder`` holds other files or
-            a training with different settings or data, or another process is writing to it.
+            a training with different settings or data, another process is writing to it, or several processes train
+            with batch normalization.
         OSError: ``folder`` is not writable.
         RuntimeError: the loss is not finite.
     """
@@ -89,21 +90,29 @@ def train(
         network = build_denoiser(settings, shape)
         task = DenoiserTask(settings, train_set, validation_set, where)
     else:
-        network = build_classifier(settings, shape, train_set.classes)
+        network = build_classifier(settings, shape, train_set.classes, train_set.images)
         task = ClassifierTask(settings, train_set, validation_set, where)
-    with processes(where) as group, claim(folder, "train") if group.first else nullcontext():
-        network, history = fit(network, task, settings, folder, where, group, watcher, data)
-        table: list[dict[str, float]] = []
-        if group.first:
-            with torch.no_grad():
-                table = task.table(network)
-            information = {"settings": settings.to_json(), "data": data, "seed": settings.seed, "validation": table}
-            save_checkpoint(folder, network, dtype=dtype, information=information, overwrite=True)
-            text = json.dumps(history, indent=2) + "\n"
-            write_bytes(folder / "history.json", text.encode(), overwrite=True)
-            _write_pictures(folder, task, network, history, table)
-        group.wait()
+    with processes(where) as group:
+        _check_processes(settings, group)
+        with claim(folder, "train") if group.first else nullcontext():
+            network, history = fit(network, task, settings, folder, where, group, watcher, data)
+            table: list[dict[str, float]] = []
+            if group.first:
+                with torch.no_grad():
+                    table = task.table(network)
+                information = {"settings": settings.to_json(), "data": data, "seed": settings.seed, "validation": table}
+                save_checkpoint(folder, network, dtype=dtype, information=information, overwrite=True)
+                text = json.dumps(history, indent=2) + "\n"
+                write_bytes(folder / "history.json", text.encode(), overwrite=True)
+                _write_pictures(folder, task, network, history, table)
+            group.wait()
     return TrainingResult(network, history, table, folder)
+
+
+def _check_processes(settings: DenoiserConfiguration | ClassifierConfiguration, group: Processes) -> None:
+    batch = isinstance(settings, ClassifierConfiguration) and settings.normalization == "batch"
+    if batch and group.world_size > 1:  # each would normalize by its own rows
+        raise ValueError(f"normalization must be 'group' in {group.world_size} processes, got 'batch'")
 
 
 def _write_pictures(
