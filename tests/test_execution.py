@@ -141,6 +141,18 @@ def test_compiled_passes_are_compiled_once_and_gradients_run_uncompiled(x):
     assert counter.frame_count <= frames + 1  # a graph more where gradients are recorded would be two
 
 
+def test_every_size_and_noise_level_is_compiled_however_many_there_are(x, monkeypatch):
+    # From a ninth graph on Dynamo would run the network uncompiled: bits would depend on what was purified before.
+    torch._dynamo.reset()
+    counter, compile, denoiser = CompileCounter(), torch.compile, conv_denoiser(channels=3)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=counter, **options))
+    for size in range(1, 11):
+        purifier(ps.Execution(compile=True), denoiser, micro_batch=size, direction="score", steps=1)(x[:1])
+        assert counter.frame_count == size
+    ps.baselines.DiffPure(denoiser, steps=12, micro_batch=1, execution=ps.Execution(compile=True))(x[:1])
+    assert counter.frame_count >= 10 + 12
+
+
 def test_a_caller_s_autocast_is_kept(x):
     model = purifier(None)
     with torch.autocast("cpu", torch.bfloat16):

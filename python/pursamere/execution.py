@@ -77,21 +77,36 @@ def run_plainly(predict: Predict, y: Tensor, sigma: float) -> Tensor:
     return predict(y, sigma)
 
 
+def _with_own_code(predict: Predict) -> Predict:
+    """Return ``predict`` as a function with a code object of its own.
+
+    Dynamo keeps at most 8 graphs of a code object, those of all purifiers together. It would run any further one
+    uncompiled, so that bits depended on what else the process had purified.
+    """
+
+    def run(y: Tensor, sigma: float) -> Tensor:
+        return predict(y, sigma)
+
+    run.__code__ = run.__code__.replace()
+    return run
+
+
 class NetworkRunner:
     """Runs a denoiser's passes as an :class:`Execution` says."""
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        self._compiled: dict[Predict, Predict] = {}
+        self._compiled: dict[tuple[Predict, torch.Size, float], Predict] = {}
         self._told = False
 
     def __call__(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
         """Run a pass of purification."""
         if not self.execution.compile:
             return self.differentiable(predict, y, sigma)
-        if predict not in self._compiled:
-            self._compiled[predict] = torch.compile(predict, dynamic=False)
-        return self.differentiable(self._compiled[predict], y, sigma)
+        key = (predict, y.shape, sigma)
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(_with_own_code(predict), dynamic=False)
+        return self.differentiable(self._compiled[key], y, sigma)
 
     def differentiable(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
         """Run a pass that the exact gradient differentiates, twice for the ERE."""
