@@ -207,7 +207,8 @@ class Purifier(IterativePurifier):
 
         Raises what :meth:`forward` raises.
         """
-        x, unchecked = self._checked_input(x.detach())
+        x, unchecked = self._checked_input(x)
+        x = x.detach()
         with self._in_network(x.device, grad=False):
             figures = self._map(self._trace_rows, self._mode(self._noise_of_call(x)), x)
         if unchecked is not None:
