@@ -35,7 +35,7 @@ from .determinism import (
     map_micro_batches,
     repeatable_algorithms,
 )
-from .execution import Execution, NetworkRunner, Run
+from .execution import Execution, NetworkRunner, Run, run_plainly
 from .noise import GaussianNoise
 from .path_gradient import ExactGradient, GradientOf
 
@@ -77,7 +77,7 @@ class StepMode(NamedTuple):
     """
 
     noise: GaussianNoise
-    run: Run
+    run: Run = run_plainly
     create_graph: bool = False
     projected: bool = True
     image_ids: Tensor | None = None
