@@ -104,3 +104,20 @@ def test_the_noise_level_is_checked():
     denoiser = random_edm()
     with pytest.raises(ValueError, match="sigma must be in the range of the network"):
         ere_gradient(denoiser, tensor(0, 2, 1, 8, 8, dtype=torch.float32), 1e4, NOISE)
+
+
+def test_hooks_and_overridden_forward_are_not_bypassed():
+    x, noise = tensor(0, 2, 1, 5, 5), ps.GaussianNoise(draws=2)
+    denoiser = random_edm()
+    plain = score_gradient(denoiser, x, 0.2, noise).per_draw
+    assert denoiser.network_call(0.2, x.dtype) is not None
+    denoiser.register_forward_hook(lambda module, arguments, output: 0.5 * output)
+    assert not torch.allclose(score_gradient(denoiser, x, 0.2, noise).per_draw, plain)
+
+    class Halved(type(denoiser)):
+        def forward(self, y, sigma):
+            return 0.5 * super().forward(y, sigma)
+
+    halved = random_edm()
+    halved.__class__ = Halved
+    assert not torch.allclose(score_gradient(halved, x, 0.2, noise).per_draw, plain)

@@ -106,8 +106,9 @@ def test_the_check_costs_no_backward_pass():
             passes.append(1)
             return 0.9 * v
 
-    purifier = ps.Purifier(lambda y, sigma: Counted.apply(y), direction="score", ascent_radius=0.0, **SETTINGS)
+    options = {"direction": "score", "ascent_radius": 0.0, "micro_batch": 1}
+    purifier = ps.Purifier(lambda y, sigma: Counted.apply(y), **options, **SETTINGS)
     gradient(purifier)
     passes.clear()
     gradient(purifier)
-    assert len(passes) == purifier.steps * 2  # micro-batches of one image
+    assert len(passes) == purifier.steps * 2  # images
