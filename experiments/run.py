@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import diffpure_accuracy
+import execution
 import mnist_half
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from mnist import MNIST_SWEEP, MNIST_TABLE
@@ -23,6 +24,7 @@ EXPERIMENTS = {
     "mnist-table": MNIST_TABLE,
     "mnist-half": mnist_half,
     "diffpure-accuracy": diffpure_accuracy,
+    "execution": execution,
 }
 
 
