@@ -1,7 +1,6 @@
 """What each way to run the denoiser does to decisions, to the ERE and to the worst case under attack.
 
---attacked images are evaluated with the preset "quick" for every setting, in a folder of its own in FOLDER; an interrupted
-experiment resumes.
+Every setting is evaluated with the preset "quick", in a folder of its own in FOLDER; an interrupted experiment resumes.
 """
 
 from __future__ import annotations

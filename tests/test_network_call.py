@@ -107,7 +107,7 @@ def test_the_noise_level_is_checked():
 
 
 def test_hooks_and_overridden_forward_are_not_bypassed():
-    x, noise = tensor(0, 2, 1, 5, 5), ps.GaussianNoise(draws=2)
+    x, noise = tensor(0, 2, 1, 5, 5, dtype=torch.float32), ps.GaussianNoise(draws=2)
     denoiser = random_edm()
     plain = score_gradient(denoiser, x, 0.2, noise).per_draw
     assert denoiser.network_call(0.2, x.dtype) is not None
