@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             images[: arguments.attacked],
             labels[: arguments.attacked],
-            arguments.output / name.replace(", ", "-"),
+            folder=arguments.output / name.replace(", ", "-"),
             eps=EPS[arguments.name],
             preset="quick",
             data=arguments.name,

@@ -1,0 +1,111 @@
+"""Samples have the same bits in any batch, on architectures whose libraries choose algorithms by shape."""
+
+import pytest
+import torch
+from cases import tensor
+from nets import AttentionDenoiser, conv_classifier, conv_denoiser, fixed_weights
+from torch import nn
+
+import pursamere as ps
+from pursamere.determinism import candidate_sizes, map_micro_batches
+
+
+class Linear(nn.Module):
+    """Matrix products over all pixels, whose bits go by the number of rows."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.pixels = nn.Sequential(nn.Linear(shape.numel(), 24), nn.SiLU(), nn.Linear(24, shape.numel()))
+
+    def forward(self, y, sigma):
+        return y + 0.3 * self.pixels(y.flatten(1)).view_as(y)
+
+
+def unet(shape):
+    return ps.models.EDMUNet(shape, channels=(8, 16), groups=4, attention=True)
+
+
+ARCHITECTURES = {
+    "unet with attention": (unet, (3, 13, 11)),
+    "unet with attention, even": (unet, (1, 16, 16)),
+    "convolutions": (lambda shape: conv_denoiser(shape[0]), (3, 13, 11)),
+    "attention": (lambda shape: AttentionDenoiser(), (1, 9, 7)),
+    "linear": (lambda shape: Linear(torch.Size(shape)), (1, 13, 11)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draws", [2, 8])
+@pytest.mark.parametrize("direction", ["ere", "score"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_values_and_exact_gradients_have_the_same_bits_in_any_batch(name, direction, draws):
+    make, shape = ARCHITECTURES[name]
+    denoiser = fixed_weights(make(shape))
+    purifier = ps.Purifier(
+        denoiser, sigma=0.3, radius=0.2, steps=2, direction=direction, noise=ps.GaussianNoise(draws=draws)
+    )
+    x = tensor(0, 11, *shape, dtype=torch.float32)
+    weight = tensor(1, 11, *shape, dtype=torch.float32, low=-1)
+
+    def results(rows):
+        leaf = x[rows].clone().requires_grad_()
+        result = purifier(leaf)
+        return result.detach(), torch.autograd.grad((weight[rows] * result).sum(), leaf)[0]
+
+    whole = results(slice(None))
+    order = torch.tensor([7, 3, 3, 0, 10, 5])
+    for got, want in zip(results(order), whole, strict=True):
+        assert torch.equal(got, want[order])
+    for i in (0, 4, 10):
+        for got, want in zip(results(slice(i, i + 1)), whole, strict=True):
+            assert torch.equal(got, want[i : i + 1])
+
+
+@pytest.mark.parametrize("size", [7, 64, 130])
+def test_logits_and_their_gradients_have_the_same_bits_in_any_batch(size):
+    x = tensor(0, size, 1, 13, 11, dtype=torch.float32)
+    linear = fixed_weights(nn.Sequential(nn.Flatten(), nn.Linear(143, 10)))
+    for classifier in (conv_classifier(), linear):
+        model = ps.PurifiedClassifier(ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1), classifier)
+        results = []
+        for parts in (x.split(size), x.split(1)[:5]):
+            leaves = [part.clone().requires_grad_() for part in parts]
+            logits = [model(leaf) for leaf in leaves]
+            gradients = [
+                torch.autograd.grad(value[:, 3].sum(), leaf)[0] for value, leaf in zip(logits, leaves, strict=True)
+            ]
+            results.append((torch.cat(logits).detach(), torch.cat(gradients)))
+        (whole, gradient), (alone, of_alone) = results
+        assert torch.equal(whole[:5], alone)
+        assert torch.equal(gradient[:5], of_alone)
+
+
+@pytest.mark.parametrize(
+    ("draws", "shape", "sizes"),
+    [
+        (8, (1, 28, 28), (8, 4, 2, 1)),
+        (8, (3, 32, 32), (8, 4, 2, 1)),
+        (2, (3, 32, 32), (32, 16, 8, 4, 2, 1)),
+        (8, (3, 224, 224), (1,)),
+        (1000, (1, 8, 8), (1,)),
+        (1, (3, 0, 8), (64, 32, 16, 8, 4, 2, 1)),
+    ],
+)
+def test_the_largest_size_fills_a_cpu(draws, shape, sizes):
+    assert candidate_sizes(draws, shape, torch.device("cpu")) == sizes
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(0, (8, 2)), (1, (4,)), (3, (8, 4)), (11, (8, 2, 1)), (29, (8, 4, 2, 1))])
+def test_batches_are_divided_into_the_sizes_and_padded_to_the_smallest(rows, sizes):
+    seen = []
+
+    def function(x):
+        seen.append(len(x))
+        return (x * 2,)
+
+    x = tensor(0, rows, 3)
+    (result,) = map_micro_batches(function, sizes, x)
+    assert torch.equal(result, 2 * x)
+    assert set(seen) <= set(sizes)
+    assert seen == sorted(seen, reverse=True)
+    assert 0 <= sum(seen) - rows < sizes[-1] or rows == 0
