@@ -112,6 +112,7 @@ def main():
         environment = os.environ | {
             "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]),
             "PYTHONPATH": os.pathsep.join(filter(None, [f"{work}/site", os.environ.get("PYTHONPATH")])),
+            "CUDAARCHS": "native",  # a third of the time to build
             "PURSAMERE_REQUIRE_CUDA": "1",  # a CUDA test that would be skipped fails
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
