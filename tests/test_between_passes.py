@@ -195,3 +195,30 @@ def test_passes_may_overlap():
     together = [torch.autograd.grad(result.sum(), leaf)[0] for leaf, result in zip(leaves, results, strict=True)]
     for leaf, got in zip(leaves, together, strict=True):
         assert torch.equal(got, torch.autograd.grad(model(leaf).sum(), leaf)[0])
+
+
+def test_a_changed_keyword_of_a_partial_is_a_change():
+    denoiser = functools.partial(lambda y, sigma, scale: scale * y.tanh(), scale=1.0)
+    model = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1)
+    x = tensor(0, 2, 1, 6, 6, dtype=torch.float32).requires_grad_()
+    result = model(x)
+    denoiser.keywords["scale"] = 0.5
+    with pytest.raises(RuntimeError, match="was changed or replaced between the forward and backward pass"):
+        result.sum().backward()
+
+
+def test_the_steps_of_a_subclass_are_what_runs():
+    class Halving(ps.Purifier):
+        def _step(self, t, x, x0, mode):
+            return 0.5 * super()._step(t, x, x0, mode)
+
+    options = {"sigma": 0.3, "radius": 0.2, "steps": 2}
+    x = tensor(0, 2, 1, 6, 6, dtype=torch.float32)
+    plain, halving = ps.Purifier(conv_denoiser(), **options), Halving(conv_denoiser(), **options)
+    assert not torch.equal(halving(x), plain(x))
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    exact, unrolled = (
+        torch.autograd.grad(halving(leaf, gradient=gradient).square().sum(), leaf)[0]
+        for leaf, gradient in zip(leaves, ("exact", "unrolled"), strict=True)
+    )
+    torch.testing.assert_close(exact, unrolled)

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pursamere as ps
 from pursamere import cuda_graphs
 from pursamere.cuda_graphs import CapturedCalls, _Graph
+from pursamere.determinism import copy_with
+from pursamere.stepping import IterativePurifier
 
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select", "unique"}
 
@@ -112,7 +114,7 @@ class Tape:
 
 def test_captured_calls_give_the_function_s_results_and_capture_once_a_shape(monkeypatch):
     tape, network = Tape(monkeypatch), nn.Linear(3, 3)
-    captured = CapturedCalls(network)
+    captured = CapturedCalls()
 
     def function(x, y):
         return network(x).detach() + y, x * y
@@ -120,28 +122,50 @@ def test_captured_calls_give_the_function_s_results_and_capture_once_a_shape(mon
     held = []
     for seed, rows in enumerate((2, 2, 4, 2, 4)):
         x, y = tensor(seed, rows, 3, dtype=torch.float32), tensor(seed + 9, rows, 3, dtype=torch.float32)
-        held.append((captured(function, "key", x, y), function(x, y)))
+        held.append((captured(network, function, "key", x, y), function(x, y)))
     for got, want in held:  # results of earlier calls are not overwritten
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert tape.captures == 2
-    captured(function, "another key", x, y)
+    captured(network, function, "another key", x, y)
     assert tape.captures == 3
 
 
 def test_a_changed_network_is_captured_again(monkeypatch):
     tape, network = Tape(monkeypatch), nn.Linear(3, 3)
-    captured = CapturedCalls(network)
+    captured = CapturedCalls()
     x = tensor(0, 2, 3, dtype=torch.float32)
     for change in (
         lambda: None,
         lambda: network.weight.data.mul_(1),  # unseen, but the graph reads the same memory
         lambda: network.weight.detach().mul_(2),
         lambda: setattr(network, "weight", nn.Parameter(network.weight.detach() * 3)),
+        lambda: setattr(network, "_private", 1),
     ):
         change()
-        (got,) = captured(lambda x: (network(x).detach(),), "key", x)
+        (got,) = captured(network, lambda x: (network(x).detach(),), "key", x)
         assert torch.equal(got, network(x))
-    assert tape.captures == 3
+    assert tape.captures == 4
+
+
+@pytest.mark.parametrize("change", ["steps", "noise", "autocast"])
+def test_a_copy_with_other_settings_and_another_autocast_state_have_graphs_of_their_own(monkeypatch, change):
+    tape = Tape(monkeypatch)
+    monkeypatch.setattr(ps.Purifier, "_capturing", capturing_on_a_cpu)
+    x = tensor(0, 2, 1, 6, 6, dtype=torch.float32)
+    model = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=2, execution=ps.Execution(cuda_graphs=True))
+    model(x)
+    captures = tape.captures
+    changes = {"steps": {"steps": 1}, "noise": {"noise": ps.GaussianNoise(seed=9)}, "autocast": {}}[change]
+    other = copy_with(model, **changes)
+    plain = ps.Purifier(model.denoiser, **{"sigma": 0.3, "radius": 0.2, "steps": 2, **changes})
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
+        assert torch.equal(other(x), plain(x))
+        assert torch.equal(model(x), ps.Purifier(model.denoiser, sigma=0.3, radius=0.2, steps=2)(x))
+    assert tape.captures > captures
+
+
+def capturing_on_a_cpu(self, rows, mode, device):
+    return IterativePurifier._capturing(self, rows, mode, torch.device("cuda"))
 
 
 def test_a_failed_capture_is_told_once_and_the_function_is_called(monkeypatch):
@@ -150,12 +174,12 @@ def test_a_failed_capture_is_told_once_and_the_function_is_called(monkeypatch):
 
     monkeypatch.setattr(cuda_graphs, "_capture", fail)
     monkeypatch.setattr(cuda_graphs, "_stream", lambda device: 0)
-    captured, x = CapturedCalls(nn.Identity()), tensor(0, 2)
+    captured, x = CapturedCalls(), tensor(0, 2)
     with pytest.warns(RuntimeWarning, match=r"no effect, since the capture failed \(operation not permitted"):
-        assert torch.equal(captured(lambda x: (x + 1,), "key", x)[0], x + 1)
+        assert torch.equal(captured(None, lambda x: (x + 1,), "key", x)[0], x + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(captured(lambda x: (x + 1,), "key", x)[0], x + 1)
+        assert torch.equal(captured(None, lambda x: (x + 1,), "key", x)[0], x + 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """How the denoiser runs: each mode is deterministic, differentiable, and leaves nothing behind."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -211,3 +213,34 @@ def test_it_is_told_by_repr_and_state():
 def test_a_purified_classifier_runs_its_classifier_in_its_own_precision(x):
     model = ps.PurifiedClassifier(purifier(BFLOAT16), conv_classifier(channels=3))
     assert model(x).dtype == torch.float32
+
+
+def test_float64_images_are_refused_in_bfloat16(x):
+    with pytest.raises(TypeError, match=r"with precision='bfloat16', got torch\.float64"):
+        purifier(BFLOAT16)(x.double())
+
+
+def test_a_denoiser_need_not_be_hashable(x):
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, y, sigma):
+            return y.tanh()
+
+    torch._dynamo.reset()
+    model = purifier(ps.Execution(compile=True), Unhashable(), steps=1, direction="score")
+    assert model(x).shape == x.shape
+
+
+def test_purifiers_in_every_mode_can_be_copied_and_pickled_after_use(x):
+    model = purifier(BFLOAT16)
+    want = model(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), want)
+
+
+def test_a_bank_of_noise_serves_images_of_any_shape(x):
+    noise = ps.GaussianNoise(draws=2)
+    model = purifier(None, noise=noise.bank((3, 4, 4)))
+    assert torch.equal(model(x), purifier(None, noise=noise)(x))
+    assert repr(model.noise) == repr(noise)

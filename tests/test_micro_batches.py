@@ -61,6 +61,66 @@ def test_values_and_exact_gradients_have_the_same_bits_in_any_batch(name, direct
             assert torch.equal(got, want[i : i + 1])
 
 
+class NormalizedSiLU(nn.Module):
+    """Its elementwise function rounds differently where vectors are not filled, in few elements."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(channels, 6, 5, padding=2), nn.Conv2d(6, channels, 5, padding=2)
+        self.norm = nn.GroupNorm(2, 6)
+
+    def forward(self, y, sigma):
+        return y + 0.3 * self.last(nn.functional.silu(self.norm(self.first(y))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((3, 9, 13), (1,)), ((3, 15, 10), (1,)), ((3, 16, 16), (8, 4, 2, 1)), ((3, 32, 32), (8, 4, 2, 1))],
+)
+@pytest.mark.parametrize("direction", ["ere", "score"])
+def test_rows_that_do_not_fill_vectors_run_image_by_image(direction, shape, sizes):
+    """Comparing the bits of sample images may not show it: few elements differ, and rarely."""
+    denoiser = fixed_weights(NormalizedSiLU(shape[0]), 1)
+    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, direction=direction)
+    x = tensor(0, 4, *shape, dtype=torch.float32)
+    assert purifier.micro_batch_sizes(x) == sizes
+    assert purifier.micro_batch_sizes(x, differentiated=True) == sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_many_images_have_the_same_bits_alone(seed):
+    shape = (3, 9, 13)
+    denoiser = fixed_weights(NormalizedSiLU(shape[0]), seed)
+    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, direction="score")
+    x = tensor(seed, 64, *shape, dtype=torch.float32)
+    whole = purifier(x)
+    assert torch.equal(torch.cat([purifier(image[None]) for image in x]), whole)
+
+
+def test_what_can_not_be_seen_runs_image_by_image():
+    network = conv_denoiser().net
+    scripted = torch.jit.trace(network, tensor(1, 8, 1, 16, 16, dtype=torch.float32))
+    hidden = ps.Purifier(lambda y, sigma: scripted(y), sigma=0.3, radius=0.2, steps=1)
+    seen = ps.Purifier(lambda y, sigma: network(y), sigma=0.3, radius=0.2, steps=1)
+    x = tensor(0, 2, 1, 16, 16, dtype=torch.float32)
+    assert (hidden.micro_batch_sizes(x), seen.micro_batch_sizes(x)) == ((1,), (8, 4, 2, 1))
+
+
+def test_large_images_have_the_same_exact_gradient_in_any_batch():
+    """Sums over more than 32,768 values are shared among threads, if there are few of them."""
+    purifier = ps.Purifier(
+        lambda y, sigma: y * 0.9 + 0.1 * y.square(), sigma=0.3, radius=0.2, steps=1, noise=ps.GaussianNoise(draws=2)
+    )
+    x = tensor(0, 3, 1, 200, 200, dtype=torch.float32)
+
+    def gradient(images):
+        leaf = images.clone().requires_grad_()
+        return torch.autograd.grad((purifier(leaf) * images).sum(), leaf)[0]
+
+    assert torch.equal(torch.cat([gradient(image[None]) for image in x]), gradient(x))
+
+
 @pytest.mark.parametrize("size", [7, 64, 130])
 def test_logits_and_their_gradients_have_the_same_bits_in_any_batch(size):
     x = tensor(0, size, 1, 13, 11, dtype=torch.float32)

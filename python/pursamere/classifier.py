@@ -15,6 +15,7 @@ from .determinism import (
     FixedModule,
     NetworkCheck,
     check_evaluation_mode,
+    is_compiled,
     map_micro_batches,
     repeatable_algorithms,
 )
@@ -114,7 +115,8 @@ class PurifiedClassifier(FixedModule):
             return self._sizes(x)
 
     def _sizes(self, x: Tensor) -> tuple[int, ...]:
-        return self._network_check(self._probe, x, draws=1)
+        eager = None if is_compiled(self.classifier) else self._probe
+        return self._network_check(self._probe, x, draws=1, eager=eager)
 
     def _is_narrower(self) -> bool:
         dtypes = {parameter.dtype for parameter in self.parameters()}
@@ -132,12 +134,14 @@ class PurifiedClassifier(FixedModule):
 
     def _probe(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return logits and a gradient, rows first; the classifier is checked by these."""
+        with torch.no_grad():
+            (alone,) = self._logits(images)  # by other kernels than with gradients, in some networks
         with torch.inference_mode(False), torch.enable_grad():
             leaf = images.clone().requires_grad_()
             (logits,) = self._logits(leaf)
             if not depends_on(logits, leaf):
-                return (logits,)
-            return (logits.detach(), *torch.autograd.grad(logits, leaf, logits.detach()))
+                return (alone, logits)
+            return (alone, logits.detach(), *torch.autograd.grad(logits, leaf, logits.detach()))
 
     def extra_repr(self) -> str:
         """Return the settings, for ``print``."""

@@ -16,6 +16,7 @@ __all__ = ["CapturedCalls"]
 
 _Function = Callable[..., tuple[Tensor, ...]]
 _WARM_UPS = 2  # calls before the capture: they load kernels and fill caches, which a capture can't
+_ONE_AT_A_TIME = threading.Lock()  # captures and replays, whose buffers belong to one call at a time
 
 
 class _Graph(NamedTuple):
@@ -25,55 +26,59 @@ class _Graph(NamedTuple):
 
 
 class CapturedCalls:
-    """Captures a function that runs a network, and replays it on new arguments of the same shapes.
+    """Captures functions that run a network, and replays them on new arguments of the same shapes.
 
-    Graphs are dropped when the network changes. Calls of several threads follow one another.
-
-    Args:
-        network: what the function runs.
+    All graphs are dropped when anything in the network is written to or replaced, private attributes too.
     """
 
-    def __init__(self, network: object) -> None:
-        self._network = network
-        self._graphs: dict[Hashable, _Graph] = {}
+    def __init__(self) -> None:
+        self._graphs: dict[Hashable, _Graph | None] = {}
         self._seen: Snapshot | None = None
-        self._refused = False
-        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._given_up = False
 
-    def __call__(self, function: _Function, key: Hashable, *arguments: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, network: object, function: _Function, key: Hashable, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Return ``function(*arguments)``.
 
         Args:
+            network: what the function runs.
             function: neither waits for the device nor allocates but through PyTorch.
             key: what the function depends on beside its arguments and the network.
             arguments: tensors on one CUDA device.
         """
-        with self._lock:
-            if self._refused:
-                return function(*arguments)
-            if self._seen is None or not self._seen.still_holds(self._network):
-                self._seen = Snapshot(self._network)
-                self._graphs = {}
-            shapes = tuple((a.shape, a.dtype, a.device) for a in arguments)
-            graph_key = (key, shapes, _stream(arguments[0].device))
-            if graph_key not in self._graphs:
-                try:
-                    self._graphs[graph_key] = _capture(function, arguments)
-                except RuntimeError as error:
-                    self.refuse(f"the capture failed ({error})")
-                    return function(*arguments)
-            graph = self._graphs[graph_key]
-            for static, given in zip(graph.arguments, arguments, strict=True):
-                static.copy_(given)
-            graph.replay()
-            return tuple(result.clone() for result in graph.results)
+        with _ONE_AT_A_TIME:
+            graph = None if self._given_up else self._graph(network, function, key, arguments)
+            if graph is not None:
+                for static, given in zip(graph.arguments, arguments, strict=True):
+                    static.copy_(given)
+                graph.replay()
+                return tuple(result.clone() for result in graph.results)
+        return function(*arguments)
 
-    def refuse(self, reason: str) -> None:
-        """Warn, once, that functions are called and not captured, and why."""
-        if not self._refused:
-            self._refused = True
-            message = f"cuda_graphs=True has no effect, since {reason}"
-            warnings.warn(message, RuntimeWarning, stacklevel=8)
+    def tell(self, reason: str) -> None:
+        """Warn, once for each reason, that functions are called and not captured."""
+        if reason not in self._told:
+            self._told.add(reason)
+            warnings.warn(f"cuda_graphs=True has no effect, since {reason}", RuntimeWarning, stacklevel=8)
+
+    def give_up(self) -> None:
+        """Capture nothing from now on."""
+        self._given_up = True
+
+    def _graph(self, network: object, function: _Function, key: Hashable, arguments: Sequence[Tensor]) -> _Graph | None:
+        if self._seen is None or not self._seen.is_untouched(network):
+            self._seen, self._graphs = Snapshot(network), {}
+        shapes = tuple((a.shape, a.dtype, a.device) for a in arguments)
+        whole_key = (key, shapes, _stream(arguments[0].device))
+        if whole_key not in self._graphs:
+            try:
+                self._graphs[whole_key] = _capture(function, arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._graphs[whole_key] = None
+                self.tell(f"the capture failed ({error})")
+        return self._graphs[whole_key]
 
 
 def _stream(device: torch.device) -> int:
@@ -83,8 +88,10 @@ def _stream(device: torch.device) -> int:
 
 def _capture(function: _Function, arguments: Sequence[Tensor]) -> _Graph:
     static = [argument.clone() for argument in arguments]
-    device = static[0].device
-    with torch.cuda.device(device):
+    device, dtype = static[0].device, torch.get_autocast_dtype("cuda")
+    # Weights in autocast's cache are freed when its context ends, and a graph would go on reading their memory.
+    uncached = torch.autocast("cuda", dtype, enabled=torch.is_autocast_enabled("cuda"), cache_enabled=False)
+    with torch.cuda.device(device), uncached:
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
@@ -92,6 +99,7 @@ def _capture(function: _Function, arguments: Sequence[Tensor]) -> _Graph:
                 function(*static)
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may go on allocating and copying meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = function(*static)
     return _Graph(static, results, graph.replay)

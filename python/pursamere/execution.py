@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ class Execution:
     Args:
         precision: "float32" leaves the denoiser as it is; "bfloat16" runs its convolutions and matrix products in
             bfloat16 (``torch.autocast``), images and sums staying in float32.
-        compile: compile the denoiser's passes during purification with ``torch.compile``. The exact gradient
+        compile: compile the denoiser's passes during purification with ``torch.compile``, once for each of two sizes of
+            micro-batches and each noise level, so for DiffPure with 20 steps 40 times. The exact gradient
             differentiates them twice, which compiled networks don't support, so it runs uncompiled, in the same
             precision.
         channels_last: give the noisy images to the denoiser in the channels-last memory format. Convert a network's
@@ -96,17 +98,18 @@ class NetworkRunner:
 
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
-        self._compiled: dict[tuple[Predict, torch.Size, float], Predict] = {}
+        self._compiled: dict[tuple[Any, ...], tuple[Predict, Predict]] = {}
         self._told = False
 
     def __call__(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
         """Run a pass of purification."""
         if not self.execution.compile:
             return self.differentiable(predict, y, sigma)
-        key = (predict, y.shape, sigma)
+        key = (id(getattr(predict, "__self__", predict)), getattr(predict, "__name__", ""), y.shape, sigma)
         if key not in self._compiled:
-            self._compiled[key] = torch.compile(_with_own_code(predict), dynamic=False)
-        return self.differentiable(self._compiled[key], y, sigma)
+            compiled = torch.compile(_with_own_code(predict), dynamic=False)
+            self._compiled[key] = (predict, compiled)  # which keeps the object of this id
+        return self.differentiable(self._compiled[key][1], y, sigma)
 
     def differentiable(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
         """Run a pass that the exact gradient differentiates, twice for the ERE."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ._run_op import run_op
 from ._validation import FLOATING_DTYPES, check_integer, check_shape, check_supported_device
 
-__all__ = ["MAX_SEED", "GaussianNoise", "NoiseBank"]
+__all__ = ["MAX_SEED", "GaussianNoise", "LatestBank", "NoiseBank"]
 
 MAX_SEED = 2**63 - 1
 
@@ -109,11 +109,26 @@ class NoiseBank(GaussianNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "device", torch.device(self.device))
         independent = GaussianNoise(self.seed, self.draws // 2 if self.antithetic else self.draws, antithetic=False)
         with torch.inference_mode(False):  # whose tensors autograd refuses to use later
             object.__setattr__(self, "values", independent.sample(self.shape, self.device))
 
-    def holds(self, noise: GaussianNoise, shape: Sequence[int], device: torch.device) -> bool:
-        """Whether these are the values of ``noise`` for samples of this shape on this device."""
-        key = (noise.seed, noise.draws, noise.antithetic, tuple(shape), device)
-        return key == (self.seed, self.draws, self.antithetic, self.shape, self.device)
+    def without_values(self) -> GaussianNoise:
+        """Return the noise for samples of any shape on any device."""
+        return GaussianNoise(self.seed, self.draws, self.antithetic)
+
+
+class LatestBank:
+    """The bank of the last call; another noise, shape or device makes a new one."""
+
+    def __init__(self) -> None:
+        self._latest: NoiseBank | None = None
+
+    def of(self, noise: GaussianNoise, shape: Sequence[int], device: torch.device) -> NoiseBank:
+        """Return ``noise.bank(shape, device)``."""
+        bank = self._latest  # read once: another thread may replace it
+        wanted = (noise.seed, noise.draws, noise.antithetic, tuple(shape), device)
+        if bank is None or wanted != (bank.seed, bank.draws, bank.antithetic, bank.shape, bank.device):
+            bank = self._latest = noise.bank(shape, device)
+        return bank

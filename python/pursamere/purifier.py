@@ -15,7 +15,7 @@ from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
 from .descent import DescentOptions, descend
 from .execution import Execution
-from .noise import GaussianNoise, NoiseBank
+from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, score_gradient
 from .stepping import IterativePurifier, NetworkPasses, StepMode
 
@@ -116,7 +116,6 @@ class Purifier(IterativePurifier):
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
-        self._bank: NoiseBank | None = None  # of the last call
 
     @property
     def network_passes(self) -> NetworkPasses:
@@ -129,6 +128,9 @@ class Purifier(IterativePurifier):
         return self._sam_step(x, None, x0, mode, last=True)[0]
 
     def _states(self, mode: StepMode, x0: Tensor) -> Iterator[Tensor]:
+        if type(self)._step is not Purifier._step:  # a subclass has steps of its own
+            yield from super()._states(mode, x0)
+            return
         x, y = x0, None
         yield x
         for t in range(self.steps):
@@ -183,10 +185,7 @@ class Purifier(IterativePurifier):
         )
 
     def _noise_of_call(self, x: Tensor) -> GaussianNoise:
-        shape, device = x.shape[1:], x.device
-        if self._bank is None or not self._bank.holds(self.noise, shape, device):
-            self._bank = self.noise.bank(shape, device)
-        return self._bank
+        return self._banks.of(self.noise, x.shape[1:], x.device)
 
     @property
     def _has_derivative(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,14 +31,19 @@ from .determinism import (
     FixedModule,
     LatestSnapshot,
     NetworkCheck,
+    algorithm_settings,
     check_evaluation_mode,
     check_same_device,
+    is_compiled,
     map_micro_batches,
     repeatable_algorithms,
 )
 from .execution import Execution, NetworkRunner, Run, run_plainly
-from .noise import GaussianNoise
+from .noise import GaussianNoise, LatestBank, NoiseBank
 from .path_gradient import ExactGradient, GradientOf
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "GRADIENTS",
@@ -139,18 +145,38 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise TypeError(f"noise must be a pursamere.GaussianNoise, got {type(noise).__name__}")
         self.denoiser = denoiser
         self.steps = check_integer("steps", steps, low=0, high=_MAX_STEPS)
-        self.noise = noise
+        # Without values, whose shape is that of some images.
+        self.noise = noise.without_values() if isinstance(noise, NoiseBank) else noise
         self.micro_batch = None if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
         self.invariance = check_choice("invariance", invariance, INVARIANCE_MODES)
         if not isinstance(execution, Execution | None):
             raise TypeError(f"execution must be a pursamere.Execution, got {type(execution).__name__}")
         self.execution = execution or Execution()
-        self._snapshot = LatestSnapshot()
-        self._network = NetworkRunner(self.execution)
-        self._captured = CapturedCalls(denoiser)
+        self._forget()
         self._network_check = NetworkCheck("denoiser", self.micro_batch, self.invariance)
         self._derivative_check = DerivativeCheck("denoiser")
         self.eval()
+
+    def _forget(self) -> None:
+        """Drop what only saves time: compiled passes, graphs, and the last snapshot and bank of noise."""
+        self._snapshot, self._banks = LatestSnapshot(), LatestBank()
+        self._network, self._captured = NetworkRunner(self.execution), CapturedCalls()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what to copy or pickle."""
+        dropped = ("_snapshot", "_banks", "_network", "_captured")
+        return {name: value for name, value in vars(self).items() if name not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the state of a copy."""
+        super().__setstate__(state)
+        self._forget()
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        replica._forget()
+        replica._captured.give_up()  # it has other weights in every call
+        return replica
 
     @property
     @abstractmethod
@@ -291,8 +317,13 @@ class IterativePurifier(FixedModule, SettingsInState):
         self, rows: _Rows, mode: StepMode, x: Tensor, unchecked: UncheckedImages | None, *, grad: bool = False
     ) -> tuple[Tensor, ...]:
         """Return ``rows`` of all images. Nothing waits for an accelerator before the check at the end."""
-        with self._in_network(x.device, grad=grad):
-            results = self._map(rows, mode, x)
+        try:
+            with self._in_network(x.device, grad=grad):
+                results = self._map(rows, mode, x)
+        except Exception:
+            if unchecked is not None:  # the network may have failed for them
+                unchecked.require()
+            raise
         flags = [torch.isfinite(result.detach()).all() for result in results]
         if not bool(torch.stack(flags if unchecked is None else [*flags, unchecked.valid]).all()):
             if unchecked is not None:
@@ -326,14 +357,15 @@ class IterativePurifier(FixedModule, SettingsInState):
         if not self.execution.cuda_graphs or mode.create_graph or torch.is_grad_enabled():
             return None
         if device.type != "cuda":
-            self._captured.refuse(f"the images are on {device}")
+            self._captured.tell(f"the images are on {device}")
         elif self.random:
-            self._captured.refuse("the noise differs from call to call")
+            self._captured.tell("the noise differs from call to call")
         elif self.execution.compile:
-            self._captured.refuse("compiled networks are not captured")
+            self._captured.tell("compiled networks are not captured")
         else:
-            key = (rows.__name__, mode.noise, mode.projected)
-            return lambda *parts: self._captured(lambda *static: rows(mode, *static), key, *parts)
+            # The key also keeps the bank of noise, whose memory the graph reads.
+            key = (rows.__name__, mode.noise, mode.projected, *self._shown.items(), *algorithm_settings(device))
+            return lambda *parts: self._captured(self.denoiser, lambda *static: rows(mode, *static), key, *parts)
         return None
 
     @contextmanager
@@ -350,6 +382,8 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _checked_input(self, x: Tensor) -> tuple[Tensor, UncheckedImages | None]:
         x, unchecked = clip_images("x", x, hint=_CLIP_HINT)
+        if self.execution.precision == "bfloat16" and x.dtype == torch.float64:
+            raise TypeError("x must be float32, float16 or bfloat16 with precision='bfloat16', got torch.float64")
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
@@ -387,20 +421,32 @@ class IterativePurifier(FixedModule, SettingsInState):
 
     def _sizes(self, x: Tensor, *, differentiated: bool = False) -> tuple[int, ...]:
         """Return the sizes of micro-batches in which rows are independent, also in the derivative if asked for."""
-        if self.steps == 0:
+        if self.network_passes.total == 0:
             return (self.micro_batch or 1,)  # the denoiser does not run
         differentiated = differentiated and self._has_derivative
         mode = self._mode(self.noise, create_graph=differentiated, projected=False)
 
-        def rows(images: Tensor) -> tuple[Tensor, ...]:
+        def rows(mode: StepMode, images: Tensor) -> tuple[Tensor, ...]:
             with torch.set_grad_enabled(differentiated):
                 leaf = images.clone().requires_grad_(differentiated)
                 results = self._probe(0, leaf, mode)
-                if differentiated:
-                    results = torch.autograd.grad(results, leaf, [result.detach() for result in results])
-            return results
+                if not differentiated:
+                    return results
+                stepped = self._step(0, self._initial(leaf, mode), leaf, mode._replace(projected=True))
+                return torch.autograd.grad(
+                    (stepped, *results), leaf, [stepped.detach(), *(r.detach() for r in results)]
+                )
 
-        return self._network_check(rows, x, self.noise.draws, "derivative" if differentiated else "value")
+        eager = mode._replace(run=self._network.differentiable)
+        return self._network_check(
+            functools.partial(rows, mode),
+            x,
+            self.noise.draws,
+            "derivative" if differentiated else "value",
+            eager=None if is_compiled(self.denoiser) else functools.partial(rows, eager),
+            constants=len(self._probed_steps) == 1,
+            few=self.execution.compile and not differentiated,
+        )
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from .cudnn import repeatable_algorithms
 from .fixed_module import FixedModule, copy_with
 from .micro_batches import candidate_sizes, default_micro_batch, map_micro_batches
 from .network import check_evaluation_mode, check_same_device, is_compiled
-from .network_check import INVARIANCE_MODES, NetworkCheck, sample_images
+from .network_check import INVARIANCE_MODES, NetworkCheck, algorithm_settings, sample_images
 from .random_numbers import NoRandomNumbers, RandomNumbersError, without_random_numbers
 from .snapshot import LatestSnapshot, Snapshot
 
@@ -16,6 +16,7 @@ __all__ = [
     "NoRandomNumbers",
     "RandomNumbersError",
     "Snapshot",
+    "algorithm_settings",
     "candidate_sizes",
     "check_evaluation_mode",
     "check_same_device",

@@ -87,4 +87,7 @@ def copy_with(module: _Module, **changes: Any) -> _Module:
     vars(copy).update({name: dict(v) if name == "_modules" else v for name, v in vars(module).items()})
     for name, value in changes.items():
         (copy._modules if name in copy._modules else vars(copy))[name] = value
+    forget: Any = getattr(copy, "_forget", None)
+    if forget is not None:
+        forget()
     return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ from pursamere.noise import GaussianNoise
 
 from .micro_batches import candidate_sizes, default_micro_batch
 from .random_numbers import without_random_numbers
+from .vector_tails import rows_fill_vectors
 
-__all__ = ["INVARIANCE_MODES", "NetworkCheck", "sample_images"]
+__all__ = ["INVARIANCE_MODES", "NetworkCheck", "algorithm_settings", "sample_images"]
 
 INVARIANCE_MODES = ("warn", "strict", "off")
 
@@ -41,7 +43,17 @@ class NetworkCheck:
         self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
         self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
-    def __call__(self, function: _Rows, like: Tensor, draws: int, kind: str = "value") -> tuple[int, ...]:
+    def __call__(
+        self,
+        function: _Rows,
+        like: Tensor,
+        draws: int,
+        kind: str = "value",
+        *,
+        eager: _Rows | None,
+        constants: bool = True,
+        few: bool = False,
+    ) -> tuple[int, ...]:
         """Return the sizes to run ``function`` with, the largest first.
 
         Args:
@@ -49,16 +61,21 @@ class NetworkCheck:
             like: [B, C, H, W], whose image shape, dtype and device count.
             draws: rows of the network for each image.
             kind: names the function among those that are checked.
+            eager: the function as PyTorch's own operations, if it is compiled; ``None`` if there is none.
+            constants: whether all calls have the noise levels of ``function``, see ``rows_fill_vectors``.
+            few: whether to find two sizes at most, since each is compiled.
 
         Raises:
             RuntimeError: the network draws random numbers from PyTorch's global state, its results differ between
                 calls, or, with ``invariance="strict"``, rows depend on one another.
         """
-        # Threads and autocast decide which of PyTorch's algorithms run.
-        autocast = torch.is_autocast_enabled(like.device.type) and torch.get_autocast_dtype(like.device.type)
-        key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, torch.get_num_threads(), autocast)
+        key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, *algorithm_settings(like.device))
         if key not in self._found:
-            self._found[key] = self._find(function, like, draws)
+            candidates = candidate_sizes(draws, like.shape[1:], like.device)
+            if few and len(candidates) > 2:
+                candidates = (candidates[0], 1)
+            aligned = functools.partial(self._rows_fill_vectors, eager, like, draws, constants)
+            self._found[key] = self._find(function, like, draws, candidates, aligned)
         return self._found[key]
 
     def told(self) -> str:
@@ -70,14 +87,19 @@ class NetworkCheck:
         }
         return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""
 
-    def _find(self, function: _Rows, like: Tensor, draws: int) -> tuple[int, ...]:
-        shape, device = tuple(like.shape[1:]), like.device
+    def _find(
+        self, function: _Rows, like: Tensor, draws: int, candidates: Sequence[int], aligned: Callable[[int], bool]
+    ) -> tuple[int, ...]:
+        device = like.device
         fixed = self.micro_batch or (default_micro_batch(device) if self.invariance == "off" else None)
-        candidates = candidate_sizes(draws, shape, device) if fixed is None else (fixed,)
+        if fixed is not None:
+            candidates = (fixed,)
+        elif device.type == "cpu":
+            candidates = [*filter(aligned, candidates[:-1]), 1]
         if device.type == "meta":
-            return candidates[:1]
+            return (candidates[0],)
         for i, size in enumerate(candidates):
-            images = sample_images((size, *shape), device, like.dtype)
+            images = _images(size, like)
             expected = self._repeated(function, images)
             if size == 1 or self.invariance == "off":
                 return (size,)
@@ -85,7 +107,12 @@ class NetworkCheck:
                 if _depends_on_companions(function, images, expected):
                     self._complain(size)
                 return (size,)
-            smaller = [part for part in candidates[i + 1 :] if _same(_in_parts(function, images, part), expected)]
+            smaller = [
+                part
+                for part in candidates[i + 1 :]
+                if _same(_in_parts(function, images, part), expected)
+                and (part > 1 or device.type != "cpu" or aligned(1))
+            ]
             sizes = (size, *smaller)
             if sizes[-1] == 1:  # every row has the bits that it has alone
                 return sizes
@@ -93,6 +120,14 @@ class NetworkCheck:
             if cheap and not _depends_on_companions(function, images, expected):
                 return sizes
         raise AssertionError("the last candidate is 1")
+
+    @staticmethod
+    def _rows_fill_vectors(function: _Rows | None, like: Tensor, draws: int, constants: bool, size: int) -> bool:
+        if function is None:
+            return False
+        images = _images(size, like)
+        functions = [functools.partial(function, each) for each in (images, 1 - images)]
+        return rows_fill_vectors(functions, size * draws, constants=constants)
 
     def _repeated(self, function: _Rows, images: Tensor) -> Sequence[Tensor]:
         """Return ``function(images)`` once it has repeated."""
@@ -114,6 +149,17 @@ class NetworkCheck:
         if self.invariance == "strict":
             raise RuntimeError(message)
         warnings.warn(message, RuntimeWarning, stacklevel=7)
+
+
+def algorithm_settings(device: torch.device) -> tuple[object, ...]:
+    """Return PyTorch's settings that decide which of its algorithms run."""
+    autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+    tf32 = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    return torch.get_num_threads(), autocast, *tf32, torch.are_deterministic_algorithms_enabled()
+
+
+def _images(size: int, like: Tensor) -> Tensor:
+    return sample_images((size, *like.shape[1:]), like.device, like.dtype)
 
 
 def sample_images(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:

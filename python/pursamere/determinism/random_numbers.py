@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+
+from .watching import WatchingMode
 
 __all__ = ["NoRandomNumbers", "RandomNumbersError", "without_random_numbers"]
 
@@ -28,7 +29,7 @@ def without_random_numbers(name: str, function: Callable[[], _Result]) -> _Resul
         return function()
 
 
-class NoRandomNumbers(TorchDispatchMode):
+class NoRandomNumbers(WatchingMode):
     """Context manager in which operations of this thread that draw from PyTorch's global random state raise.
 
     It watches operations, not the state, from which other threads may draw meanwhile. Operations that are given a
@@ -41,22 +42,6 @@ class NoRandomNumbers(TorchDispatchMode):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-
-    # Like the base class, but without its process-wide flags: overlapping threads would leave them set, and
-    # torch.compile would then run networks uncompiled from there on.
-    def __enter__(self) -> NoRandomNumbers:
-        """Start watching this thread."""
-        _push_mode(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        _pop_mode()
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Let the operations of torch.compile itself through."""
-        return True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

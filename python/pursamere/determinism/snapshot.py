@@ -56,13 +56,15 @@ class Snapshot:
 
     def still_holds(self, network: object) -> bool:
         """Whether ``network`` is unchanged since this snapshot."""
-        if network is self._network and self._is_untouched():
+        if self.is_untouched(network):
             return True
         now = Snapshot(network)
         return self.has_parts_of(now) and _same(self._values, now._values) and now._states == self._states
 
-    def _is_untouched(self) -> bool:
+    def is_untouched(self, network: object) -> bool:
         """Whether the same objects are where they were, private ones too: a third of the time of a new snapshot."""
+        if network is not self._network:
+            return False
         for container, before in self._contents:
             now = _contents(container)
             if len(now) != len(before) or not all(map(operator.is_, now, before)):
@@ -78,9 +80,10 @@ class LatestSnapshot:
 
     def of(self, network: object) -> Snapshot:
         """Return a snapshot of the network as it is."""
-        if self._latest is None or not self._latest.still_holds(network):
-            self._latest = Snapshot(network)
-        return self._latest
+        latest = self._latest
+        if latest is None or not latest.is_untouched(network):
+            latest = self._latest = Snapshot(network)
+        return latest
 
 
 _VALUES = (Tensor, list, tuple, dict)
@@ -121,6 +124,8 @@ def _containers(part: object) -> tuple[object, ...]:
         return (vars(part), part._parameters, part._buffers, part._modules, *hooks)
     if isinstance(part, types.FunctionType | list | dict):
         return (part,)
+    if isinstance(part, functools.partial):  # whose function and arguments are fixed
+        return part.keywords, vars(part)
     return (vars(part),) if hasattr(part, "__dict__") else ()
 
 

@@ -1,0 +1,103 @@
+"""Finds elementwise functions whose last bits depend on where in a tensor an element stands.
+
+On a CPU, PyTorch computes them in vectors, and the elements that fill none, at the end of a thread's share, by other
+code, which may round otherwise. In batches of another size these are other elements. They are few, and differ rarely,
+so comparing results does not show it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .watching import WatchingMode
+
+__all__ = ["rows_fill_vectors"]
+
+_VECTORS = 128  # bytes that are computed at a time, at most: two vectors of AVX512
+_SHARE = 32768  # elements, of which a thread gets at least so many (TensorIterator's grain size)
+# Correctly rounded, or no arithmetic, so that all code gives the same bits.
+_EXACT = frozenset(
+    (
+        *(
+            "_to_copy",
+            "abs",
+            "add",
+            "bitwise_and",
+            "bitwise_not",
+            "bitwise_or",
+            "ceil",
+            "clamp",
+            "clamp_max",
+            "clamp_min",
+        ),
+        *("clone", "copysign", "div", "eq", "floor", "ge", "gt", "isfinite", "isinf", "isnan", "le", "logical_and"),
+        *("logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mul", "ne", "neg", "reciprocal"),
+        *("relu", "round", "rsqrt", "rsub", "sgn", "sign", "signbit", "sqrt", "square", "sub", "threshold_backward"),
+        *("trunc", "where"),
+    )
+)
+
+
+def rows_fill_vectors(functions: Sequence[Callable[[], object]], rows: int, *, constants: bool) -> bool:
+    """Whether every row of the tensors that a network computes elementwise is computed by the same code.
+
+    Args:
+        functions: two that run it eagerly on the CPU, on different images.
+        rows: the number of its rows.
+        constants: whether values that do not depend on the images, such as those of a noise level, are the same in all
+            calls, so that comparing results shows what their code does.
+
+    Returns:
+        False also for a network whose operations can't be seen (TorchScript).
+    """
+    found: list[list[Tensor]] = []
+    for function in functions:
+        tails = _Tails(rows)
+        try:
+            with tails:
+                function()
+        except Exception:  # raised again where the network runs unwatched
+            return False
+        if not tails.found:
+            return True
+        if not constants:
+            return False
+        found.append(tails.found)
+    return len(found[0]) == len(found[1]) and all(map(torch.equal, *found))
+
+
+class _Tails(WatchingMode):
+    """Collects the results of elementwise functions whose rows do not fill vectors."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.found: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and look at its result."""
+        result = func(*args, **(kwargs or {}))
+        rounds = isinstance(result, Tensor) and result.is_floating_point() and _rounds(func, kwargs or {})
+        if rounds and not self._is_aligned(result):
+            self.found.append(result.detach().clone())
+        return result
+
+    def _is_aligned(self, result: Tensor) -> bool:
+        count, vector = result.numel(), _VECTORS // result.element_size()
+        if count % self.rows:
+            return True  # not of the images
+        threads = min(torch.get_num_threads(), math.ceil(count / _SHARE))
+        share = math.ceil(count / max(1, threads))
+        return count // self.rows % vector == 0 and (threads <= 1 or share % vector == 0)
+
+
+def _rounds(func: Any, kwargs: dict[str, Any]) -> bool:
+    name = func._schema.name.partition("::")[2].rstrip("_")
+    return torch.Tag.pointwise in func.tags and (name not in _EXACT or kwargs.get("alpha", 1) != 1)
