@@ -218,15 +218,15 @@ def accumulate_ascend_perturb(
     derivative. Otherwise the two functions are called.
 
     Args:
-        x: see :func:`accumulate_ascend`, as for the next three arguments.
-        per_draw: see there.
-        direct: see there.
-        ascent_radius: see there.
-        sigma: see :func:`perturb`, as for the arguments that follow.
-        noise: see there.
-        dtype: see there; default: that of ``per_draw``.
-        scale: see there.
-        shift: see there.
+        x: images [B, *].
+        per_draw: the gradient's terms, [K, B, *].
+        direct: the term without draws, [B, *], or ``None``.
+        ascent_radius: an L2 length per sample in pixel units, at least 0.
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the fixed draws.
+        dtype: dtype of the perturbed point; default: that of ``per_draw``.
+        scale: converts pixels to the network's units, see :func:`perturb`.
+        shift: likewise.
 
     Returns:
         ``point`` [B, *], ``norm`` [B], and the perturbed ``point``, [noise.draws, B, *].
@@ -323,19 +323,19 @@ def accumulate_descend_perturb(
     The conditions are those of :func:`accumulate_ascend_perturb`.
 
     Args:
-        x: see :func:`accumulate_descend`, as for the next three arguments.
-        start: see there.
-        per_draw: see there.
-        direct: see there.
-        sigma: see :func:`perturb`.
-        noise: see :func:`perturb`.
-        step_rule: see :func:`accumulate_descend`, as for the next three arguments.
-        step_size: see there.
-        norm: see there.
-        radius: see there.
-        dtype: see :func:`perturb`; default: that of ``per_draw``.
-        scale: see :func:`perturb`.
-        shift: see :func:`perturb`.
+        x: images [B, *].
+        start: the purifier's input and center of the ball, [B, *].
+        per_draw: the gradient's terms, [K, B, *].
+        direct: the term without draws, [B, *], or ``None``.
+        sigma: standard deviation of the noise, in pixel units, positive.
+        noise: the fixed draws.
+        step_rule: "unit", "gradient" or "sign", see :func:`accumulate_descend`.
+        step_size: at least 0.
+        norm: the norm of the ball, "linf" or "l2".
+        radius: the radius of the ball in pixel units, at least 0.
+        dtype: dtype of the perturbed images; default: that of ``per_draw``.
+        scale: converts pixels to the network's units, see :func:`perturb`.
+        shift: likewise.
 
     Returns:
         The next images [B, *], and those perturbed, [noise.draws, B, *].

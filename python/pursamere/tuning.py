@@ -8,7 +8,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -119,17 +119,16 @@ def tune(
         return trial
 
     trials = []
-    with _many_graphs() if compiled else nullcontext():
-        for direction in sorted(DIRECTIONS, reverse=True):
-            found = [prepare(Trial(direction, options)) for options in combinations(device, compiled=compiled)]
-            _measure(found, batch, device)
-            chosen = best(found)
-            if chosen is not None and sizes:
-                others = [prepare(Trial(direction, chosen.options, size)) for size in sizes]
-                _measure([chosen, *others], batch, device)
-                found += others
-            _compare(found)
-            trials += found
+    for direction in sorted(DIRECTIONS, reverse=True):
+        found = [prepare(Trial(direction, options)) for options in combinations(device, compiled=compiled)]
+        _measure(found, batch, device)
+        chosen = best(found)
+        if chosen is not None and sizes:
+            others = [prepare(Trial(direction, chosen.options, size)) for size in sizes]
+            _measure([chosen, *others], batch, device)
+            found += others
+        _compare(found)
+        trials += found
     return trials
 
 
@@ -138,13 +137,6 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     speeds = [trial.images_per_second or 0.0 for trial in trials]
     close = (trial for trial, speed in zip(trials, speeds, strict=True) if speed > 0 and speed >= max(speeds) / _CLOSE)
     return next(close, None)
-
-
-def _many_graphs() -> AbstractContextManager[None]:
-    """Let the trials' graphs of one network exist side by side: by default Dynamo keeps 8, and runs others eagerly."""
-    import torch._dynamo
-
-    return torch._dynamo.config.patch(recompile_limit=256)
 
 
 def _prepare(trial: Trial, denoiser: Denoiser, images: Tensor, sigma: float, noise: GaussianNoise) -> None:

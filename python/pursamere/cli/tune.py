@@ -19,9 +19,9 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Measure how fast a denoiser's network runs on this machine in each combination of precision, torch.compile and
-channels-last, and print the fastest setting for you to write down. Nothing is chosen when a purifier runs: its results
-would then depend on a measurement. Differences are those of a pixel from float32's result after one step, on images
-made of noise; measure what they do to your own model with pursamere evaluate.
+channels-last, and print a setting to write down: of those within 5 % of the fastest, the plainest. Nothing is chosen
+when a purifier runs: its results would then depend on a measurement. Differences are those of a pixel from float32's
+result after one step, on images made of noise; measure what they do to your own model with pursamere evaluate.
 """
 _PASSES = {"score": "forward passes (direction score)", "ere": "forward and backward passes (direction ere)"}
 
