@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pursamere as ps
 from pursamere import cli
 from pursamere._text import printable
 from pursamere.cli import info, types  # noqa: F401  (cli.info)
@@ -83,6 +84,20 @@ def test_info_text_has_what_the_json_has(capsys):
     for group in ("versions", "extension", "optional"):
         for name, value in report[group].items():
             assert any(name in line and line.endswith(f"  {value}") for line in text.splitlines()), (name, value)
+
+
+def test_info_tells_the_micro_batches_of_a_denoiser(capsys):
+    assert cli.main(["info", "--json", "--denoiser", "mnist"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["micro_batches"]
+    purifier = ps.load_pretrained("mnist").purifier
+    images = torch.rand(2, 1, 28, 28)
+    assert tuple(sizes["purifier"]) == purifier.micro_batch_sizes(images)
+    assert tuple(sizes["exact gradient"]) == purifier.micro_batch_sizes(images, differentiated=True)
+    assert cli.main(["info", "--denoiser", "mnist"]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    told = {words[0]: words[-1] for words in lines}
+    assert told["purifier micro-batches"] == ", ".join(map(str, sizes["purifier"]))
+    assert cli.main(["info", "--denoiser", "nowhere"]) == 1
 
 
 @pytest.mark.parametrize(("devices", "built", "note"), [(1, "off", True), (1, "13.0", False), (0, "off", False)])

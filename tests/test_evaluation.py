@@ -90,6 +90,7 @@ def test_summary_tells_the_same(whole):
     }
     config = json.loads((folder / "config.json").read_text())
     assert len(config["model"]["sha256"]) == len(config["data"]["sha256"]) == 64
+    assert config["model"]["micro_batches"] == {"purifier": [1], "classifier": [1], "exact gradient": [1]}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
 
