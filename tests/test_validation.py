@@ -237,12 +237,12 @@ def test_gradient_of_a_denoiser_without_one(direction, cut):
         (
             lambda x: x.mean(dim=(1, 2, 3)),
             ValueError,
-            r"classifier must return logits \[64, classes\], got shape \(64,\)",
+            r"classifier must return logits \[1, classes\], got shape \(1,\)",
         ),
         (
             lambda x: torch.ones(2, 10),
             ValueError,
-            r"classifier must return logits \[64, classes\], got shape \(2, 10\)",
+            r"classifier must return logits \[1, classes\], got shape \(2, 10\)",
         ),
         (
             lambda x: {"logits": x},
