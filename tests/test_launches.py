@@ -5,25 +5,12 @@ from collections import Counter
 import pytest
 import torch
 from cases import tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from own_ops import OwnOps
 
 import pursamere as ps
 
 STEPS = 3
 DESCENT = ("accumulate_descend_perturb", "accumulate_descend")
-
-
-class OwnOps(TorchDispatchMode):
-    """Lists the library's ops."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "pursamere":
-            self.names.append(func._opname)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("step_rule", ["unit", "sign"])

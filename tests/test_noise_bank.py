@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from cases import DTYPE_PAIRS, OPS, SHAPES, assert_same_bits, tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from own_ops import OwnOps
 
 import pursamere as ps
 from pursamere import functional
@@ -14,19 +14,6 @@ from pursamere.noise import NoiseBank
 NOISES = [ps.GaussianNoise(seed=3, draws=4), ps.GaussianNoise(seed=2**40 + 5, draws=3, antithetic=False)]
 UNITS = [{}, {"scale": 1.7, "shift": -0.8}]
 DESCENT = {"step_size": 0.07, "radius": 0.12}
-
-
-class OwnOps(TorchDispatchMode):
-    """Counts the library's ops."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "pursamere":
-            self.names.append(func._opname)
-        return func(*args, **(kwargs or {}))
 
 
 def inputs(shape, image, network, draws=2):

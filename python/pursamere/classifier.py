@@ -15,7 +15,6 @@ from .determinism import (
     FixedModule,
     NetworkCheck,
     check_evaluation_mode,
-    is_compiled,
     map_micro_batches,
     repeatable_algorithms,
 )
@@ -115,8 +114,7 @@ class PurifiedClassifier(FixedModule):
             return self._sizes(x)
 
     def _sizes(self, x: Tensor) -> tuple[int, ...]:
-        eager = None if is_compiled(self.classifier) else self._probe
-        return self._network_check(self._probe, x, draws=1, eager=eager)
+        return self._network_check(self._probe, x, draws=1, eager=self._probe, network=self.classifier)
 
     def _is_narrower(self) -> bool:
         dtypes = {parameter.dtype for parameter in self.parameters()}

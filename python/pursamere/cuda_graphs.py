@@ -16,7 +16,7 @@ __all__ = ["CapturedCalls"]
 
 _Function = Callable[..., tuple[Tensor, ...]]
 _WARM_UPS = 2  # calls before the capture: they load kernels and fill caches, which a capture can't
-_ONE_AT_A_TIME = threading.Lock()  # captures and replays, whose buffers belong to one call at a time
+_ONE_AT_A_TIME = threading.RLock()  # captures and replays, whose buffers belong to one call at a time
 
 
 class _Graph(NamedTuple):

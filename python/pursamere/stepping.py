@@ -34,7 +34,6 @@ from .determinism import (
     algorithm_settings,
     check_evaluation_mode,
     check_same_device,
-    is_compiled,
     map_micro_batches,
     repeatable_algorithms,
 )
@@ -443,7 +442,8 @@ class IterativePurifier(FixedModule, SettingsInState):
             x,
             self.noise.draws,
             "derivative" if differentiated else "value",
-            eager=None if is_compiled(self.denoiser) else functools.partial(rows, eager),
+            eager=functools.partial(rows, eager),
+            network=self.denoiser,
             constants=len(self._probed_steps) == 1,
             few=self.execution.compile and not differentiated,
         )

@@ -1,4 +1,4 @@
-"""What makes results deterministic: frozen modules, networks that are checked, micro-batches of a fixed size."""
+"""What makes results deterministic: frozen modules, networks that are checked, micro-batches of few fixed sizes."""
 
 from .cudnn import repeatable_algorithms
 from .fixed_module import FixedModule, copy_with

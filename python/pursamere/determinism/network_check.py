@@ -13,6 +13,7 @@ from torch import Tensor
 from pursamere.noise import GaussianNoise
 
 from .micro_batches import candidate_sizes, default_micro_batch
+from .network import is_compiled
 from .random_numbers import without_random_numbers
 from .vector_tails import rows_fill_vectors
 
@@ -50,7 +51,8 @@ class NetworkCheck:
         draws: int,
         kind: str = "value",
         *,
-        eager: _Rows | None,
+        eager: _Rows,
+        network: object,
         constants: bool = True,
         few: bool = False,
     ) -> tuple[int, ...]:
@@ -61,7 +63,8 @@ class NetworkCheck:
             like: [B, C, H, W], whose image shape, dtype and device count.
             draws: rows of the network for each image.
             kind: names the function among those that are checked.
-            eager: the function as PyTorch's own operations, if it is compiled; ``None`` if there is none.
+            eager: the function as PyTorch's own operations: not itself where a purifier compiles the network.
+            network: what it runs; if the user compiled it, its operations can't be seen.
             constants: whether all calls have the noise levels of ``function``, see ``rows_fill_vectors``.
             few: whether to find two sizes at most, since each is compiled.
 
@@ -74,7 +77,8 @@ class NetworkCheck:
             candidates = candidate_sizes(draws, like.shape[1:], like.device)
             if few and len(candidates) > 2:
                 candidates = (candidates[0], 1)
-            aligned = functools.partial(self._rows_fill_vectors, eager, like, draws, constants)
+            visible = None if is_compiled(network) else eager
+            aligned = functools.partial(self._rows_fill_vectors, visible, like, draws, constants)
             self._found[key] = self._find(function, like, draws, candidates, aligned)
         return self._found[key]
 
