@@ -142,7 +142,8 @@ def test_demo_without_its_extra_says_how_to_install_it_before_working(tmp_path, 
 @pytest.mark.slow
 def test_purify_without_pillow_says_how_to_install_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_bytes(b"")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
+    loaded = [name for name in sys.modules if name.partition(".")[0] == "PIL"]
+    for name in {"PIL", *loaded}:  # whether or not an earlier test has imported it
         monkeypatch.setitem(sys.modules, name, None)
     assert cli.main(["purify", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
