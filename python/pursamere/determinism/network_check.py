@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from pursamere.noise import GaussianNoise
 from .micro_batches import candidate_sizes, default_micro_batch
 from .network import is_compiled
 from .random_numbers import without_random_numbers
-from .vector_tails import rows_fill_vectors
+from .vector_tails import elements_fill_vectors
 
 __all__ = ["INVARIANCE_MODES", "NetworkCheck", "algorithm_settings", "sample_images"]
 
@@ -65,7 +66,7 @@ class NetworkCheck:
             kind: names the function among those that are checked.
             eager: the function as PyTorch's own operations: not itself where a purifier compiles the network.
             network: what it runs; if the user compiled it, its operations can't be seen.
-            constants: whether all calls have the noise levels of ``function``, see ``rows_fill_vectors``.
+            constants: whether all calls have the noise levels of ``function``, see ``elements_fill_vectors``.
             few: whether to find two sizes at most, since each is compiled.
 
         Raises:
@@ -75,11 +76,11 @@ class NetworkCheck:
         key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, *algorithm_settings(like.device))
         if key not in self._found:
             candidates = candidate_sizes(draws, like.shape[1:], like.device)
-            if few and len(candidates) > 2:
-                candidates = (candidates[0], 1)
+            if few:  # the largest, and those that a lone image is cheap in
+                candidates = (candidates[0], *(n for n in candidates[1:] if n == 1 or n * draws <= _MOST_ROWS_ALONE))
             visible = None if is_compiled(network) else eager
-            aligned = functools.partial(self._rows_fill_vectors, visible, like, draws, constants)
-            self._found[key] = self._find(function, like, draws, candidates, aligned)
+            aligned = functools.partial(self._elements_fill_vectors, visible, like, draws, constants)
+            self._found[key] = self._find(function, like, draws, candidates, aligned, few)
         return self._found[key]
 
     def told(self) -> str:
@@ -92,7 +93,13 @@ class NetworkCheck:
         return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""
 
     def _find(
-        self, function: _Rows, like: Tensor, draws: int, candidates: Sequence[int], aligned: Callable[[int], bool]
+        self,
+        function: _Rows,
+        like: Tensor,
+        draws: int,
+        candidates: Sequence[int],
+        aligned: Callable[[int], bool],
+        few: bool,
     ) -> tuple[int, ...]:
         device = like.device
         fixed = self.micro_batch or (default_micro_batch(device) if self.invariance == "off" else None)
@@ -111,13 +118,13 @@ class NetworkCheck:
                 if _depends_on_companions(function, images, expected):
                     self._complain(size)
                 return (size,)
-            smaller = [
+            matching = (
                 part
-                for part in candidates[i + 1 :]
-                if _same(_in_parts(function, images, part), expected)
-                and (part > 1 or device.type != "cpu" or aligned(1))
-            ]
-            sizes = (size, *smaller)
+                for part in (reversed(candidates[i + 1 :]) if few else candidates[i + 1 :])
+                if (part > 1 or device.type != "cpu" or aligned(1))
+                and _same(_in_parts(function, images, part), expected)
+            )
+            sizes = (size, *itertools.islice(matching, 1 if few else None))
             if sizes[-1] == 1:  # every row has the bits that it has alone
                 return sizes
             cheap = device.type != "cpu" or sizes[-1] * draws <= _MOST_ROWS_ALONE
@@ -126,12 +133,12 @@ class NetworkCheck:
         raise AssertionError("the last candidate is 1")
 
     @staticmethod
-    def _rows_fill_vectors(function: _Rows | None, like: Tensor, draws: int, constants: bool, size: int) -> bool:
+    def _elements_fill_vectors(function: _Rows | None, like: Tensor, draws: int, constants: bool, size: int) -> bool:
         if function is None:
             return False
         images = _images(size, like)
         functions = [functools.partial(function, each) for each in (images, 1 - images)]
-        return rows_fill_vectors(functions, size * draws, constants=constants)
+        return elements_fill_vectors(functions, size * draws, constants=constants)
 
     def _repeated(self, function: _Rows, images: Tensor) -> Sequence[Tensor]:
         """Return ``function(images)`` once it has repeated."""

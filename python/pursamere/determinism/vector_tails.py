@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .watching import WatchingMode
 
-__all__ = ["rows_fill_vectors"]
+__all__ = ["elements_fill_vectors"]
 
 _VECTORS = 128  # bytes that are computed at a time, at most: two vectors of AVX512
 _SHARE = 32768  # elements, of which a thread gets at least so many (TensorIterator's grain size)
@@ -43,8 +43,8 @@ _EXACT = frozenset(
 )
 
 
-def rows_fill_vectors(functions: Sequence[Callable[[], object]], rows: int, *, constants: bool) -> bool:
-    """Whether every row of the tensors that a network computes elementwise is computed by the same code.
+def elements_fill_vectors(functions: Sequence[Callable[[], object]], rows: int, *, constants: bool) -> bool:
+    """Whether all elements of the tensors that a network computes elementwise are computed by the same code.
 
     Args:
         functions: two that run it eagerly on the CPU, on different images.
@@ -72,7 +72,7 @@ def rows_fill_vectors(functions: Sequence[Callable[[], object]], rows: int, *, c
 
 
 class _Tails(WatchingMode):
-    """Collects the results of elementwise functions whose rows do not fill vectors."""
+    """Collects the results of elementwise functions that do not fill vectors."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -85,17 +85,26 @@ class _Tails(WatchingMode):
         """Run the operation and look at its result."""
         result = func(*args, **(kwargs or {}))
         rounds = isinstance(result, Tensor) and result.is_floating_point() and _rounds(func, kwargs or {})
-        if rounds and not self._is_aligned(result):
+        if rounds and not self._fills_vectors(result, [*args, *(kwargs or {}).values()]):
             self.found.append(result.detach().clone())
         return result
 
-    def _is_aligned(self, result: Tensor) -> bool:
+    def _fills_vectors(self, result: Tensor, operands: Sequence[object]) -> bool:
         count, vector = result.numel(), _VECTORS // result.element_size()
         if count % self.rows:
             return True  # not of the images
         threads = min(torch.get_num_threads(), math.ceil(count / _SHARE))
         share = math.ceil(count / max(1, threads))
-        return count // self.rows % vector == 0 and (threads <= 1 or share % vector == 0)
+        # Other layouts are computed in runs of at most a row, so a run may end at the end of any row.
+        run = count if _is_one_run(result, operands) else count // self.rows
+        return run % vector == 0 and (threads <= 1 or share % vector == 0)
+
+
+def _is_one_run(result: Tensor, operands: Sequence[object]) -> bool:
+    """Whether all elements are computed in the order of memory, in one loop."""
+    dense = result.is_contiguous() or (result.ndim == 4 and result.is_contiguous(memory_format=torch.channels_last))
+    tensors = [each for each in operands if isinstance(each, Tensor) and each.numel() > 1]
+    return dense and all((each.shape, each.stride()) == (result.shape, result.stride()) for each in tensors)
 
 
 def _rounds(func: Any, kwargs: dict[str, Any]) -> bool:
