@@ -2,10 +2,11 @@
 
     python benchmarks/bench_gradient.py [--device cuda] [--seconds S] [--json FILE]
 
-Times are medians of a purification and of it with each gradient, which take turns: one 32x32 color image with a small
-convolutional network with fixed weights, and eight images with MNIST's network. Memory is how much a process of
-its own takes at most beyond what is in use after a purification of one step, without the images x_t that the exact
-gradient keeps.
+Times are medians of a purification, of it with each gradient, and of the passes that the exact gradient makes through
+the network, in a plain loop: those of the purification, then each again with a graph, and back through it. They take
+turns: one 32x32 color image with a small convolutional network with fixed weights, and eight images with MNIST's
+network. Memory is how much a process of its own takes at most beyond what is in use after a purification of one step,
+without the images x_t that the exact gradient keeps.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pursamere.pretrained import make_purifier
 CHANNELS, SIDE, WIDTH, DRAWS = 3, 32, 48, 8
 STEPS = (5, 40)
 GRADIENTS = ("none", "exact", "straight_through", "unrolled")
+ALONE = "network alone"
 SETTINGS = {"sigma": 0.2, "radius": 0.2, "noise": ps.GaussianNoise(draws=DRAWS)}
 
 
@@ -64,6 +66,20 @@ class Case(NamedTuple):
             self.purifier(leaf, gradient=gradient).square().sum().backward()
         finish()
 
+    def run_network_alone(self, finish: Any = lambda: None) -> None:
+        denoiser, sigma, passes = self.purifier.denoiser, self.purifier.sigma, self.purifier.network_passes
+        draws = self.purifier.noise.draws
+        y = self.images.repeat(draws, 1, 1, 1).requires_grad_()
+        for with_graph in (False, True):
+            for _ in range(passes.forward // draws):
+                with torch.set_grad_enabled(with_graph or passes.backward > 0):
+                    result = denoiser(y, sigma)
+                if passes.backward:
+                    (result,) = torch.autograd.grad(result, y, result.detach(), create_graph=with_graph)
+                if with_graph:
+                    torch.autograd.grad(result, y, result.detach())
+        finish()
+
 
 def convolutional(steps: int, device: torch.device, **settings: Any) -> Case:
     """One image and the small network."""
@@ -85,8 +101,9 @@ def mnist(direction: str, device: torch.device) -> Case:
 
 
 def measure_time(case: Case, seconds: float, finish: Any) -> dict[str, Any]:
-    """Return the seconds of a purification with each gradient."""
-    taken = long_medians({name: partial(case.call, name) for name in GRADIENTS}, seconds=seconds, finish=finish)
+    """Return the seconds of a purification with each gradient, and of the network alone."""
+    calls = {name: partial(case.call, name) for name in GRADIENTS} | {ALONE: case.run_network_alone}
+    taken = long_medians(calls, seconds=seconds, finish=finish)
     costs = {name: time / taken["none"] for name, time in taken.items()}
     row = " ".join(f"{name} {time:.3f} ({costs[name]:.2f})" for name, time in taken.items())
     print(f"{case.name}: {row}", flush=True)

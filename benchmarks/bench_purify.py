@@ -50,13 +50,13 @@ from pursamere._files import write_bytes
 
 BATCHES = (1, 16, 32, 128)
 MEMORY_BATCH = 32
-COMPILED = "bfloat16+compile"
+COMPILED = ("bfloat16+compile", "bfloat16+compile+channels_last")
 
 
 def default_cases(device: str) -> list[Case]:
-    """Return all networks, directions and batches in eager float32, and one batch of MNIST in a faster mode."""
+    """Return all networks, directions and batches in eager float32, and one batch in faster modes."""
     eager = cases(list(SETTINGS), [EAGER_FLOAT32], list(DIRECTIONS), list(BATCHES), device)
-    return eager + cases(["mnist"], [COMPILED], list(DIRECTIONS), [32], device)
+    return eager + cases(list(SETTINGS), list(COMPILED), list(DIRECTIONS), [32], device)
 
 
 def measure(case: Case, network: Any, seconds: float, *, memory: bool) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = partial(parser.add_argument, action="append")
     parts("--network", choices=SETTINGS)
-    parts("--mode", help=f"default {EAGER_FLOAT32}, and {COMPILED} for the batch of 32 of MNIST")
+    parts("--mode", help=f"default {EAGER_FLOAT32}, and for 32 images {' and '.join(COMPILED)}")
     parts("--direction", choices=DIRECTIONS)
     parts("--batch", type=int, help=f"default {BATCHES}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
