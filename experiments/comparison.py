@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,21 +38,26 @@ SWEEP = Protocol(
 
 @dataclass(frozen=True)
 class Row:
-    """A defense: its name in the table, and the arguments of ``build_defense``; no defense for the bare classifier."""
+    """A defense: its name in the table, and the arguments of ``build_defense``; no defense for the bare classifier.
+
+    The classifier is a checkpoint's, or the one that the purifiers share.
+    """
 
     name: str
     defense: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     passes: int | None = None
+    classifier: Path | None = None
 
     def model(self, networks: Pretrained) -> Any:
+        classifier = ps.load_checkpoint(self.classifier) if self.classifier else networks.classifier
         if self.defense is None:
-            return networks.classifier
+            return classifier
         options, denoiser = dict(self.options), networks.denoiser
         if "bandwidth" in options:  # of the digits' kernel density
             denoiser = make_denoiser(options.pop("bandwidth"))
         purifier = build_defense(self.defense, denoiser, options, self.passes)
-        return ps.PurifiedClassifier(purifier, networks.classifier)
+        return ps.PurifiedClassifier(purifier, classifier)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Experiment:
     protocol: str | Protocol
     rows: tuple[Row, ...]
     introduction: str = ""
+    networks: Callable[[str], Pretrained] = ps.load_pretrained
+    eps: tuple[float, ...] | None = None  # None: those of EPS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -83,7 +90,7 @@ class Experiment:
         if arguments.write:
             arguments.write.mkdir(parents=True, exist_ok=True)
         first, every = map(int, arguments.part.split("/"))
-        networks = ps.load_pretrained(self.data)
+        networks = self.networks(self.data)
         images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
         images = images.head(arguments.samples)
         results: Results = []
@@ -93,7 +100,7 @@ class Experiment:
                 images.images,
                 images.labels,
                 folder=arguments.output / row.name,
-                eps=EPS[self.data],
+                eps=self.eps or EPS[self.data],
                 preset=self.protocol,
                 micro_batch=MICRO_BATCH,
                 chunk=arguments.samples,

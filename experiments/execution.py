@@ -1,13 +1,12 @@
 """What each way to run the denoiser does to decisions, to the ERE and to the worst case under attack.
 
+How fast they are, ``pursamere tune`` and ``benchmarks/bench_purify.py`` measure.
 Every setting is evaluated with the preset "quick", in a folder of its own in FOLDER; an interrupted experiment resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ SETTINGS = {
     "bfloat16, compile": ps.Execution(precision="bfloat16", compile=True),
 }
 EPS = {"digits": 0.1, "mnist": 0.2}
-HEADER = ("setting", "images/s", "decisions changed", "largest change of a pixel", "mean ERE", "worst case at eps")
+HEADER = ("setting", "decisions changed", "largest change of a pixel", "mean ERE", "worst case at eps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +57,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
         cells = (
             name,
-            f"{len(images) / seconds(purifier, images):.0f}",
             f"{changed} of {len(images)}",
             f"{float((result - plain).abs().max()):.2g}",
             f"{float(ere.mean()):.5f}",
@@ -71,13 +69,3 @@ def run(arguments: argparse.Namespace) -> None:
 def purified(purifier: ps.IterativePurifier, images: torch.Tensor) -> torch.Tensor:
     result: torch.Tensor = purifier(images)
     return result
-
-
-def seconds(purifier: ps.IterativePurifier, images: torch.Tensor) -> float:
-    """Median time of three purifications, after those before, which compile and check."""
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        purified(purifier, images)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)

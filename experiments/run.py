@@ -13,6 +13,7 @@ import argparse
 import diffpure_accuracy
 import execution
 import mnist_half
+from cifar10 import CIFAR10_SWEEP
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from mnist import MNIST_SWEEP, MNIST_TABLE
 
@@ -22,6 +23,7 @@ EXPERIMENTS = {
     "digits-table": DIGITS_TABLE,
     "mnist-sweep": MNIST_SWEEP,
     "mnist-table": MNIST_TABLE,
+    "cifar10-sweep": CIFAR10_SWEEP,
     "mnist-half": mnist_half,
     "diffpure-accuracy": diffpure_accuracy,
     "execution": execution,

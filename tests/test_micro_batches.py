@@ -101,6 +101,20 @@ def test_many_images_have_the_same_bits_alone(shape, seed):
     assert torch.equal(torch.cat([purifier(image[None]) for image in x]), whole)
 
 
+class Gated(NormalizedSiLU):
+    """Its elementwise function reads half of the channels, so not in one run of memory."""
+
+    def forward(self, y, sigma):
+        values, gates = self.norm(self.first(y)).chunk(2, dim=1)
+        return y + 0.3 * self.last(torch.cat([values, nn.functional.silu(gates)], dim=1))
+
+
+@pytest.mark.parametrize(("network", "sizes"), [(NormalizedSiLU, (8, 4, 2, 1)), (Gated, (1,))])
+def test_rows_must_fill_vectors_where_one_is_not_next_to_the_other(network, sizes):
+    purifier = ps.Purifier(fixed_weights(network(3), 1), sigma=0.3, radius=0.2, steps=1, direction="score")
+    assert purifier.micro_batch_sizes(tensor(0, 4, 3, 14, 10, dtype=torch.float32)) == sizes
+
+
 def test_what_a_compiler_made_runs_image_by_image():
     """Its code for elements that fill no vector is not known."""
     network = conv_denoiser()

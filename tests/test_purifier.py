@@ -357,6 +357,17 @@ def test_sizes_of_micro_batches_are_found_by_their_bits(denoiser, draws, shape, 
         assert torch.equal(torch.cat([model(piece) for piece in x.split(part)]), whole)
 
 
+@pytest.mark.parametrize(("below", "sizes"), [(0, (32, 1)), (8, (32, 4)), (16, (4, 1))])
+def test_two_sizes_of_a_compiled_network_are_found(below, sizes, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = purifier(
+        rounds_by_size(below), noise=ps.GaussianNoise(draws=2), steps=1, execution=ps.Execution(compile=True)
+    )
+    x = tensor(0, 37, 1, 4, 4)
+    assert model.micro_batch_sizes(x) == sizes
+    assert torch.equal(torch.cat([model(piece) for piece in x.split(1)]), model(x))
+
+
 def test_logits_have_the_same_bits_in_any_batch():
     """With 143 pixels rows of a batch are aligned differently, and a linear layer's sums go by alignment."""
     x = tensor(0, 9, 1, 13, 11, dtype=torch.float32)

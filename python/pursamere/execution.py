@@ -35,8 +35,8 @@ class Execution:
     Args:
         precision: "float32" leaves the denoiser as it is; "bfloat16" runs its convolutions and matrix products in
             bfloat16 (``torch.autocast``), images and sums staying in float32.
-        compile: compile the denoiser's passes during purification with ``torch.compile``, once for each of two sizes of
-            micro-batches and each noise level, so for DiffPure with 20 steps 40 times. The exact gradient
+        compile: compile the denoiser's passes during purification with ``torch.compile``, once for each of a few sizes
+            of micro-batches and each noise level, so for DiffPure with 20 steps 40 times or more. The exact gradient
             differentiates them twice, which compiled networks don't support, so it runs uncompiled, in the same
             precision.
         channels_last: give the noisy images to the denoiser in the channels-last memory format. Convert a network's

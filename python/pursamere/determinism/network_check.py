@@ -67,7 +67,7 @@ class NetworkCheck:
             eager: the function as PyTorch's own operations: not itself where a purifier compiles the network.
             network: what it runs; if the user compiled it, its operations can't be seen.
             constants: whether all calls have the noise levels of ``function``, see ``elements_fill_vectors``.
-            few: whether to find two sizes at most, since each is compiled.
+            few: whether to find two sizes at most and to try few, since each is compiled.
 
         Raises:
             RuntimeError: the network draws random numbers from PyTorch's global state, its results differ between
