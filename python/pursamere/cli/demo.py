@@ -31,7 +31,6 @@ _SAMPLES = {"digits": 256, "mnist": 32}
 _ATTACK_STEPS = {"digits": 20, "mnist": 10}
 _BARE_STEPS = 50  # against the classifier alone, where they are cheap
 _SHOWN = 8
-_MICRO_BATCH = {"digits": 32, "mnist": 8}
 _MODULES = ("safetensors", "matplotlib.figure", "markdown")  # for the reports
 
 
@@ -92,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         epochs = getattr(arguments, "epochs", EPOCHS)
         with progress_bar(epochs, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
             classifier = train_classifier(seed=arguments.seed, epochs=epochs, progress=advance).to(device)
-    purifier = make_purifier(name, denoiser, micro_batch=_MICRO_BATCH[name])
+    purifier = make_purifier(name, denoiser)
     data = test.head(samples)
     models = {
         "undefended": (classifier, _BARE_STEPS),

@@ -80,7 +80,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "that an image takes at most N network passes")  # fmt: skip
     add("--seed", type=types.seed, default=0, help="seed of the attacks and of the digits' classifier")
     add("--chunk", type=types.count, default=128, help="samples attacked together")
-    add("--micro-batch", type=types.batch, default=32, help="images per call of a network")
+    add("--micro-batch", type=types.batch, help="images per call of a network (default: a purifier finds it, else 32)")
     add("--threads", type=types.threads, default=argparse.SUPPRESS, help="CPU threads (default: PyTorch's)")
     add("--shard", type=_shard, default=argparse.SUPPRESS, metavar="I/N", help="run a share of the chunks, like 0/2")
     types.add_device(parser)
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
             preset=arguments.preset,
             seed=arguments.seed,
             chunk=arguments.chunk,
-            micro_batch=arguments.micro_batch,
+            **({} if arguments.micro_batch is None else {"micro_batch": arguments.micro_batch}),
             threads=getattr(arguments, "threads", None),
             shard=getattr(arguments, "shard", None),
             data=f"{data.name}, {arguments.split} split, {_choice(arguments.data, samples, whole)}",
