@@ -13,8 +13,8 @@ from PIL import Image
 from training_case import settings_of, write_data
 
 from pursamere.cli import build_parser, main, networks
-from pursamere.cli.evaluate import _option
 from pursamere.cli.networks import find_device
+from pursamere.cli.types import option as parse_option
 from pursamere.pretrained import EPS, TUNED
 from pursamere.training import run as training_run
 from pursamere.training import train
@@ -108,7 +108,7 @@ def test_fractions_are_numbers(monkeypatch, capsys):
     used = json.loads(Path("out/config.json").read_text())["training"]["settings"]
     assert used["learning_rate"] == 1 / 512
     texts = ["radius=8/255", "direction=score", "norm=1/x", "steps=3"]
-    assert [_option(text)[1] for text in texts] == [8 / 255, "score", "1/x", 3]
+    assert [parse_option(text)[1] for text in texts] == [8 / 255, "score", "1/x", 3]
 
 
 @pytest.mark.slow

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pursamere._output import require_own
@@ -75,7 +72,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--classifier", type=types.text, default=argparse.SUPPRESS, metavar="NETWORK", help=_CLASSIFIER)
     add("--denoiser", type=types.text, default=argparse.SUPPRESS, metavar="NETWORK", help=_DENOISER)
     add("--defense", type=types.text, default=argparse.SUPPRESS, metavar="NAME", help=_DEFENSE)
-    add("--option", action="append", type=_option, default=[], metavar="NAME=VALUE", help=_OPTION)
+    add("--option", action="append", type=types.option, default=[], metavar="NAME=VALUE", help=_OPTION)
     add("--passes", type=types.count, default=argparse.SUPPRESS, metavar="N", help="choose the defense's steps so "
         "that an image takes at most N network passes")  # fmt: skip
     add("--seed", type=types.seed, default=0, help="seed of the attacks and of the digits' classifier")
@@ -168,18 +165,6 @@ def _choice(source: str, samples: int, whole: int) -> str:
     if samples < whole:
         return f"{samples} of its {whole} images (a random choice by a fixed seed, balanced over the classes)"
     return f"all its {whole} images (in a random order by a fixed seed, balanced over the classes)"
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, sign, value = text.partition("=")
-    if not sign or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    if value in ("inf", "infinity"):
-        return name, math.inf
-    for read in (json.loads, types.number):
-        with suppress(ValueError, argparse.ArgumentTypeError):
-            return name, read(value)
-    return name, value  # a word needs no quotes
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "LARGEST_BATCH",
@@ -22,6 +25,7 @@ __all__ = [
     "integer",
     "nonnegative",
     "number",
+    "option",
     "path",
     "positive",
     "seed",
@@ -151,3 +155,16 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="compile the network with torch.compile")
     add("--channels-last", action="store_true", help="run the network in the channels-last memory format")
     add("--cuda-graphs", action="store_true", help="replay CUDA graphs instead of launching every kernel")
+
+
+def option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE; the value is JSON, a number like 8/255, or a word."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    if value in ("inf", "infinity"):
+        return name, math.inf
+    for read in (json.loads, number):
+        with suppress(ValueError, argparse.ArgumentTypeError):
+            return name, read(value)
+    return name, value  # a word needs no quotes
