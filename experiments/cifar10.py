@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from comparison import MICRO_BATCH, SWEEP, Experiment, Row, told
+import torch
+from comparison import SWEEP, Experiment, Row, told
 
 import pursamere as ps
+from pursamere.cli.defenses import build_defense
 from pursamere.pretrained import Pretrained
 
 WEIGHTS = Path(__file__).parents[1] / "weights/cifar10"
@@ -30,17 +32,11 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def networks(data: str) -> Pretrained:
+def networks(data: str, device: torch.device) -> Pretrained:
     """The denoiser, the classifier that knows its purifier, and that purifier."""
-    denoiser = ps.load_checkpoint(WEIGHTS / "denoiser")
-    settings = {**CENTER}
-    purifier = ps.Purifier(denoiser, noise=ps.GaussianNoise(draws=settings.pop("draws")), **settings)
-    return Pretrained(denoiser, ps.load_checkpoint(PURIFIED), purifier, ps.datasets.load(data, "test"))
-
-
-def row(name: str, options: dict[str, Any], classifier: Path | None = None) -> Row:
-    options = {**options, "micro_batch": max(1, MICRO_BATCH // options["draws"])}
-    return Row(name, "pursamere", options, classifier=classifier)
+    denoiser, classifier = (ps.load_checkpoint(path, device) for path in (WEIGHTS / "denoiser", PURIFIED))
+    purifier = build_defense("pursamere", denoiser, CENTER)
+    return Pretrained(denoiser, classifier, purifier, ps.datasets.load(data, "test"))
 
 
 CIFAR10_SWEEP = Experiment(
@@ -51,9 +47,9 @@ CIFAR10_SWEEP = Experiment(
     SWEEP,
     (
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
-        row("adversarially trained, center", CENTER, ADVERSARIAL),
+        Row("adversarially trained, center", "pursamere", CENTER, classifier=ADVERSARIAL),
         Row("trained behind the purifier, no purifier"),
-        *(row(told(change) or "center", {**CENTER, **change}) for change in CHANGES),
+        *(Row(told(change) or "center", "pursamere", {**CENTER, **change}) for change in CHANGES),
     ),
     networks=networks,
     eps=(8 / 255,),

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tables import Results, markdown_tables, outcome_rows, worst_case_rows
 
 import pursamere as ps
+from pursamere._devices import own_device
 from pursamere._files import write_bytes
 from pursamere.attacks import APGD, PGD, Clean, Transfer
 from pursamere.cli.defenses import build_defense
@@ -49,13 +51,13 @@ class Row:
     passes: int | None = None
     classifier: Path | None = None
 
-    def model(self, networks: Pretrained) -> Any:
-        classifier = ps.load_checkpoint(self.classifier) if self.classifier else networks.classifier
+    def model(self, networks: Pretrained, device: torch.device | str = "cpu") -> Any:
+        classifier = ps.load_checkpoint(self.classifier, device) if self.classifier else networks.classifier
         if self.defense is None:
             return classifier
         options, denoiser = dict(self.options), networks.denoiser
         if "bandwidth" in options:  # of the digits' kernel density
-            denoiser = make_denoiser(options.pop("bandwidth"))
+            denoiser = make_denoiser(options.pop("bandwidth"), device)
         purifier = build_defense(self.defense, denoiser, options, self.passes)
         return ps.PurifiedClassifier(purifier, classifier)
 
@@ -75,13 +77,14 @@ class Experiment:
     protocol: str | Protocol
     rows: tuple[Row, ...]
     introduction: str = ""
-    networks: Callable[[str], Pretrained] = ps.load_pretrained
+    networks: Callable[[str, torch.device], Pretrained] = ps.load_pretrained
     eps: tuple[float, ...] | None = None  # None: those of EPS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
         add("-o", "--output", type=Path, required=True, help="folder of the runs; a killed experiment resumes from it")
         add("--samples", type=int, default=self.samples, help="default: %(default)s")
+        add("--device", default="cpu", help="cpu or cuda; default: %(default)s")
         add("--threads", type=int, default=1, help="CPU threads; the last bits may depend on them")
         add("--part", default="0/1", metavar="I/N", help="run every N-th row from row I, to use several processes")
         add("--write", type=Path, metavar="FOLDER", help="write the results into this folder")
@@ -90,15 +93,16 @@ class Experiment:
         if arguments.write:
             arguments.write.mkdir(parents=True, exist_ok=True)
         first, every = map(int, arguments.part.split("/"))
-        networks = self.networks(self.data)
+        device = own_device(arguments.device)
+        networks = self.networks(self.data, device)
         images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
         images = images.head(arguments.samples)
         results: Results = []
         for row in self.rows[first::every]:
             result = ps.evaluate(
-                row.model(networks),
-                images.images,
-                images.labels,
+                row.model(networks, device),
+                images.images.to(device),
+                images.labels.to(device),
                 folder=arguments.output / row.name,
                 eps=self.eps or EPS[self.data],
                 preset=self.protocol,
