@@ -99,22 +99,15 @@ def run(todo: Sequence[Case], seconds: float, *, memory: bool, target: Path | No
         "machine": machine(todo[0].device),
         "command": shlex.join(["python", "benchmarks/bench_purify.py", *sys.argv[1:]]),
         "rows": [],
-        "not_run": {},
     }
     print(report["machine"])
     networks: dict[str, Any] = {}
     for case in todo:
         if case.network not in networks:
-            try:
-                networks[case.network] = load_network(case.network, case.device)
-            except FileNotFoundError as error:
-                networks[case.network] = None
-                report["not_run"][case.network] = str(error)
-                print(f"{case.network} was not run: {error}", flush=True)
-        if networks[case.network] is not None:
-            with_memory = memory and case.batch == MEMORY_BATCH and "compile" not in case.mode
-            report["rows"].append(measure(case, networks[case.network], seconds, memory=with_memory))
-            print("\n".join(row_lines(report["rows"][-1])), flush=True)
+            networks[case.network] = load_network(case.network, case.device)
+        with_memory = memory and case.batch == MEMORY_BATCH and "compile" not in case.mode
+        report["rows"].append(measure(case, networks[case.network], seconds, memory=with_memory))
+        print("\n".join(row_lines(report["rows"][-1])), flush=True)
         if target:
             write_bytes(target, (json.dumps(report, indent=1) + "\n").encode(), overwrite=True)
     print("\n".join(target_lines(report["rows"])))

@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +14,8 @@ from peers import FORWARD_AND_BACKWARD, FORWARD_ONLY
 from torch import Tensor
 
 import pursamere as ps
-from pursamere.pretrained import TUNED
+from pursamere.pretrained import TUNED, folder
 
-CIFAR10 = Path(__file__).parents[1] / "weights/cifar10/denoiser"
 SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {name: TUNED["mnist"][name] for name in ("sigma", "radius", "steps", "ascent_radius", "draws")},
     # Those that its classifier was trained with, with the ascent, and one step, since the network is slower.
@@ -50,14 +48,8 @@ class Case:
 
 
 def load_network(name: str, device: str) -> Any:
-    """Load a denoiser.
-
-    Raises:
-        FileNotFoundError: its checkpoint is missing.
-    """
-    if name == "mnist":
-        return ps.load_pretrained("mnist", device).denoiser
-    return ps.load_checkpoint(CIFAR10, device)
+    """Load a denoiser that ships."""
+    return ps.load_checkpoint(folder(name) / "denoiser", device)
 
 
 def execution(mode: str) -> ps.Execution:

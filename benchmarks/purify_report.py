@@ -94,7 +94,6 @@ def section(report: Mapping[str, Any]) -> str:
         for row in with_memory:
             figures = "; ".join(f"{name} {figure:.0f}" for name, figure in row["mib"].items())
             lines.append(f"- {row['network']}, {row['direction']}, {row['mode']}, {row['batch']} images: {figures}")
-    lines += [f"\n{network} was not run: {reason}" for network, reason in report["not_run"].items()]
     return "\n".join(lines)
 
 

@@ -1,24 +1,17 @@
-"""CIFAR-10 with the networks in weights/cifar10: a sweep of settings on validation images."""
+"""CIFAR-10 with the networks that ship: a sweep of settings on validation images."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 from comparison import SWEEP, Experiment, Row, told
 
-import pursamere as ps
-from pursamere.cli.defenses import build_defense
-from pursamere.pretrained import Pretrained
+from pursamere.pretrained import TUNED, folder
 
-WEIGHTS = Path(__file__).parents[1] / "weights/cifar10"
-ADVERSARIAL, PURIFIED = WEIGHTS / "classifier-adversarial", WEIGHTS / "classifier-purified"
+ADVERSARIAL, PURIFIED = folder("cifar10") / "adversarial", folder("cifar10") / "classifier"
 
-# What the classifier "purified" was trained behind. The sweep changes one setting at a time from here.
-CENTER: dict[str, Any] = {
-    "direction": "score", "sigma": 0.2, "radius": 0.06, "steps": 4, "step_size": 0.6, "draws": 2, "ascent_radius": 0.0,
-}  # fmt: skip
+# The sweep changes one setting at a time from what the classifier was trained behind.
+CENTER = TUNED["cifar10"]
 ERE = {"direction": "ere", "steps": 2, "step_size": 0.8}
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -32,25 +25,16 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def networks(data: str, device: torch.device) -> Pretrained:
-    """The denoiser, the classifier that knows its purifier, and that purifier."""
-    denoiser, classifier = (ps.load_checkpoint(path, device) for path in (WEIGHTS / "denoiser", PURIFIED))
-    purifier = build_defense("pursamere", denoiser, CENTER)
-    return Pretrained(denoiser, classifier, purifier, ps.datasets.load(data, "test"))
-
-
 CIFAR10_SWEEP = Experiment(
     "cifar10-sweep",
-    "cifar10_jpeg",
+    "cifar10",
     "validation",
     64,
     SWEEP,
     (
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
         Row("adversarially trained, center", "pursamere", CENTER, classifier=ADVERSARIAL),
-        Row("trained behind the purifier, no purifier"),
+        Row("trained behind the purifier, no purifier", classifier=PURIFIED),
         *(Row(told(change) or "center", "pursamere", {**CENTER, **change}) for change in CHANGES),
     ),
-    networks=networks,
-    eps=(8 / 255,),
 )

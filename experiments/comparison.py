@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ SWEEP = Protocol(
 class Row:
     """A defense: its name in the table, and the arguments of ``build_defense``; no defense for the bare classifier.
 
-    The classifier is a checkpoint's, or the one that the purifiers share.
+    The classifier is a checkpoint's, or else the data set's.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Row:
     classifier: Path | None = None
 
     def model(self, networks: Pretrained, device: torch.device | str = "cpu") -> Any:
-        classifier = ps.load_checkpoint(self.classifier, device) if self.classifier else networks.classifier
+        own = ps.load_checkpoint(self.classifier, device) if self.classifier else None
         if self.defense is None:
-            return classifier
+            return own or networks.undefended
         options, denoiser = dict(self.options), networks.denoiser
         if "bandwidth" in options:  # of the digits' kernel density
             denoiser = make_denoiser(options.pop("bandwidth"), device)
         purifier = build_defense(self.defense, denoiser, options, self.passes)
-        return ps.PurifiedClassifier(purifier, classifier)
+        return ps.PurifiedClassifier(purifier, own or networks.classifier)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,6 @@ class Experiment:
     protocol: str | Protocol
     rows: tuple[Row, ...]
     introduction: str = ""
-    networks: Callable[[str, torch.device], Pretrained] = ps.load_pretrained
-    eps: tuple[float, ...] | None = None  # None: those of EPS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -94,7 +92,7 @@ class Experiment:
             arguments.write.mkdir(parents=True, exist_ok=True)
         first, every = map(int, arguments.part.split("/"))
         device = own_device(arguments.device)
-        networks = self.networks(self.data, device)
+        networks = ps.load_pretrained(self.data, device)
         images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
         images = images.head(arguments.samples)
         results: Results = []
@@ -104,7 +102,7 @@ class Experiment:
                 images.images.to(device),
                 images.labels.to(device),
                 folder=arguments.output / row.name,
-                eps=self.eps or EPS[self.data],
+                eps=EPS[self.data],
                 preset=self.protocol,
                 micro_batch=MICRO_BATCH,
                 chunk=arguments.samples,

@@ -7,9 +7,9 @@ Environment variables say what to load:
   ``FILE.py:FUNCTION``, a function without arguments that returns an EDM network in evaluation mode.
 - ``PUBLIC_DEFENSE``: "pursamere" (the default) or one of ``pursamere.baselines``.
 - ``PUBLIC_OPTIONS``: its arguments, such as ``"sigma=0.2 radius=0.06 direction=score draws=2"``.
-- ``PUBLIC_DEVICE``: "cpu" or "cuda", by default a GPU if there is one; under torchrun each process takes its own.
+- ``PUBLIC_DEVICE``: the ``--device`` of the evaluation, by default "cuda"; under torchrun each process takes its own.
 
-Weights are downloaded by diffusers, RobustBench and timm, each to its own cache.
+Weights are downloaded by diffusers, RobustBench and timm, each to where it keeps them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Normalized(nn.Module):
 
 
 def _device() -> torch.device:
-    return own_device(os.environ.get("PUBLIC_DEVICE", "cuda" if torch.cuda.is_available() else "cpu"))
+    return own_device(os.environ.get("PUBLIC_DEVICE") or "cuda")
 
 
 def _variable(name: str) -> str:

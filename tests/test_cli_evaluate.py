@@ -101,7 +101,7 @@ def test_a_model_from_a_file_and_shards(data):
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere"),
-        (["--data", "data.npz"], "--classifier: only digits and mnist have their own"),
+        (["--data", "data.npz"], "--classifier: only digits, mnist, cifar10 have their own"),
         (["--data", "data.npz", "--model", "model.py"], "--model: expected FILE.py:FUNCTION, got model.py"),
         (["--data", "data.npz", "--model", "other.py:model"], "--model: other.py does not exist"),
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
@@ -208,8 +208,8 @@ def test_mnist_has_the_networks_that_ship():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--classifier", "classifier"], "--denoiser: only digits and mnist have their own"),
-        (["--denoiser", "denoiser"], "--classifier: only digits and mnist have their own"),
+        (["--classifier", "classifier"], "--denoiser: only digits, mnist, cifar10 have their own"),
+        (["--denoiser", "denoiser"], "--classifier: only digits, mnist, cifar10 have their own"),
         (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: the defense none doesn't use one"),
         (["--classifier", "denoiser", "--defense", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
         (
@@ -224,7 +224,7 @@ def test_mnist_has_the_networks_that_ship():
         ),
         (
             ["--denoiser", "nowhere", "--classifier", "classifier"],
-            "--denoiser: expected mnist or the folder of a check",
+            "--denoiser: expected mnist, cifar10 or the folder of a check",
         ),
     ],
 )

@@ -133,7 +133,11 @@ def test_a_trained_denoiser_in_place_of_a_reference():
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--denoiser", "nowhere"], 1, "--denoiser: expected mnist or the folder of a checkpoint: nowhere/config.json"),
+        (
+            ["--denoiser", "nowhere"],
+            1,
+            "--denoiser: expected mnist, cifar10 or the folder of a checkpoint: nowhere/config.json",
+        ),
         (["--denoiser", "classifier"], 1, "--denoiser: classifier must hold a EDMUNet, and is a ConvClassifier"),
         (["--denoiser", "mnist", "--bandwidth", "0.1"], 1, "--bandwidth is for the kernel density of a --reference"),
         (["--denoiser", "mnist", "--reference", "digits"], 2, "not allowed with argument"),

@@ -128,6 +128,20 @@ def test_mnist_is_attacked_with_the_networks_that_ship(tmp_path):
     assert (folder / "demo.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_cifar10_has_a_classifier_of_its_own_behind_the_purifier(tmp_path):
+    out, _, folder = run(tmp_path / "out", "--dataset", "cifar10", "--samples", "3", "--attack-steps", "1", "-q")
+    assert out.startswith("3 held-out images of cifar10")
+    cifar10 = ps.load_pretrained("cifar10")
+    images = cifar10.test.images[:3]
+    purified = ps.PurifiedClassifier(cifar10.purifier, cifar10.classifier)
+    for kind, judge in (("undefended", cifar10.undefended), ("purified", purified)):
+        clean = [row for row in outcomes(folder / kind) if row["attack"] == "clean"]
+        with torch.no_grad():
+            assert [int(row["prediction"]) for row in clean] == judge(images).argmax(1).tolist()
+    assert (folder / "demo.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

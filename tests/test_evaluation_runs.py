@@ -11,9 +11,12 @@ import evaluation_case
 import pytest
 import torch
 from evaluation_case import Smooth, rows_of
+from nets import conv_classifier
 
+import pursamere as ps
 from pursamere import _evaluate
 from pursamere._evaluate import evaluate
+from pursamere._threads import cpu_threads
 from pursamere.attacks import Clean, RandomSearch
 from pursamere.evaluation import Protocol, case, engine
 
@@ -180,6 +183,25 @@ def test_another_version_is_refused(whole, monkeypatch):
 def test_a_run_keeps_the_threads_it_began_with(whole):
     with pytest.warns(UserWarning, match="evaluating with 1 CPU threads, as the run began, not 2"):
         evaluation_case.run(whole[1], threads=2)
+
+
+def test_micro_batches_are_those_of_the_threads_that_the_run_began_with(tmp_path):
+    """Whether rows fill vectors depends on threads."""
+
+    def denoiser(y, sigma):
+        return y * (0.9 if torch.get_num_threads() == 1 else 0.9 + 1e-5 * len(y))
+
+    purifier = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, direction="score", noise=ps.GaussianNoise(draws=2))
+    model, images = ps.PurifiedClassifier(purifier, conv_classifier()), torch.rand(4, 1, 8, 8)
+    labels, protocol = torch.zeros(4, dtype=torch.long), Protocol("p", (Clean(),))
+    common = {"folder": tmp_path / "run", "eps": (0.1,), "preset": protocol}
+    sizes = evaluate(model, images, labels, threads=1, **common).config["model"]["micro_batches"]
+    with cpu_threads(2):
+        assert purifier.micro_batch_sizes(images) == (4,)
+        with pytest.warns(UserWarning, match="as the run began"):
+            again = evaluate(model, images, labels, **common)
+    assert again.config["model"]["micro_batches"] == sizes
+    assert sizes["purifier"][0] == 32
 
 
 @pytest.mark.slow

@@ -44,18 +44,18 @@ def test_the_rows_are_those_of_the_published_results(experiments, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_has_settings_that_its_defense_takes(experiments, name):
-    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None)
+    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None, torch.nn.Identity())
     for row in experiments[name].rows:
         model = row.model(networks)
         if row.passes:
             assert 0 < model.purifier.network_passes.total <= row.passes
         elif row.defense is None:
-            assert model is networks.classifier
+            assert model is networks.undefended
 
 
 def test_the_recommended_settings_are_a_row_of_the_table(experiments):
     (row,) = [row for row in experiments["mnist-table"].rows if row.name == "PurSAMERE, score, rho 0.05"]
-    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None)
+    networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None, torch.nn.Identity())
     expected = make_purifier("mnist", networks.denoiser, micro_batch=16)
     assert row.model(networks).purifier.extra_repr() == expected.extra_repr()
 

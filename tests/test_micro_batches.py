@@ -7,7 +7,9 @@ from nets import AttentionDenoiser, conv_classifier, conv_denoiser, fixed_weight
 from torch import nn
 
 import pursamere as ps
+from pursamere._threads import cpu_threads
 from pursamere.determinism import candidate_sizes, map_micro_batches
+from pursamere.determinism.vector_tails import elements_fill_vectors
 
 
 class Linear(nn.Module):
@@ -113,6 +115,42 @@ class Gated(NormalizedSiLU):
 def test_rows_must_fill_vectors_where_one_is_not_next_to_the_other(network, sizes):
     purifier = ps.Purifier(fixed_weights(network(3), 1), sigma=0.3, radius=0.2, steps=1, direction="score")
     assert purifier.micro_batch_sizes(tensor(0, 4, 3, 14, 10, dtype=torch.float32)) == sizes
+
+
+def gate(x):
+    return nn.functional.silu(x.chunk(2, dim=-1)[1])
+
+
+def sequence_first(x):
+    return x.transpose(0, 1).contiguous().pow(torch.linspace(0.5, 2, 48)[:, None, None])
+
+
+def foreach(x):
+    return torch._foreach_sigmoid([x, x])
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "threads", "fills"),
+    [
+        (nn.functional.silu, (4, 104, 7, 7), 2, True),
+        (nn.functional.silu, (4, 103, 7, 7), 2, False),
+        (nn.functional.gelu, (4, 104, 7, 7), 1, True),
+        (nn.functional.gelu, (4, 104, 7, 7), 2, False),  # which is divided among threads earlier
+        (gate, (64, 64, 48), 1, True),
+        (gate, (64, 64, 48), 2, True),
+        (gate, (64, 64, 48), 3, False),  # a thread's share ends within a row
+        (nn.functional.glu, (64, 64, 48), 1, True),
+        (nn.functional.glu, (64, 64, 48), 3, False),
+        (sequence_first, (4, 48, 8), 1, False),
+        (foreach, (4, 3, 7, 7), 1, False),
+        (foreach, (4, 3, 8, 8), 1, True),
+        (torch.relu, (4, 3, 7, 7), 1, True),  # rounds nothing
+    ],
+)
+def test_elements_fill_vectors(function, shape, threads, fills):
+    functions = [lambda seed=seed: function(tensor(seed, *shape, dtype=torch.float32)) for seed in (0, 1)]
+    with cpu_threads(threads):
+        assert elements_fill_vectors(functions, shape[0], constants=True) == fills
 
 
 def test_what_a_compiler_made_runs_image_by_image():

@@ -16,12 +16,18 @@ from pursamere.pretrained.digits import train_classifier
 
 SIGMAS = (0.1, 0.2, 0.4, 0.8)
 FLOAT32 = Path(__file__).parent / "data" / "mnist_float32_logits.npz"
-FOLDER = Path(ps.__file__).parent / "pretrained" / "mnist"
+FOLDER = Path(ps.__file__).parent / "pretrained"
+KINDS = {"mnist": {"denoiser", "classifier"}, "cifar10": {"denoiser", "classifier", "undefended", "adversarial"}}
 
 
 @pytest.fixture(scope="module")
 def mnist():
     return ps.load_pretrained("mnist")
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return ps.load_pretrained("cifar10")
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +49,31 @@ def error(denoiser, images, sigma):
     return float((torch.cat(parts) - images).square().mean())
 
 
-def test_small_enough_to_ship():
-    weights = [file.stat().st_size for file in FOLDER.rglob("*.safetensors")]
-    assert len(weights) == 2
-    assert sum(weights) <= 3_000_000
-    assert all((FOLDER / kind / "README.md").is_file() for kind in ("denoiser", "classifier"))  # the model cards
+@pytest.mark.parametrize(("name", "most"), [("mnist", 3_000_000), ("cifar10", 20_000_000)])
+def test_small_enough_to_ship(name, most):
+    files = list((FOLDER / name).rglob("*.safetensors"))
+    assert {file.parent.name for file in files} == KINDS[name]
+    assert sum(file.stat().st_size for file in files) <= most
+    cards = [FOLDER / name] if name == "cifar10" else [FOLDER / name / kind for kind in KINDS[name]]
+    assert all((card / "README.md").is_file() for card in cards)
 
 
-def test_the_images_are_the_first_of_the_test_set(mnist, test_set):
-    assert len(mnist.test) == 512
-    assert torch.equal(mnist.test.images, test_set.images[:512])
-    assert torch.equal(mnist.test.labels, test_set.labels[:512])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_images_are_the_first_of_the_test_set(name, request):
+    included = request.getfixturevalue(name).test
+    if not os.environ.get("PURSAMERE_DATA"):
+        pytest.skip("PURSAMERE_DATA is not set, so there is no data set to compare with")
+    test_set = ps.datasets.load(name, "test")
+    assert len(included) == 512
+    assert torch.equal(included.images, test_set.images[:512])
+    assert torch.equal(included.labels, test_set.labels[:512])
 
 
-def test_the_classifier_and_the_images_name_their_classes_alike(mnist):
-    assert mnist.classifier.class_names == mnist.test.classes == tuple("0123456789")
+@pytest.mark.parametrize("name", KINDS)
+def test_the_classifiers_and_the_images_name_their_classes_alike(name, request):
+    loaded = request.getfixturevalue(name)
+    assert loaded.classifier.class_names == loaded.undefended.class_names == loaded.test.classes
+    assert len(loaded.test.classes) == 10
 
 
 @pytest.mark.slow
@@ -84,7 +100,7 @@ def test_the_classifier_of_the_digits_depends_on_its_seed_alone(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
 def test_the_purifier_has_the_tuned_settings_and_helps(name, request):
     """Against a one-step attack on the classifier alone, at the smaller radius that the settings were tuned for."""
     loaded = request.getfixturevalue(name)
@@ -94,20 +110,21 @@ def test_the_purifier_has_the_tuned_settings_and_helps(name, request):
     images, labels = loaded.test.images[:64], loaded.test.labels[:64]
     eps = pretrained.EPS[name][0]
     x = images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(loaded.classifier(x), labels), x)
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(loaded.undefended(x), labels), x)
     adversarial = (images + eps * gradient.sign()).clamp(0, 1)
     model = ps.PurifiedClassifier(loaded.purifier, loaded.classifier)
     with torch.no_grad():
         undefended, purified = (float((f(adversarial).argmax(1) == labels).float().mean())
-                                for f in (loaded.classifier, model))  # fmt: skip
+                                for f in (loaded.undefended, model))  # fmt: skip
     assert purified > undefended + 0.1
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
-def test_the_denoiser_beats_the_identity(mnist, sigma):
-    images = mnist.test.images[:64]
-    assert error(mnist.denoiser, images, sigma) < 0.5 * sigma**2
-    assert mnist.denoiser.sigma_range[0] <= sigma <= mnist.denoiser.sigma_range[1]
+@pytest.mark.parametrize("name", KINDS)
+def test_the_denoiser_beats_the_identity(name, sigma, request):
+    loaded = request.getfixturevalue(name)
+    assert error(loaded.denoiser, loaded.test.images[:64], sigma) < 0.5 * sigma**2
+    assert loaded.denoiser.sigma_range[0] <= sigma <= loaded.denoiser.sigma_range[1]
 
 
 @pytest.mark.slow
@@ -123,6 +140,16 @@ def test_the_classifier_on_the_images_that_ship(mnist):
     with torch.no_grad():
         right = mnist.classifier(mnist.test.images).argmax(1) == mnist.test.labels
     assert float(right.float().mean()) >= 0.98
+
+
+def test_the_classifiers_of_cifar10_on_the_images_that_ship(cifar10):
+    images, labels = cifar10.test.images, cifar10.test.labels
+    adversarial = ps.load_checkpoint(pretrained.folder("cifar10") / "adversarial")
+    behind_purifier = ps.PurifiedClassifier(cifar10.purifier, cifar10.classifier)
+    for model, least in ((cifar10.undefended, 0.87), (adversarial, 0.64), (behind_purifier, 0.7)):
+        with torch.no_grad():
+            said = torch.cat([model(part).argmax(1) for part in images.split(128)])
+        assert float((said == labels).float().mean()) >= least
 
 
 @pytest.mark.slow
@@ -163,7 +190,7 @@ def test_the_exact_gradient_is_the_unrolled_one(mnist, direction):
 def test_half_precision_decides_like_the_float32_weights(mnist):
     """`experiments/run.py mnist-half` wrote the float32 weights' logits, from the state of the training itself."""
     original = {name: torch.from_numpy(logits) for name, logits in np.load(FLOAT32).items()}
-    assert json.loads((FOLDER / "denoiser" / "config.json").read_text())["weights"]["dtype"] == "float16"
+    assert json.loads((FOLDER / "mnist" / "denoiser" / "config.json").read_text())["weights"]["dtype"] == "float16"
     model = ps.PurifiedClassifier(pretrained.make_purifier("mnist", mnist.denoiser, micro_batch=8), mnist.classifier)
     for name, said in (
         ("undefended", mnist.classifier(mnist.test.images)),
@@ -194,5 +221,5 @@ def test_a_missing_extra_is_named(monkeypatch, name, package, extra):
 
 
 def test_other_names_are_refused():
-    with pytest.raises(ValueError, match="name must be one of 'digits', 'mnist', got 'imagenet'"):
+    with pytest.raises(ValueError, match="name must be one of 'digits', 'mnist', 'cifar10', got 'imagenet'"):
         ps.load_pretrained("imagenet")

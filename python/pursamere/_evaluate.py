@@ -23,7 +23,7 @@ from pursamere.evaluation import PRESETS, IncompleteRunError, Protocol, Result
 from pursamere.evaluation.case import Case
 from pursamere.evaluation.engine import Bar, check_shard, run_chunk, wait_for
 from pursamere.evaluation.environment import describe_environment
-from pursamere.evaluation.folder import RunFolder
+from pursamere.evaluation.folder import RunFolder, recorded_threads
 from pursamere.evaluation.plan import Plan, make_plan
 from pursamere.evaluation.summary import summarize, summary_json
 from pursamere.evaluation.target import Target
@@ -115,10 +115,12 @@ def evaluate(
     for attack in protocol.attacks:
         attack.check_images(images, norm)
     derivative = case.check_model()
-    config = case.config()
+    asked = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
+    with cpu_threads(recorded_threads(Path(folder)) or asked):  # on which micro-batches depend
+        config = case.config()
     with claim(folder, "evaluate", shared=count > 1):
-        run = RunFolder(Path(folder), config, describe_environment(images.device, threads))
-        original, asked = run.environment["threads"], threads or torch.get_num_threads()
+        run = RunFolder(Path(folder), config, describe_environment(images.device, asked))
+        original = run.environment["threads"]
         if original != asked:
             warnings.warn(f"evaluating with {original} CPU threads, as the run began, not {asked}", stacklevel=2)
         with cpu_threads(original):

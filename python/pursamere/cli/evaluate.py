@@ -27,25 +27,26 @@ _DATA = (
     "images for each class, or an .npz file"
 )
 _SAMPLES = (
-    "number of images (256; mnist 64): the first ones of digits, mnist and cifar10; of other data a random choice by a "
-    "fixed seed, balanced over the classes"
+    "number of images (256; mnist and cifar10 64): the first ones of digits, mnist and cifar10; of other data a random "
+    "choice by a fixed seed, balanced over the classes"
 )
-_EPS = "radii of the attacks in pixel units, like 0.1 or 8/255 (0.1 and 0.15; mnist 0.2 and 0.3)"
+_EPS = "radii of the attacks in pixel units, like 0.1 or 8/255 (0.1 and 0.15; mnist 0.2 and 0.3; cifar10 8/255)"
 _MODEL = (
     "a Python file and a function in it without arguments that returns the model, images [N, C, H, W] to logits, on "
     "--device; the file is executed. Replaces the defense, its denoiser and the classifier"
 )
 _CLASSIFIER = (
-    "mnist for the one that comes with the library, or a checkpoint of pursamere train; the default for mnist is "
-    "mnist, and for digits a small network that is trained in seconds"
+    "mnist or cifar10 for the one that comes with the library, or a checkpoint of pursamere train; the default is that "
+    "of the data (with --defense none, one trained on images as they are), for digits a network trained in seconds"
 )
 _DENOISER = (
-    "mnist, or a checkpoint; the default for mnist is mnist, and for digits the kernel density of their training images"
+    "mnist, cifar10, or a checkpoint; the default is that of the data, and for digits the kernel density of their "
+    "training images"
 )
 _DEFENSE = "none, pursamere (the default), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defense's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
-    "be repeated. PurSAMERE's defaults are tuned for mnist with the denoiser mnist, and for digits otherwise"
+    "be repeated. PurSAMERE's defaults are those for mnist or cifar10 with such a denoiser, and for digits otherwise"
 )
 
 
@@ -95,13 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.datasets.loading import representatives
     from pursamere.evaluation import PRESETS, IncompleteRunError
     from pursamere.evaluation.classes import classes_told
-    from pursamere.pretrained import EPS
+    from pursamere.pretrained import EPS, SHIPPED, known_name
     from pursamere.report.terminal import text_table
 
     require_own(arguments.output, "evaluate")
-    mnist = arguments.data == "mnist"
-    samples = getattr(arguments, "samples", 64 if mnist else 256)
-    eps = getattr(arguments, "eps", EPS["mnist" if mnist else "digits"])
+    name = known_name(arguments.data)
+    samples = getattr(arguments, "samples", 64 if name in SHIPPED else 256)
+    eps = getattr(arguments, "eps", EPS.get(name, EPS["digits"]))
     require_packages(PRESETS[arguments.preset])  # before any work
     arguments.device = device = find_device(arguments.device)
     data = datasets.load(arguments.data, arguments.split)

@@ -28,7 +28,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--denoiser",
         type=types.text,
         metavar="NETWORK",
-        help="tell the micro-batches that its purifier chooses on a CPU: mnist, or a checkpoint of pursamere train",
+        help="tell the micro-batches of its purifier on a CPU: mnist, cifar10, or a checkpoint of pursamere train",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(command=run)

@@ -17,7 +17,7 @@ from pursamere.cli.errors import CommandError
 from pursamere.cli.networks import load_network
 from pursamere.cli.progress import progress_bar, say
 from pursamere.datasets import Dataset
-from pursamere.pretrained import TUNED
+from pursamere.pretrained import SHIPPED, TUNED, known_name, load_pretrained
 from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
 
 __all__ = ["build_model", "from_file"]
@@ -44,11 +44,14 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
     if "denoiser" in arguments and not defended:
         raise CommandError("--denoiser: the defense none doesn't use one")
     for name in ("classifier", *(["denoiser"] if defended else [])):
-        if name not in arguments and arguments.data not in TUNED:
+        if name not in arguments and known_name(arguments.data) not in TUNED:
             raise CommandError(
-                f"--{name}: only {' and '.join(TUNED)} have their own; give mnist, a checkpoint, or a --model"
+                f"--{name}: only {', '.join(TUNED)} have their own; give {', '.join(SHIPPED)}, a checkpoint, --model"
             )
-    classifier = _network(arguments, "classifier", data)
+    if not defended and "classifier" not in arguments and known_name(arguments.data) in SHIPPED:
+        classifier = load_pretrained(known_name(arguments.data), arguments.device).undefended
+    else:
+        classifier = _network(arguments, "classifier", data)
     purifier = None
     if defended:
         options = _complete(options, arguments)
@@ -65,7 +68,8 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
 
 def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     """The network that an option names, checked for the shape of its images; ``None`` for the digits' own."""
-    source = getattr(arguments, option, "mnist" if arguments.data == "mnist" else None)
+    name = known_name(arguments.data)
+    source = getattr(arguments, option, name if name in SHIPPED else None)
     if source is None:
         return None
     network, shape = load_network(option, source, arguments.device), tuple(data.images.shape[1:])
@@ -77,7 +81,8 @@ def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
 
 def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Add the options that were not given: the micro-batch, and the tuned settings of PurSAMERE and ERE descent."""
-    denoiser, defense = getattr(arguments, "denoiser", arguments.data), getattr(arguments, "defense", "pursamere")
+    denoiser = getattr(arguments, "denoiser", known_name(arguments.data))
+    defense = getattr(arguments, "defense", "pursamere")
     if "bandwidth" in options and denoiser != "digits":
         raise CommandError("--option bandwidth is for the kernel density of the digits, and there is another denoiser")
     defaults: dict[str, Any] = {"micro_batch": arguments.micro_batch}

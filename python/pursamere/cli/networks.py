@@ -48,7 +48,7 @@ def load_network(option: str, source: str, device: torch.device) -> Any:
     try:
         network = load_checkpoint(folder, device)
     except FileNotFoundError as error:
-        names = " or ".join(pretrained.SHIPPED)
+        names = ", ".join(pretrained.SHIPPED)
         raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
     kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
     if not isinstance(network, kind):

@@ -51,7 +51,7 @@ _REFERENCE = (
     "digits (8x8, from scikit-learn; the default), a folder of images, an .npz file with an array images or "
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
-_DENOISER = "mnist for the network that comes with the library, or a checkpoint of pursamere train"
+_DENOISER = "mnist or cifar10 for the network that comes with the library, or a checkpoint of pursamere train"
 _BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
 _MICRO_BATCH = "images per call of the denoiser (chosen for the device and the size of an image)"
 
@@ -76,13 +76,33 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     # Absent unless given: the defaults depend on the denoiser, and reading them takes torch.
     tuned = {"default": argparse.SUPPRESS}
     add("--sigma", type=types.positive, **tuned, help="noise level, a standard deviation (0.2; mnist 0.5)")
-    add("--steps", type=types.count, **tuned, help="number of steps (5; mnist 4)")
-    add("--step-size", type=types.positive, **tuned, help="L2 length of a step (depends on --radius; mnist 3)")
-    add("--ascent-radius", type=types.nonnegative, **tuned, help="L2 length of the ascent before each step (0.05)")
-    add("--radius", type=types.positive, **tuned, help="how far an image may move from its input (0.2; mnist 0.3)")
+    add("--steps", type=types.count, **tuned, help="number of steps (5; mnist and cifar10 4)")
+    add(
+        "--step-size",
+        type=types.positive,
+        **tuned,
+        help="L2 length of a step (depends on --radius; mnist 3; cifar10 0.6)",
+    )
+    add(
+        "--ascent-radius",
+        type=types.nonnegative,
+        **tuned,
+        help="L2 length of the ascent before each step (0.05; cifar10 0)",
+    )
+    add(
+        "--radius",
+        type=types.positive,
+        **tuned,
+        help="how far an image may move from its input (0.2; mnist 0.3; cifar10 0.06)",
+    )
     add("--norm", choices=("linf", "l2"), default="linf", help="norm of the radius")
-    add("--direction", choices=("ere", "score"), **tuned, help="ere (the paper's) or score (ere; mnist score)")
-    add("--draws", type=types.even_batch, **tuned, help="number of noise draws, even (8; mnist 2)")
+    add(
+        "--direction",
+        choices=("ere", "score"),
+        **tuned,
+        help="ere (the paper's) or score (ere; mnist and cifar10 score)",
+    )
+    add("--draws", type=types.even_batch, **tuned, help="number of noise draws, even (8; mnist and cifar10 2)")
     add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
     add("--batch-size", type=types.batch, default=64, help="images in memory at a time; doesn't change any output")
     add("--micro-batch", type=types.batch, default=argparse.SUPPRESS, help=_MICRO_BATCH)
@@ -132,7 +152,7 @@ def _size(shape: Sequence[int]) -> Size:
 
 
 def build_purifier(denoiser: Any, arguments: argparse.Namespace) -> IterativePurifier:
-    """The purifier that the options describe; settings that weren't given are tuned for MNIST or the digits."""
+    """The purifier that the options describe; settings that weren't given are those of the denoiser's data."""
     from pursamere.cli.defenses import build_defense
     from pursamere.pretrained import TUNED
 

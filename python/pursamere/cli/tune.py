@@ -37,13 +37,18 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True).add_argument
-    source("--denoiser", type=types.text, metavar="NETWORK", help="mnist, digits, or a checkpoint of pursamere train")
+    source(
+        "--denoiser",
+        type=types.text,
+        metavar="NETWORK",
+        help="mnist, cifar10, digits, or a checkpoint of pursamere train",
+    )
     source(
         "--model", type=types.text, metavar="FILE.py:FUNCTION", help="a function that returns a denoiser; needs --shape"
     )
     add("--shape", type=_shape, metavar="C,H,W", help="shape of the images (the network's own)")
     add("--sigma", type=types.positive, help="noise level, a standard deviation (0.2; mnist 0.5)")
-    add("--draws", type=types.even_batch, help="number of noise draws, even (8; mnist 2)")
+    add("--draws", type=types.even_batch, help="number of noise draws, even (8; mnist and cifar10 2)")
     add("--batch-size", type=types.batch, default=32, help="number of images to measure with")
     add("--micro-batch", type=types.batch, nargs="+", metavar="N", help="other micro-batches to try (1 8 32)")
     add("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")

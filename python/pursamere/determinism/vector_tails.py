@@ -20,6 +20,14 @@ __all__ = ["elements_fill_vectors"]
 
 _VECTORS = 128  # bytes that are computed at a time, at most: two vectors of AVX512
 _SHARE = 32768  # elements, of which a thread gets at least so many (TensorIterator's grain size)
+_GELU, _GELU_ALONE = ("gelu", "gelu_backward"), 16384  # which has shares of its own: beyond, all threads take part
+# Elementwise functions without PyTorch's tag.
+_UNTAGGED = frozenset(
+    (
+        *("celu", "elu_backward", "glu", "glu_backward", "hardsigmoid_backward", "hardswish", "hardswish_backward"),
+        *("log_sigmoid_backward", "log_sigmoid_forward", "logit_backward", "mish_backward", "softplus_backward"),
+    )
+)
 # Correctly rounded, or no arithmetic, so that all code gives the same bits.
 _EXACT = frozenset(
     (
@@ -82,31 +90,53 @@ class _Tails(WatchingMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operation and look at its result."""
+        """Run the operation and look at its results."""
         result = func(*args, **(kwargs or {}))
-        rounds = isinstance(result, Tensor) and result.is_floating_point() and _rounds(func, kwargs or {})
-        if rounds and not self._fills_vectors(result, [*args, *(kwargs or {}).values()]):
-            self.found.append(result.detach().clone())
+        name, kwargs = func._schema.name.partition("::")[2].rstrip("_"), kwargs or {}
+        if _rounds(func, name, kwargs):
+            # Of a list, which operands belong to which result is not known.
+            listed = isinstance(result, (list, tuple))
+            operands = [] if listed else [*args, *kwargs.values()]
+            for each in result if listed else [result]:
+                floating = isinstance(each, Tensor) and each.is_floating_point()
+                if floating and not self._fills_vectors(each, operands, name):
+                    self.found.append(each.detach().clone())
         return result
 
-    def _fills_vectors(self, result: Tensor, operands: Sequence[object]) -> bool:
+    def _fills_vectors(self, result: Tensor, operands: Sequence[object], name: str) -> bool:
         count, vector = result.numel(), _VECTORS // result.element_size()
         if count % self.rows:
             return True  # not of the images
         threads = min(torch.get_num_threads(), math.ceil(count / _SHARE))
+        if name in _GELU and count > _GELU_ALONE:
+            threads = torch.get_num_threads()
         share = math.ceil(count / max(1, threads))
-        # Other layouts are computed in runs of at most a row, so a run may end at the end of any row.
-        run = count if _is_one_run(result, operands) else count // self.rows
-        return run % vector == 0 and (threads <= 1 or share % vector == 0)
+        if _is_one_run(result, operands):
+            return count % vector == 0 and (threads <= 1 or share % vector == 0)
+        # Other layouts are computed in runs within a row, which end at the same places in every row unless a thread's
+        # share ends there, or in runs of several rows.
+        row = count // self.rows
+        whole_rows = all(map(self._has_rows_outermost, (result, *_tensors(operands))))
+        return whole_rows and row % vector == 0 and (threads <= 1 or share % row == 0)
+
+    def _has_rows_outermost(self, tensor: Tensor) -> bool:
+        if tensor.numel() % self.rows:
+            return True  # the same for all rows
+        return tensor.ndim > 0 and tensor.shape[0] == self.rows and tensor.stride(0) == max(tensor.stride())
+
+
+def _tensors(operands: Sequence[object]) -> list[Tensor]:
+    return [each for each in operands if isinstance(each, Tensor) and each.numel() > 1]
 
 
 def _is_one_run(result: Tensor, operands: Sequence[object]) -> bool:
     """Whether all elements are computed in the order of memory, in one loop."""
     dense = result.is_contiguous() or (result.ndim == 4 and result.is_contiguous(memory_format=torch.channels_last))
-    tensors = [each for each in operands if isinstance(each, Tensor) and each.numel() > 1]
-    return dense and all((each.shape, each.stride()) == (result.shape, result.stride()) for each in tensors)
+    tensors = _tensors(operands)
+    same = ((each.shape, each.stride()) == (result.shape, result.stride()) for each in tensors)
+    return dense and bool(tensors) and all(same)
 
 
-def _rounds(func: Any, kwargs: dict[str, Any]) -> bool:
-    name = func._schema.name.partition("::")[2].rstrip("_")
-    return torch.Tag.pointwise in func.tags and (name not in _EXACT or kwargs.get("alpha", 1) != 1)
+def _rounds(func: Any, name: str, kwargs: dict[str, Any]) -> bool:
+    elementwise = torch.Tag.pointwise in func.tags or name in _UNTAGGED or name.startswith("_foreach_")
+    return elementwise and (name.removeprefix("_foreach_") not in _EXACT or kwargs.get("alpha", 1) != 1)

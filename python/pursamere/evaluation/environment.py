@@ -8,20 +8,18 @@ from typing import Any
 import torch
 
 from pursamere._environment import package_version, versions
-from pursamere._validation import check_integer
 
 __all__ = ["describe_environment"]
 
 _PACKAGES = ("matplotlib", "pyautoattack", "safetensors", "scikit-learn")
 
 
-def describe_environment(device: torch.device, threads: int | None) -> dict[str, Any]:
+def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:
     """Versions, machine and number of CPU threads, as values for JSON."""
-    count = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
     return {
         "versions": {**versions(), **{name: package_version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": count,
+        "threads": threads,
     }

@@ -21,7 +21,7 @@ from pursamere._validation import check_integer
 
 from .units import Outcome, Unit
 
-__all__ = ["IncompleteRunError", "RunFolder"]
+__all__ = ["IncompleteRunError", "RunFolder", "recorded_threads"]
 
 _RUN_AGAIN = "remove it, and the same command runs that part again"
 
@@ -122,6 +122,12 @@ def _write_new(file: Path, value: Any) -> None:
         write_bytes(file, _json(value), overwrite=False)
     except FileExistsError:
         return
+
+
+def recorded_threads(path: Path) -> int | None:
+    """The CPU threads that the run in a folder began with; ``None`` if there is no run."""
+    file = Path(path) / "environment.json"
+    return _read_environment(file)["threads"] if file.exists() else None
 
 
 def _read_environment(file: Path) -> dict[str, Any]:

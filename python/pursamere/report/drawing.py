@@ -53,7 +53,13 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def draw_grid(panel: Any, rows: Sequence[GridRow], labels: Sequence[int] = (), notes: Sequence[str] = ()) -> None:
+def draw_grid(
+    panel: Any,
+    rows: Sequence[GridRow],
+    labels: Sequence[int] = (),
+    notes: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> None:
     """Draw rows of images into a figure or subfigure.
 
     Args:
@@ -61,6 +67,7 @@ def draw_grid(panel: Any, rows: Sequence[GridRow], labels: Sequence[int] = (), n
         rows: at least one row, all of the same number of images.
         labels: true class of each column, which decides the color of the predictions.
         notes: text below each column.
+        classes: names to show for the predictions, instead of their numbers.
     """
     axes = panel.subplots(len(rows), len(rows[0].images), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
@@ -72,7 +79,8 @@ def draw_grid(panel: Any, rows: Sequence[GridRow], labels: Sequence[int] = (), n
             if row.predictions is not None:
                 predicted = row.predictions[column]
                 color = RIGHT if predicted == labels[column] else WRONG
-                axis.set_title("NaN" if predicted < 0 else str(predicted), fontsize=10, color=color, pad=3)
+                said = "NaN" if predicted < 0 else classes[predicted] if classes else str(predicted)
+                axis.set_title(said, fontsize=10 if len(said) < 5 else 8, color=color, pad=3)
         line[0].set_ylabel(row.title, fontsize=9)
     for axis, note in zip(axes[-1], notes, strict=False):
         axis.set_xlabel(note, fontsize=7.5)

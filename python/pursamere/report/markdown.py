@@ -209,6 +209,13 @@ def _cost(result: Result) -> str:
     return _table(("what", "value"), rows, right=(1,))
 
 
+def _micro_batches(config: dict[str, Any]) -> str:
+    found = config["model"]["micro_batches"]
+    if not found:
+        return str(config["micro_batch"])
+    return "; ".join(f"{name} {', '.join(map(str, sizes))}" for name, sizes in found.items())
+
+
 def _reproduction(result: Result, first_tensors: str | None) -> list[str]:
     config, environment = result.config, result.environment
     facts = {
@@ -216,7 +223,8 @@ def _reproduction(result: Result, first_tensors: str | None) -> list[str]:
         "data SHA-256": config["data"]["sha256"],
         "model SHA-256": config["model"]["sha256"],
         "seed": config["seed"],
-        "chunk, micro-batch": f"{config['chunk']}, {config['micro_batch']}",
+        "chunk": config["chunk"],
+        "micro-batch": _micro_batches(config),
         "versions": ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
         "machine": f"{environment['platform']} ({environment['machine']}), device {environment['device']}, "
         f"CPU threads {environment['threads']}",
