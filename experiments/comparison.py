@@ -130,9 +130,12 @@ class Experiment:
     def _conditions(self, results: Results) -> str:
         environment = results[0][1].environment
         protocol = self.protocol if isinstance(self.protocol, Protocol) else PRESETS[self.protocol]
+        place = f"{environment['machine']}, CPU threads of a process: {environment['threads']}"
+        if environment["device"] != "cpu":
+            place = environment["device"]
         return (
-            f"preset `{protocol.name}`, torch {environment['versions']['torch']} ({environment['machine']}), one CPU "
-            f"thread for each of two processes. Left out of the full protocol: {protocol.left_out}."
+            f"preset `{protocol.name}`, torch {environment['versions']['torch']} ({place}). Left out of the full "
+            f"protocol: {protocol.left_out}."
         )
 
 

@@ -184,9 +184,11 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
 
 
 @pytest.mark.slow
-def test_mnist_has_the_networks_that_ship():
+@pytest.mark.parametrize(("data", "name"), [("mnist", "mnist"), ("cifar10", "cifar10"), ("cifar10_jpeg", "cifar10")])
+def test_data_sets_have_the_networks_that_ship(data, name):
     """What is evaluated is what the shipped networks say, with the tuned settings where no others are given."""
-    shipped, images = ps.load_pretrained("mnist"), ps.load_pretrained("mnist").test.images[:4]
+    shipped = ps.load_pretrained(name)
+    images = shipped.test.images[:4]
 
     def said(*arguments):
         parsed = build_parser().parse_args(["evaluate", "-o", "run", *arguments, "--micro-batch", "4"])
@@ -194,13 +196,13 @@ def test_mnist_has_the_networks_that_ship():
             return build_model(parsed, shipped.test)(images)
 
     def expected(**changes):
-        purifier = make_purifier("mnist", shipped.denoiser, micro_batch=4, **changes)
+        purifier = make_purifier(name, shipped.denoiser, micro_batch=4, **changes)
         with torch.no_grad():
             return ps.PurifiedClassifier(purifier, shipped.classifier)(images)
 
-    assert torch.equal(said("--data", "mnist", "--defense", "none"), shipped.classifier(images))
-    assert torch.equal(said("--data", "mnist"), expected())
-    by_name = ("--data", "other.npz", "--denoiser", "mnist", "--classifier", "mnist")
+    assert torch.equal(said("--data", data, "--defense", "none"), shipped.undefended(images))
+    assert torch.equal(said("--data", data), expected())
+    by_name = ("--data", "other.npz", "--denoiser", name, "--classifier", name)
     changed = ("--option", "steps=1", "--option", "sigma=0.3", "--option", "ascent_radius=0")
     assert torch.equal(said(*by_name, *changed), expected(steps=1, sigma=0.3, ascent_radius=0.0))
 
