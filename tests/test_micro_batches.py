@@ -211,6 +211,14 @@ def test_the_largest_size_fills_a_cpu(draws, shape, sizes):
     assert candidate_sizes(draws, shape, torch.device("cpu")) == sizes
 
 
+@pytest.mark.parametrize(
+    ("threads", "sizes"), [(1, (16, 8, 4, 2, 1)), (6, (16, 12, 8, 6, 4, 3, 2, 1)), (5, (16, 10, 8, 5, 4, 2, 1))]
+)
+def test_sizes_are_powers_of_two_and_what_an_odd_number_of_threads_divides(threads, sizes):
+    with cpu_threads(threads):
+        assert candidate_sizes(4, (1, 8, 8), torch.device("cpu")) == sizes
+
+
 @pytest.mark.parametrize(("rows", "sizes"), [(0, (8, 2)), (1, (4,)), (3, (8, 4)), (11, (8, 2, 1)), (29, (8, 4, 2, 1))])
 def test_batches_are_divided_into_the_sizes_and_padded_to_the_smallest(rows, sizes):
     seen = []

@@ -22,7 +22,8 @@ def default_micro_batch(device: torch.device) -> int:
 def candidate_sizes(draws: int, image_shape: Sequence[int], device: torch.device) -> tuple[int, ...]:
     """Return micro-batch sizes that suit the device, the largest first: powers of two, down to 1.
 
-    The largest fills the device without using much memory: of its total memory, not of what is free.
+    The largest fills the device without using much memory: of its total memory, not of what is free. On a CPU whose
+    number of threads is no power of two, there are also multiples of its odd factor, which threads can divide evenly.
     """
     elements = draws * max(1, torch.Size(image_shape).numel())
     if device.type == "cpu":
@@ -32,7 +33,10 @@ def candidate_sizes(draws: int, image_shape: Sequence[int], device: torch.device
         if device.type == "cuda":
             budget = min(budget, torch.cuda.get_device_properties(device).total_memory // _BYTES_PER_ELEMENT)
         most = min(_ACCELERATOR_IMAGES, budget // elements)
-    return tuple(2**power for power in reversed(range(max(1, most).bit_length())))
+    powers = [2**power for power in range(max(1, most).bit_length())]
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    odd = threads // (threads & -threads)
+    return tuple(sorted({*powers, *(odd * power for power in powers if odd * power <= most)}, reverse=True))
 
 
 def map_micro_batches(
