@@ -85,7 +85,7 @@ def test_what_is_printed_agrees_with_the_outcomes(demo):
     for eps in EPS["digits"]:
         shares = {kind: np.mean(worst_case(folder / kind, eps)) for kind in ("undefended", "purified")}
         assert (
-            f"eps {eps:.2f}, worst case: {shares['undefended']:.3f} undefended, {shares['purified']:.3f} purified\n"
+            f"eps {eps:.3g}, worst case: {shares['undefended']:.3f} undefended, {shares['purified']:.3f} purified\n"
         ) in out
         for share in shares.values():
             low, high = stats.binomtest(round(16 * share), 16).proportion_ci(0.95, method="wilson")

@@ -121,8 +121,8 @@ class NetworkCheck:
             matching = (
                 part
                 for part in (reversed(candidates[i + 1 :]) if few else candidates[i + 1 :])
-                if (part > 1 or device.type != "cpu" or aligned(1))
-                and _same(_in_parts(function, images, part), expected)
+                if _same(_in_parts(function, images, part), expected)
+                and (part > 1 or device.type != "cpu" or aligned(1))
             )
             sizes = (size, *itertools.islice(matching, 1 if few else None))
             if sizes[-1] == 1:  # every row has the bits that it has alone
