@@ -157,7 +157,7 @@ def _draw(models: dict[str, Any], images: Tensor, adversarial: Tensor, labels: T
         purified, said = defended.purifier(adversarial[shown]), defended(adversarial[shown]).argmax(1)
         grid.append(GridRow("purified", purified, said.tolist()))
     figure = new_figure(0.5 + 1.05 * len(shown), 0.2 + 1.27 * len(grid))
-    draw_grid(figure, grid, labels[shown].tolist(), classes=classes)
+    draw_grid(figure, grid, labels[shown].tolist(), classes=classes if max(map(len, classes)) > 1 else ())
     return to_png(figure)
 
 

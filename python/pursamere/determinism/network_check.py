@@ -84,11 +84,11 @@ class NetworkCheck:
         return self._found[key]
 
     def told(self) -> str:
-        """The sizes that were found, for ``repr``; empty if the size was given, or before the first call."""
+        """The sizes that were found for PyTorch's present settings, for ``repr``; empty if the size was given."""
         found = {
             f"{sizes[0]} for {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} on {device.type}"
-            for (kind, _, shape, dtype, device, *_), sizes in self._found.items()
-            if kind == "value"
+            for (kind, _, shape, dtype, device, *settings), sizes in self._found.items()
+            if kind == "value" and tuple(settings) == algorithm_settings(device)
         }
         return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""
 

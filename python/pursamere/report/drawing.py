@@ -80,7 +80,7 @@ def draw_grid(
                 predicted = row.predictions[column]
                 color = RIGHT if predicted == labels[column] else WRONG
                 said = "NaN" if predicted < 0 else classes[predicted] if classes else str(predicted)
-                axis.set_title(said, fontsize=10 if len(said) < 5 else 8, color=color, pad=3)
+                axis.set_title(said, fontsize=8 if classes else 10, color=color, pad=3)
         line[0].set_ylabel(row.title, fontsize=9)
     for axis, note in zip(axes[-1], notes, strict=False):
         axis.set_xlabel(note, fontsize=7.5)
