@@ -129,6 +129,10 @@ def foreach(x):
     return torch._foreach_sigmoid([x, x])
 
 
+def foreach_in_place(x):
+    torch._foreach_sigmoid_([x])
+
+
 @pytest.mark.parametrize(
     ("function", "shape", "threads", "fills"),
     [
@@ -144,6 +148,7 @@ def foreach(x):
         (sequence_first, (4, 48, 8), 1, False),
         (foreach, (4, 3, 7, 7), 1, False),
         (foreach, (4, 3, 8, 8), 1, True),
+        (foreach_in_place, (4, 3, 7, 7), 1, False),
         (torch.relu, (4, 3, 7, 7), 1, True),  # rounds nothing
     ],
 )

@@ -94,10 +94,11 @@ class _Tails(WatchingMode):
         result = func(*args, **(kwargs or {}))
         name, kwargs = func._schema.name.partition("::")[2].rstrip("_"), kwargs or {}
         if _rounds(func, name, kwargs):
-            # Of a list, which operands belong to which result is not known.
-            listed = isinstance(result, (list, tuple))
+            # Of a list, which operands belong to which result is not known. In place, its functions return None.
+            results = args[0] if result is None and args else result
+            listed = isinstance(results, (list, tuple))
             operands = [] if listed else [*args, *kwargs.values()]
-            for each in result if listed else [result]:
+            for each in results if listed else [results]:
                 floating = isinstance(each, Tensor) and each.is_floating_point()
                 if floating and not self._fills_vectors(each, operands, name):
                     self.found.append(each.detach().clone())
