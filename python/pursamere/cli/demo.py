@@ -154,8 +154,8 @@ def _draw(models: dict[str, Any], images: Tensor, adversarial: Tensor, labels: T
         shown = torch.argsort((classifier(adversarial).argmax(1) == labels).int(), stable=True)[:_SHOWN]
         rows = {"input": images[shown], "adversarial": adversarial[shown]}
         grid = [GridRow(title, batch, classifier(batch).argmax(1).tolist()) for title, batch in rows.items()]
-        purified, said = defended.purifier(adversarial[shown]), defended(adversarial[shown]).argmax(1)
-        grid.append(GridRow("purified", purified, said.tolist()))
+        purified = defended.purifier(adversarial[shown])
+        grid.append(GridRow("purified", purified, defended.classifier(purified).argmax(1).tolist()))
     figure = new_figure(0.5 + 1.05 * len(shown), 0.2 + 1.27 * len(grid))
     draw_grid(figure, grid, labels[shown].tolist(), classes=classes if max(map(len, classes)) > 1 else ())
     return to_png(figure)
