@@ -10,6 +10,9 @@ from pursamere.pretrained import TUNED, folder
 
 ADVERSARIAL, PURIFIED = folder("cifar10") / "adversarial", folder("cifar10") / "classifier"
 
+# Network passes for an image, of every baseline and of the center.
+PASSES = 8
+
 # The sweep changes one setting at a time from what the classifier was trained behind.
 CENTER = TUNED["cifar10"]
 ERE = {"direction": "ere", "steps": 2, "step_size": 0.8}
@@ -23,6 +26,17 @@ CHANGES: list[dict[str, Any]] = [
     {"draws": 4},
     *({**ERE, "ascent_radius": value} for value in (0.0, 0.05)),
 ]
+# Before the adversarially trained classifier, which has seen no purified images.
+BASELINES: list[tuple[str, dict[str, Any]]] = [
+    *(("diffpure_fixed_noise", {"sigma_max": value}) for value in (0.1, 0.2)),
+    *(("scoreopt_o", {"sigma": 0.2, "learning_rate": value}) for value in (0.005, 0.01)),
+    *(("likelihood_maximization", {"radius": 0.06, "learning_rate": value}) for value in (0.005, 0.01)),
+]
+MILDER: list[dict[str, Any]] = [{}, {"sigma": 0.1}, {"radius": 0.03}, {"step_size": 0.3}, ERE]
+
+
+def before_adversarial(name: str, defense: str, options: dict[str, Any], passes: int | None = None) -> Row:
+    return Row(f"adversarially trained, {name}", defense, options, passes, ADVERSARIAL)
 
 
 CIFAR10_SWEEP = Experiment(
@@ -33,8 +47,9 @@ CIFAR10_SWEEP = Experiment(
     SWEEP,
     (
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
-        Row("adversarially trained, center", "pursamere", CENTER, classifier=ADVERSARIAL),
         Row("trained behind the purifier, no purifier", classifier=PURIFIED),
         *(Row(told(change) or "center", "pursamere", {**CENTER, **change}) for change in CHANGES),
+        *(before_adversarial(told(change) or "center", "pursamere", {**CENTER, **change}) for change in MILDER),
+        *(before_adversarial(f"{name} {told(options)}", name, options, PASSES) for name, options in BASELINES),
     ),
 )

@@ -10,7 +10,8 @@ from training_case import settings_of, write_data
 import pursamere as ps
 from pursamere.models.conv_classifier import _BatchNorm
 from pursamere.training import ClassifierConfiguration, DenoiserConfiguration, Watcher
-from pursamere.training.classifier import ClassifierTask, augment, build_classifier
+from pursamere.training.augmentation import augment
+from pursamere.training.classifier import ClassifierTask, build_classifier
 from pursamere.training.configuration import configuration
 from pursamere.training.data import load_data
 from pursamere.training.data_parallel import Processes
@@ -148,7 +149,7 @@ def test_every_epoch_visits_every_image_once():
 def test_augmented_images_are_shifted_and_mirrored_originals():
     x = torch.rand(40, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     found = set()
-    for image, original in zip(augment(x, 1, True, torch.Generator().manual_seed(1)), x, strict=True):
+    for image, original in zip(augment(x, 1, True, 0, torch.Generator().manual_seed(1)), x, strict=True):
         padded = torch.nn.functional.pad(original, (1, 1, 1, 1))
         crops = {
             (row, column): padded[:, row : row + 5, column : column + 4] for row in range(3) for column in range(3)
@@ -158,7 +159,25 @@ def test_augmented_images_are_shifted_and_mirrored_originals():
         assert len(matches) == 1
         found.add(matches[0])
     assert len(found) > 12  # of 18
-    assert torch.equal(augment(x, 0, False, torch.Generator()), x)
+    assert torch.equal(augment(x, 0, False, 0, torch.Generator()), x)
+
+
+def test_a_square_is_cut_out_of_augmented_images():
+    x = torch.rand(400, 2, 7, 5, generator=torch.Generator().manual_seed(0))
+    cut = augment(x, 0, False, 3, torch.Generator().manual_seed(1)) != x
+    assert torch.equal(cut[:, 0], cut[:, 1])
+    squares = set()
+    for mask in cut[:, 0]:
+        rows, columns = mask.any(dim=1).nonzero().flatten().tolist(), mask.any(dim=0).nonzero().flatten().tolist()
+        assert mask.sum() == len(rows) * len(columns)  # a rectangle: without gaps, as rows and columns are
+        assert rows == list(range(rows[0], rows[-1] + 1))
+        assert columns == list(range(columns[0], columns[-1] + 1))
+        squares.add((rows[0], rows[-1], columns[0], columns[-1]))
+    # Around every pixel, and smaller at the border alone.
+    rows = [(max(row - 1, 0), min(row + 1, 6)) for row in range(7)]
+    columns = [(max(column - 1, 0), min(column + 1, 4)) for column in range(5)]
+    assert squares == {(*row, *column) for row in rows for column in columns}
+    assert bool((augment(x, 0, False, 3, torch.Generator().manual_seed(1))[cut] == 0.5).all())
 
 
 def test_a_training_on_a_built_in_set_goes_on_by_its_name_only():

@@ -17,6 +17,7 @@ from pursamere.noise import GaussianNoise
 from pursamere.purifier import Purifier
 
 from .adversarial import adversarial_images
+from .augmentation import augment
 from .configuration import ClassifierConfiguration
 from .initial import seeded
 from .order import generator as generator_of
@@ -111,7 +112,7 @@ class ClassifierTask:
         """Return the cross-entropy per image."""
         settings = self.settings
         rows = rows.to(self.images.device)
-        x = augment(self.images[rows], settings.shift, settings.flip, generator)
+        x = augment(self.images[rows], settings.shift, settings.flip, settings.cutout, generator)
         labels = self.labels[rows][mine]
         if settings.adversarial_eps > 0:
             start = (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)[mine]
@@ -178,19 +179,3 @@ def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:
     count = math.ceil(fraction * size)
     index = torch.arange(size, device="cpu")  # not on a GPU, which every step would wait for
     return ((index + 1) * count // size > index * count // size)[mine].nonzero().squeeze(1)
-
-
-def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shift images [N, C, H, W] by up to ``shift`` pixels with zero padding, and flip half of them if ``flip``."""
-    count, channels, height, width = x.shape
-    moves = torch.randint(0, 2 * shift + 1, (2, count), generator=generator, device=x.device)
-    rows, columns = (
-        move.view(-1, 1) + torch.arange(size, device=x.device)
-        for move, size in zip(moves, (height, width), strict=True)
-    )
-    if flip:
-        mirrored = torch.rand((count, 1), generator=generator, device=x.device) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    images = torch.arange(count, device=x.device).view(-1, 1, 1, 1)
-    planes = torch.arange(channels, device=x.device).view(1, -1, 1, 1)
-    return functional.pad(x, (shift,) * 4)[images, planes, rows[:, None, :, None], columns[:, None, None, :]]

@@ -146,6 +146,7 @@ class ClassifierConfiguration(TrainingConfiguration):
         0, "side of the patches that a fixed first layer whitens, in pixels; 0 for none", (0, LARGEST_WHITENING)
     )
     shift: int = _setting(1, "shift training images by up to this many pixels in each direction", (0, 64))
+    cutout: int = _setting(0, "side of a square that is cut out of each training image, in pixels; 0 for none", (0, 64))
     label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropy", check=_check_fraction)
     initial: str = _setting("", "checkpoint of a classifier to start from")
     adversarial_eps: float = _setting(
