@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import Training
 from tables import Results, markdown_tables, outcome_rows, worst_case_rows
 
 import pursamere as ps
@@ -42,17 +43,26 @@ SWEEP = Protocol(
 class Row:
     """A defense: its name in the table, and the arguments of ``build_defense``; no defense for the bare classifier.
 
-    The classifier is a checkpoint's, or else the data set's.
+    The classifier is a checkpoint's, or one that the experiment trains, or else the data set's; the protocol is the
+    experiment's, unless the row has its own.
     """
 
     name: str
     defense: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     passes: int | None = None
-    classifier: Path | None = None
+    classifier: Path | Training | None = None
+    protocol: Protocol | None = None
 
-    def model(self, networks: Pretrained, device: torch.device | str = "cpu") -> Any:
-        own = ps.load_checkpoint(self.classifier, device) if self.classifier else None
+    def load_classifier(self, folder: Path, device: torch.device) -> Any:
+        """Return the row's own classifier, or None; it is trained in ``folder``."""
+        own = self.classifier
+        if isinstance(own, Training):
+            own = own.checkpoint(folder, device)
+        return ps.load_checkpoint(own, device) if own else None
+
+    def model(self, networks: Pretrained, own: Any = None, device: torch.device | str = "cpu") -> Any:
+        """Return the model, with ``own`` for its classifier if that isn't None."""
         if self.defense is None:
             return own or networks.undefended
         options, denoiser = dict(self.options), networks.denoiser
@@ -64,10 +74,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows evaluated on the first ``samples`` images of a split, with the radii that the purifiers were tuned for.
+    """Rows evaluated on the first ``samples`` images of a split.
 
-    With an introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise
-    NAME.csv.
+    The radii of the attacks are those that the purifiers were tuned for, unless ``eps`` has others. With an
+    introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise NAME.csv.
     """
 
     name: str
@@ -77,6 +87,7 @@ class Experiment:
     protocol: str | Protocol
     rows: tuple[Row, ...]
     introduction: str = ""
+    eps: tuple[float, ...] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -97,13 +108,14 @@ class Experiment:
         images = images.head(arguments.samples)
         results: Results = []
         for row in self.rows[first::every]:
+            own = row.load_classifier(arguments.output / "networks", device)
             result = ps.evaluate(
-                row.model(networks, device),
+                row.model(networks, own, device),
                 images.images.to(device),
                 images.labels.to(device),
                 folder=arguments.output / row.name,
-                eps=EPS[self.data],
-                preset=self.protocol,
+                eps=self.eps or EPS[self.data],
+                preset=row.protocol or self.protocol,
                 micro_batch=MICRO_BATCH,
                 chunk=arguments.samples,
                 threads=arguments.threads,

@@ -15,12 +15,14 @@ import execution
 import mnist_half
 from cifar10 import CIFAR10_SWEEP
 from digits import DIGITS_SWEEP, DIGITS_TABLE
+from digits_classifiers import DIGITS_CLASSIFIERS
 from mnist import MNIST_SWEEP, MNIST_TABLE
 
 # Each has add_arguments(parser) and run(arguments).
 EXPERIMENTS = {
     "digits-sweep": DIGITS_SWEEP,
     "digits-table": DIGITS_TABLE,
+    "digits-classifiers": DIGITS_CLASSIFIERS,
     "mnist-sweep": MNIST_SWEEP,
     "mnist-table": MNIST_TABLE,
     "cifar10-sweep": CIFAR10_SWEEP,

@@ -32,13 +32,13 @@ def markdown_tables(results: Results) -> str:
                       and ("eps" not in c.name or c.name.endswith(suffix) or "with eps" in c.name)]  # fmt: skip
             rows.append([name, passes, f"{cost['images_per_second']:,.0f}", f"{result.clean.value:.3f}",
                          *shown, worst, ", ".join(warned)])  # fmt: skip
-        parts.append(f"## eps {eps:.2f} (Linf)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+        parts.append(f"## eps {_radius(eps)} (Linf)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts)
 
 
 def worst_case_rows(results: Results) -> list[list[Any]]:
     """A header, and for each defense its clean accuracy and the worst case at every radius."""
-    rows: list[list[Any]] = [["setting", "clean", *(f"worst_{eps:.2f}" for eps in results[0][1].worst_case)]]
+    rows: list[list[Any]] = [["setting", "clean", *(f"worst_{_radius(eps)}" for eps in results[0][1].worst_case)]]
     for name, result in results:
         rows.append([name, *(f"{share.value:.3f}" for share in (result.clean, *result.worst_case.values()))])
     return rows
@@ -56,3 +56,8 @@ def outcome_rows(results: Results) -> list[list[Any]]:
                         fell[row] = fell[row] or ("" if correct else line.attack.name)
             rows += [[name, eps, sample, attack] for sample, attack in enumerate(fell)]
     return rows
+
+
+def _radius(eps: float) -> str:
+    parts = round(255 * eps)
+    return f"{parts}/255" if abs(parts / 255 - eps) < 1e-6 and round(eps, 2) != eps else f"{eps:.2f}"

@@ -9,9 +9,12 @@ from training_case import settings_of, tiny_denoiser, write_data
 
 import pursamere as ps
 from pursamere.models import EDMUNet
+from pursamere.pretrained import folder
 from pursamere.training import ClassifierConfiguration, Watcher, train
 from pursamere.training.adversarial import adversarial_images
-from pursamere.training.classifier import ClassifierTask, build_classifier
+from pursamere.training.augmentation import augment
+from pursamere.training.classifier import ClassifierTask, build_classifier, build_purifier
+from pursamere.training.data import describe_checkpoints
 from pursamere.training.data_parallel import Processes
 from pursamere.training.initial import seeded
 
@@ -107,6 +110,29 @@ def test_the_network_sees_what_the_purifier_makes_of_the_images(data, denoiser):
     assert float((purifier(images) - images).abs().max()) > 0.01
 
 
+def test_a_step_with_exact_adversaries_follows_the_gradient_through_the_purifier(data, denoiser):
+    """Against autograd through the unrolled steps, and against BPDA's, which is another one."""
+    changes = {"purifier": denoiser, "shift": 0, "adversarial_eps": 0.1, **PURIFIER}
+    task = ClassifierTask(settings_of("classifier", data, adversarial_exact_fraction=1.0, **changes), *sets(data), CPU)
+    network = build_classifier(task.settings, (1, 8, 8), CLASSES)
+    rows, images, labels = torch.arange(8), task.images[:8], task.labels[:8]
+    losses = task.losses(network, rows, slice(0, 8), torch.Generator().manual_seed(4))
+
+    generator = torch.Generator().manual_seed(4)
+    augment(images, 0, False, 0, generator)
+    start = 2 * torch.rand(images.shape, generator=generator) - 1
+    expected = {}
+    for gradient in ("unrolled", "identity"):
+        x = (images + 0.1 * start).clamp(0, 1).requires_grad_()
+        loss = functional.cross_entropy(network(task.purifier(x, gradient=gradient)), labels, reduction="none").sum()
+        (slope,) = torch.autograd.grad(loss, x)
+        found = torch.clamp(x + 0.125 * slope.sign(), images - 0.1, images + 0.1).clamp(0, 1).detach()
+        logits = network(task.purifier(found))
+        expected[gradient] = functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(losses, expected["unrolled"], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(losses, expected["identity"], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_adversarial_training_resists_what_plain_training_does_not(data, tmp_path):
     """Two classes that a bright half tells apart by 0.6 a pixel: attacked with 0.25, plain training has no reason
@@ -163,9 +189,32 @@ def test_another_purifier_than_before_is_refused_and_the_same_one_may_move(data,
 
 
 def test_a_purifier_for_other_images_is_refused(data, tmp_path):
-    folder = ps.save_checkpoint(tmp_path / "denoiser", tiny_denoiser((1, 6, 6)))
+    other = ps.save_checkpoint(tmp_path / "denoiser", tiny_denoiser((1, 6, 6)))
     with pytest.raises(ValueError, match=r"purifier must denoise images \[1, 8, 8\], got one for \[1, 6, 6\]"):
-        ClassifierTask(settings_of("classifier", data, purifier=str(folder)), *sets(data), CPU)
+        ClassifierTask(settings_of("classifier", data, purifier=str(other)), *sets(data), CPU)
+
+
+def test_the_denoiser_of_a_known_data_set_purifies_by_its_name():
+    settings = ClassifierConfiguration(purifier="digits", purifier_draws=4, purifier_radius=0.2)
+    assert describe_checkpoints(settings) == {}
+    purifier = build_purifier(settings, (1, 8, 8), CPU)
+    expected = ps.Purifier(
+        ps.load_pretrained("digits").denoiser,
+        sigma=0.2,
+        radius=0.2,
+        steps=4,
+        step_size=0.6,
+        ascent_radius=0.05,
+        direction="score",
+        noise=ps.GaussianNoise(draws=4),
+    )
+    x = uniform(2, 1, 8, 8)
+    torch.testing.assert_close(purifier(x), expected(x))
+    with pytest.raises(ValueError, match=r"purifier must denoise images \[1, 28, 28\], got one for \[1, 8, 8\]"):
+        build_purifier(settings, (1, 28, 28), CPU)
+    shipped = describe_checkpoints(ClassifierConfiguration(purifier="mnist"))
+    assert shipped == describe_checkpoints(ClassifierConfiguration(purifier=str(folder("mnist") / "denoiser")))
+    assert len(shipped["purifier"]) == 64
 
 
 def test_a_classifier_is_no_purifier(data, tmp_path):
@@ -179,6 +228,7 @@ def test_a_classifier_is_no_purifier(data, tmp_path):
     [
         ({"adversarial_eps": -0.1}, "adversarial_eps must be"),
         ({"adversarial_fraction": 1.5}, r"adversarial_fraction must be in \[0, 1\], got 1.5"),
+        ({"adversarial_exact_fraction": 1.5}, r"adversarial_exact_fraction must be in \[0, 1\], got 1.5"),
         ({"adversarial_steps": 0}, "adversarial_steps must be"),
         ({"purifier_direction": "up"}, "purifier_direction must be one of 'ere', 'score', got 'up'"),
         ({"purifier_sigma": 0.0}, "purifier_sigma must be"),

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pursamere.datasets import Dataset
+from pursamere.denoisers import Denoiser, KernelDensity
 from pursamere.models import ConvClassifier, EDMUNet, load_checkpoint
 from pursamere.noise import GaussianNoise
+from pursamere.pretrained import TUNED, load_pretrained
 from pursamere.purifier import Purifier
 
 from .adversarial import adversarial_images
@@ -74,13 +76,8 @@ def build_purifier(
     """
     if not settings.purifier:
         return None
-    denoiser = load_checkpoint(settings.purifier, device=device)
-    if not isinstance(denoiser, EDMUNet):
-        raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {settings.purifier}")
-    if denoiser.image_shape != image_shape:
-        raise ValueError(f"purifier must denoise images {list(image_shape)}, got one for {list(denoiser.image_shape)}")
     return Purifier(
-        denoiser,
+        _build_denoiser(settings.purifier, image_shape, device),
         sigma=settings.purifier_sigma,
         radius=settings.purifier_radius,
         steps=settings.purifier_steps,
@@ -93,10 +90,24 @@ def build_purifier(
     )
 
 
+def _build_denoiser(source: str, image_shape: tuple[int, ...], device: torch.device) -> Denoiser:
+    if source in TUNED:
+        denoiser: Any = load_pretrained(source, device).denoiser
+    else:
+        denoiser = load_checkpoint(source, device=device)
+        if not isinstance(denoiser, EDMUNet):
+            raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {source}")
+    shape = tuple(denoiser.images.shape[1:]) if isinstance(denoiser, KernelDensity) else denoiser.image_shape
+    if shape != image_shape:
+        raise ValueError(f"purifier must denoise images {list(image_shape)}, got one for {list(shape)}")
+    return denoiser
+
+
 class ClassifierTask:
     """Cross-entropy on clean or adversarial images, or both, optionally purified.
 
-    Adversarial images are computed with the purifier differentiated as the identity (BPDA).
+    Adversarial images are found with the purifier differentiated as the identity (BPDA), except in the fraction
+    ``adversarial_exact_fraction`` of the steps, where its gradient is exact.
     """
 
     def __init__(
@@ -118,7 +129,12 @@ class ClassifierTask:
             start = (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)[mine]
             chosen = attacked_rows(len(x), settings.adversarial_fraction, mine).to(x.device)
             x = x[mine]
-            found = self._adversarial(network, x[chosen], labels[chosen], start[chosen], settings.adversarial_steps)
+            gradient = "identity"
+            if settings.adversarial_exact_fraction > 0:
+                drawn = torch.rand((), generator=generator, device=x.device)
+                gradient = "exact" if drawn < settings.adversarial_exact_fraction else gradient
+            steps = settings.adversarial_steps
+            found = self._adversarial(network, x[chosen], labels[chosen], start[chosen], steps, gradient)
             x = x.index_copy(0, chosen, found)
         else:
             x = x[mine]
@@ -126,14 +142,16 @@ class ClassifierTask:
             self._logits(network, x), labels, reduction="none", label_smoothing=settings.label_smoothing
         )
 
-    def _logits(self, network: Any, x: Tensor) -> Tensor:
-        purified = x if self.purifier is None else self.purifier(x, gradient="identity")
+    def _logits(self, network: Any, x: Tensor, gradient: str = "identity") -> Tensor:
+        purified = x if self.purifier is None else self.purifier(x, gradient=gradient)
         logits: Tensor = network(purified).float()
         return logits
 
-    def _adversarial(self, network: Any, x: Tensor, labels: Tensor, start: Tensor, steps: int) -> Tensor:
+    def _adversarial(
+        self, network: Any, x: Tensor, labels: Tensor, start: Tensor, steps: int, gradient: str = "identity"
+    ) -> Tensor:
         def loss(images: Tensor) -> Tensor:
-            return functional.cross_entropy(self._logits(network, images), labels, reduction="none")
+            return functional.cross_entropy(self._logits(network, images, gradient), labels, reduction="none")
 
         with _evaluating(network):  # batch normalization would mix the rows, and count adversaries in the making
             return adversarial_images(loss, x, start, self.settings.adversarial_eps, steps)

@@ -158,7 +158,10 @@ class ClassifierConfiguration(TrainingConfiguration):
     adversarial_fraction: float = _setting(
         1.0, "fraction of the training images that are adversarial", check=_check_share
     )
-    purifier: str = _setting("", "checkpoint of a denoiser: train on images purified with it")
+    adversarial_exact_fraction: float = _setting(
+        0.0, "fraction of the steps that attack with the purifier's exact gradient, not BPDA", check=_check_share
+    )
+    purifier: str = _setting("", "train on images purified with a denoiser: digits, mnist, cifar10, or a checkpoint")
     purifier_sigma: float = _setting(0.2, "noise level of the purifier, in pixel units", check=check_positive)
     purifier_radius: float = _setting(
         0.06, "Linf radius of the purifier's neighborhood, in pixel units", check=check_positive

@@ -11,6 +11,7 @@ import torch
 from pursamere import datasets
 from pursamere.datasets import Dataset
 from pursamere.models.checkpoints import read_configuration
+from pursamere.pretrained import SHIPPED, TUNED, folder
 
 from .configuration import CHECKPOINTS, TrainingConfiguration
 from .order import generator
@@ -55,8 +56,14 @@ def describe_data(train: Dataset, validation: Dataset) -> dict[str, Any]:
 def describe_checkpoints(settings: TrainingConfiguration) -> dict[str, str]:
     """Return the SHA-256 of the weights of every checkpoint that a training starts from or uses, by setting.
 
+    The digits' denoiser is left out: it has no weights but their training images.
+
     Raises:
         ValueError: a setting names no checkpoint.
     """
     paths = {name: getattr(settings, name, "") for name in CHECKPOINTS}
+    if paths["purifier"] in SHIPPED:
+        paths["purifier"] = str(folder(paths["purifier"]) / "denoiser")
+    elif paths["purifier"] in TUNED:
+        paths["purifier"] = ""
     return {name: read_configuration(Path(path))["weights"]["sha256"] for name, path in paths.items() if path}
