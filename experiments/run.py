@@ -13,7 +13,7 @@ import argparse
 import diffpure_accuracy
 import execution
 import mnist_half
-from cifar10 import CIFAR10_SWEEP
+from cifar10 import CIFAR10_BUDGET, CIFAR10_RADII, CIFAR10_SWEEP, CIFAR10_TABLE
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from digits_classifiers import DIGITS_CLASSIFIERS
 from mnist import MNIST_SWEEP, MNIST_TABLE
@@ -26,6 +26,9 @@ EXPERIMENTS = {
     "mnist-sweep": MNIST_SWEEP,
     "mnist-table": MNIST_TABLE,
     "cifar10-sweep": CIFAR10_SWEEP,
+    "cifar10-table": CIFAR10_TABLE,
+    "cifar10-radii": CIFAR10_RADII,
+    "cifar10-budget": CIFAR10_BUDGET,
     "mnist-half": mnist_half,
     "diffpure-accuracy": diffpure_accuracy,
     "execution": execution,
