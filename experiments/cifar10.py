@@ -10,7 +10,7 @@ from pursamere.attacks import APGD, PGD, Clean
 from pursamere.evaluation import Protocol
 from pursamere.pretrained import TUNED, folder
 
-ADVERSARIAL, PURIFIED = folder("cifar10") / "adversarial", folder("cifar10") / "classifier"
+ADVERSARIAL, PURIFIED, UNDEFENDED = (folder("cifar10") / name for name in ("adversarial", "classifier", "undefended"))
 
 # Network passes for an image, of every baseline and of the center.
 PASSES = 8
@@ -78,8 +78,8 @@ CIFAR10_TABLE = Experiment(
     128,
     "quick",
     (
-        Row("no purifier"),
-        Row("adversarially trained", classifier=ADVERSARIAL),
+        Row("undefended"),
+        Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
         Row("trained behind the purifier, no purifier", classifier=PURIFIED),
         *(Row(f"trained behind the purifier, {name}", "pursamere", options) for name, options in PURIFIERS.items()),
         *(before_adversarial(name, "pursamere", options) for name, options in PURIFIERS.items()),
@@ -88,6 +88,13 @@ CIFAR10_TABLE = Experiment(
             Row(f"trained behind the purifier, {name}", name, options, PASSES)
             for name, options in CHOSEN.items()
             if name != "diffpure"
+        ),
+        *(
+            Row(f"undefended, {name}", defense, options, passes, UNDEFENDED)
+            for name, defense, options, passes in (
+                ("score without SAM", "pursamere", CENTER, None),
+                ("diffpure_fixed_noise", "diffpure_fixed_noise", CHOSEN["diffpure_fixed_noise"], PASSES),
+            )
         ),
     ),
     f"""\
