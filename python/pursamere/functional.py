@@ -43,7 +43,9 @@ __all__ = [
 ]
 
 STEP_RULES = ("unit", "gradient", "sign")
+"""What a step takes of the gradient (u in M8)."""
 NORMS = ("linf", "l2")
+"""The norms of balls."""
 PREDICTIONS = get_args(Prediction)
 
 

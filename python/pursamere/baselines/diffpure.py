@@ -43,7 +43,7 @@ class DiffPure(DiffusionPurifier):
     """Adds noise to the image and removes it by the reverse of the variance-exploding diffusion.
 
     The reverse process starts from x + sigma_max xi and decreases sigma. In the family (Karras et al., NeurIPS 2022,
-    eq. 6)
+    eq. 6)::
 
         dx = -(1 + lambda) sigma s(x, sigma) dsigma + sqrt(2 lambda sigma |dsigma|) xi,
 

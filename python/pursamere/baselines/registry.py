@@ -28,6 +28,7 @@ BASELINES: dict[str, Callable[..., IterativePurifier]] = {
     "likelihood_maximization": LikelihoodMaximization,
     "ere_descent": EreDescent,
 }
+"""What makes a baseline from a denoiser and options, by the name on the command line."""
 
 
 def with_passes(

@@ -17,6 +17,7 @@ from .npz import open_npz
 from .source import Part, Source
 
 DATA_VARIABLE = "PURSAMERE_DATA"
+"""The environment variable that names the folder with the files of MNIST and CIFAR-10."""
 VALIDATION_SIZE = 5_000
 # Fixed: images that settings were tuned on must never be trained on.
 SPLIT_SEED = 20260

@@ -11,6 +11,7 @@ from torch import Tensor
 from pursamere._validation import check_choice, check_nonnegative
 
 Prediction = Literal["denoised", "score", "noise"]
+"""What the network of a denoiser predicts."""
 
 
 class Denoiser(Protocol):

@@ -68,3 +68,4 @@ PRESETS = {
     "standard": _reduced("standard", steps=40, targets=2, queries=200),
     "full": Protocol("full", _FULL, ladder=("pgd-margin-short", "pgd-margin", "pgd-margin-1000")),
 }
+"""The protocols "quick", "standard" and "full" by name."""
