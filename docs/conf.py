@@ -1,5 +1,6 @@
 """Settings of the documentation's generator, Sphinx: `make docs` builds the pages, and nothing is fetched for it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ exclude_patterns = ["_extensions"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
-# Notebooks are executed in a temporary folder, and an error in a cell fails the build.
+# Notebooks are executed in a temporary folder, and an error in a cell fails the build. Nobody sees progress bars there.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True

@@ -18,11 +18,13 @@ def _mathml(node: nodes.math | nodes.math_block, *, block: bool) -> str:
 
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within text."""
     self.body.append(_mathml(node, block=False))
     raise nodes.SkipNode
 
 
 def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula that stands alone."""
     self.body.append(self.starttag(node, "div", CLASS="math"))
     self.body.append(_mathml(node, block=True))
     self.body.append("</div>")
@@ -30,5 +32,6 @@ def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the renderer."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

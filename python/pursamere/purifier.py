@@ -46,7 +46,7 @@ class Purifier(IterativePurifier):
     """Moves images to a nearby point where the expected reconstruction error R_K is small and flat.
 
     ``purifier(x)`` maps images, float [B, C, H, W] in [0, 1], to images of the same shape, dtype and device, by
-    sharpness-aware minimization (M8): starting from x_0 = x, for t = 0, ..., ``steps`` - 1,
+    sharpness-aware minimization (M8): starting from x_0 = x, for t = 0, ..., ``steps`` - 1::
 
         g = grad R_K(x_t)
         g = grad R_K(x_t + ascent_radius g / ||g||)
