@@ -26,9 +26,9 @@ export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # OpenMP threads spin while waiting by default, which slows a busy machine down many times.
-demo test test-fast train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
+demo test test-fast docs train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-fast lint bench train-mnist train-cifar10 gpu-check wheel nvcc cuda-wheel \
+.PHONY: help demo test test-fast lint bench docs docs-links train-mnist train-cifar10 gpu-check wheel nvcc cuda-wheel \
 	oldest-torch clean
 
 help:
@@ -37,6 +37,8 @@ help:
 	@echo "make test-fast     lint, and the tests that are neither slow nor need the CUDA kernels compiled"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
+	@echo "make docs          build the documentation into build/docs/html, and execute its notebooks"
+	@echo "make docs-links    check the links that lead to the web       (network)"
 	@echo "make train-mnist   train the networks for MNIST               (TRAIN_ARGS=...)"
 	@echo "make train-cifar10 train those for CIFAR-10 (GPU)             (TRAIN_ARGS=...)"
 	@echo "make gpu-check     with a GPU: build, tests, sanitizer, bench (GPU_CHECK_OUT=...)"
@@ -62,6 +64,13 @@ lint: $(VENV)/.tools
 
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
+
+# Warnings are errors, among them links between pages that lead nowhere.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
+
+docs-links: $(VENV)/.docs
+	$(BIN)/sphinx-build -b linkcheck -D nb_execution_mode=off -d build/docs/links-doctrees docs build/docs/links
 
 # Output folder of the trainings.
 WEIGHTS ?= build/weights
@@ -137,4 +146,8 @@ $(VENV)/.installed: $(VENV)/.wheel
 $(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/pip install --quiet "$$(echo dist/*.whl)[test]"
 	$(BIN)/pip install --quiet --no-deps torchattacks
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet "$$(echo dist/*.whl)[docs]"
 	touch $@
