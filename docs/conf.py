@@ -23,8 +23,10 @@ extensions = [
 ]
 exclude_patterns = ["_extensions"]
 
-# Pages are Markdown that reads well on GitHub, too: headings are link targets, and $...$ is mathematics.
+# Pages are Markdown that reads well on GitHub, too: headings are link targets, and $...$ and blocks of math are
+# mathematics.
 myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 
 # Notebooks are executed in a temporary folder, and an error in a cell fails the build. Nobody sees progress bars there.
