@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from locks import lock
 from networks import Training
 from tables import Results, markdown_tables, outcome_rows, worst_case_rows
 
@@ -21,6 +22,7 @@ from pursamere._files import write_bytes
 from pursamere.attacks import APGD, PGD, Clean, Transfer
 from pursamere.cli.defenses import build_defense
 from pursamere.cli.progress import evaluation_bars
+from pursamere.datasets import Dataset
 from pursamere.evaluation import PRESETS, Protocol
 from pursamere.pretrained import EPS, Pretrained
 from pursamere.pretrained.digits import make_denoiser
@@ -95,40 +97,47 @@ class Experiment:
         add("--samples", type=int, default=self.samples, help="default: %(default)s")
         add("--device", default="cpu", help="cpu or cuda; default: %(default)s")
         add("--threads", type=int, default=1, help="CPU threads; the last bits may depend on them")
-        add("--part", default="0/1", metavar="I/N", help="run every N-th row from row I, to use several processes")
         add("--write", type=Path, metavar="FOLDER", help="write the results into this folder")
 
     def run(self, arguments: argparse.Namespace) -> None:
         if arguments.write:
             arguments.write.mkdir(parents=True, exist_ok=True)
-        first, every = map(int, arguments.part.split("/"))
         device = own_device(arguments.device)
         networks = ps.load_pretrained(self.data, device)
         images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
         images = images.head(arguments.samples)
-        results: Results = []
-        for row in self.rows[first::every]:
-            own = row.load_classifier(arguments.output / "networks", device)
-            result = ps.evaluate(
-                row.model(networks, own, device),
-                images.images.to(device),
-                images.labels.to(device),
-                folder=arguments.output / row.name,
-                eps=self.eps or EPS[self.data],
-                preset=row.protocol or self.protocol,
-                micro_batch=MICRO_BATCH,
-                chunk=arguments.samples,
-                threads=arguments.threads,
-                data=f"{images.name}, {self.split} split",
-                bar=evaluation_bars(f"{row.name}: ", quiet=False),
-                keep_adversarial=False,
-            )
-            print(f"{row.name:40} {result.verdict}", flush=True)
-            results.append((row.name, result))
+        results: dict[str, ps.evaluation.Result] = {}
+        # What another process is at comes last, and only if its results are needed.
+        for wait in (False, True) if arguments.write else (False,):
+            for row in self.rows:
+                with lock(arguments.output / ".locks" / row.name, wait=wait) as mine:
+                    if mine and row.name not in results:
+                        results[row.name] = self._evaluate(row, networks, images, arguments, device)
+                        print(f"{row.name:40} {results[row.name].verdict}", flush=True)
         if arguments.write:
-            for name, content in self.files(results, arguments.samples).items():
+            ordered = [(row.name, results[row.name]) for row in self.rows]
+            for name, content in self.files(ordered, arguments.samples).items():
                 write_bytes(arguments.write / name, content.encode(), overwrite=True)
                 print(f"wrote {arguments.write / name}", file=sys.stderr)
+
+    def _evaluate(
+        self, row: Row, networks: Pretrained, images: Dataset, arguments: argparse.Namespace, device: torch.device
+    ) -> ps.evaluation.Result:
+        own = row.load_classifier(arguments.output / "networks", device)
+        return ps.evaluate(
+            row.model(networks, own, device),
+            images.images.to(device),
+            images.labels.to(device),
+            folder=arguments.output / row.name,
+            eps=self.eps or EPS[self.data],
+            preset=row.protocol or self.protocol,
+            micro_batch=MICRO_BATCH,
+            chunk=arguments.samples,
+            threads=arguments.threads,
+            data=f"{images.name}, {self.split} split",
+            bar=evaluation_bars(f"{row.name}: ", quiet=False),
+            keep_adversarial=False,
+        )
 
     def files(self, results: Results, samples: int) -> dict[str, str]:
         if not self.introduction:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from locks import lock
 
 from pursamere.training import ClassifierConfiguration, Watcher, configuration, train
 
@@ -24,9 +25,7 @@ class Training:
         settings = dict(self.settings)
         if self.initial is not None:
             settings["initial"] = str(self.initial.checkpoint(folder, device))
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f".{self.name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(folder / ".locks" / self.name, wait=True):
             watcher = Watcher(report=lambda text: print(f"{self.name}: {text}", flush=True))
             train(configuration(ClassifierConfiguration, settings), folder / self.name, device=device, watcher=watcher)
         return folder / self.name

@@ -2,8 +2,7 @@
 
     python experiments/run.py digits-table -o FOLDER --write docs/results
 
-With two cores, run a comparison of defenses twice at the same time with --part 0/2 and --part 1/2, and then once more
-to write its results.
+A comparison of defenses may run in several processes at the same time: they divide its rows.
 """
 
 from __future__ import annotations

@@ -81,3 +81,18 @@ def test_a_tiny_run_writes_files_like_the_published_ones(experiments, tmp_path, 
         mine, theirs = ((folder / "digits.md").read_text().splitlines() for folder in (tmp_path, ROOT / "docs/results"))
         (samples,) = [number for number in range(13) if mine[number] != theirs[number]]  # the rest is figures
         assert mine[samples].startswith("2 digits of the test split, preset `standard`")
+
+
+@pytest.mark.slow
+def test_processes_divide_the_rows_of_an_experiment(experiments, tmp_path, monkeypatch, capsys):
+    """A row that another process is at is left to it."""
+    locks = importlib.import_module("locks")
+    experiment = experiments["digits-table"]
+    small = replace(experiment, rows=(experiment.rows[0], replace(experiment.rows[0], name="again")))
+    monkeypatch.setitem(experiments, "digits-table", small)
+    monkeypatch.setattr(sys, "argv", ["run.py", "digits-table", "-o", str(tmp_path), "--samples", "2"])
+    with locks.lock(tmp_path / ".locks" / small.rows[0].name, wait=False) as mine:
+        assert mine
+        sys.modules["run"].main()
+    assert capsys.readouterr().out.startswith("again ")
+    assert not (tmp_path / small.rows[0].name).exists()
