@@ -26,10 +26,10 @@ export PIP_CONSTRAINT := $(VENV)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # OpenMP threads spin while waiting by default, which slows a busy machine down many times.
-demo test test-fast docs train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
+demo test test-fast docs theory train-mnist train-cifar10: export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-fast lint bench docs docs-links train-mnist train-cifar10 gpu-check wheel nvcc cuda-wheel \
-	oldest-torch clean
+.PHONY: help demo test test-fast lint bench docs docs-links theory train-mnist train-cifar10 gpu-check wheel nvcc \
+	cuda-wheel oldest-torch clean
 
 help:
 	@echo "make demo          install into .venv and run the demo        (DEMO_ARGS=...)"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench         benchmark the operations                   (BENCH_ARGS=...)"
 	@echo "make docs          build the documentation into build/docs/html, and execute its notebooks"
 	@echo "make docs-links    check the links that lead to the web       (network)"
+	@echo "make theory        draw the figures of docs/mathematics.md    (THEORY_ARGS=...)"
 	@echo "make train-mnist   train the networks for MNIST               (TRAIN_ARGS=...)"
 	@echo "make train-cifar10 train those for CIFAR-10 (GPU)             (TRAIN_ARGS=...)"
 	@echo "make gpu-check     with a GPU: build, tests, sanitizer, bench (GPU_CHECK_OUT=...)"
@@ -71,6 +72,10 @@ docs: $(VENV)/.docs
 
 docs-links: $(VENV)/.docs
 	$(BIN)/sphinx-build -b linkcheck -D nb_execution_mode=off -d build/docs/links-doctrees docs build/docs/links
+
+# Figures and their numbers, in less than five minutes on two cores. THEORY_ARGS="draws" makes one of them.
+theory: $(VENV)/.installed
+	$(BIN)/python experiments/theory/run.py $(THEORY_ARGS) -o docs/images/theory
 
 # Output folder of the trainings.
 WEIGHTS ?= build/weights

@@ -23,20 +23,20 @@ def load(samples: int) -> tuple[Pretrained, Tensor, Tensor]:
 
 
 def robustness(
-    digits: Pretrained, images: Tensor, labels: Tensor, steps: int, **settings: Any
+    digits: Pretrained, images: Tensor, labels: Tensor, attack_steps: int, **settings: Any
 ) -> tuple[ps.Purifier, Tensor, Tensor]:
     """Attack the tuned purifier with these settings changed, by PGD on the margin, with the exact gradient and by BPDA.
 
     Returns:
-        The purifier; bool [B], the samples that withstood both attacks; and their images under the attack with the
-        exact gradient [B, C, H, W], not stopped at the first success.
+        The purifier; bool [B], the samples that withstood both attacks; and the adversarial images of the attack with
+        the exact gradient [B, C, H, W].
     """
     purifier = make_purifier("digits", digits.denoiser, micro_batch=len(images), **settings)
     standing, found = torch.ones(len(labels), dtype=torch.bool), {}
     judge = ps.PurifiedClassifier(purifier, digits.classifier)
     for gradient in ("exact", "identity"):
         model = ps.PurifiedClassifier(purifier, digits.classifier, gradient)
-        found[gradient] = ps.attacks.pgd(model, images, labels, eps=EPS, steps=steps)
+        found[gradient] = ps.attacks.pgd(model, images, labels, eps=EPS, steps=attack_steps)
         with torch.no_grad():
             standing &= judge(found[gradient]).argmax(1) == labels
     return purifier, standing, found["exact"]

@@ -1,7 +1,8 @@
 """Proposition 1 (M2): (R - sigma^2 d) / sigma^4 against 2 div s + ||s||^2, and how fast the difference vanishes.
 
-R comes from quadrature with the library's denoisers in float64, the right-hand side from derivatives of the log density.
-The library's estimator R_K is compared too, with sigma^2 (1/K) sum_k ||xi_k||^2 in the place of its mean sigma^2 d.
+R comes from quadrature with the library's denoisers in float64, the right-hand side from derivatives of the log
+density. The library's estimator R_K is compared too, with sigma^2 (1/K) sum_k ||xi_k||^2 in the place of its mean
+sigma^2 d.
 """
 
 from __future__ import annotations

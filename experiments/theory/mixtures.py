@@ -1,8 +1,8 @@
 """Gaussian mixtures whose expected reconstruction error (ERE) is known to rounding, in any dimension.
 
-The means differ within a subspace of one or two dimensions only, and so do the standard deviations. Orthogonal to it the
-posterior mean is linear, where the ERE has a closed form (M3); within it, Gauss-Hermite quadrature in the noise converges
-exponentially fast.
+The means differ within a subspace of one or two dimensions only, and so do the standard deviations. Orthogonal to it
+the posterior mean is linear, so the ERE has a closed form (M3); within it, Gauss-Hermite quadrature in the noise
+converges exponentially fast.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Theorem 1 (M4): do minimizers of the expected reconstruction error (ERE) approach modes as sigma goes to zero?
 
-Two mixtures in two dimensions: one with separate components, whose log density is nearly symmetric around its modes, and
-one with overlapping components, where it is not. For each sigma there are the minimizers of the exact ERE that are found
-from the modes, and the points where the library's purifier ends from many starts, with and without ascent. As sigma goes
-to zero, the ERE's minimizers go to those of 2 div s + ||s||^2 (M2), which need not be modes.
+Two mixtures in two dimensions: one with separate components, whose log density is nearly symmetric around its modes,
+and one with overlapping components, where it is not. For each sigma there are the minimizers of the exact ERE that are
+found from the modes, and the points where the library's purifier ends from many starts, with and without ascent. As
+sigma goes to zero, the ERE's minimizers go to those of 2 div s + ||s||^2 (M2), which need not be modes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def starts_of(mixture: Mixture, count: int, generator: torch.Generator) -> Tenso
     return (mixture.means[chosen] + mixture.stds[chosen] * normals[0] + 0.05 * normals[1]).clamp(0, 1)
 
 
-def purifier(mixture: Mixture, sigma: float, ascent_radius: float, draws: int, steps: int) -> ps.Purifier:
+def purifier(mixture: Mixture, sigma: float, ascent_radius: float, draws: int, steps: int, batch: int) -> ps.Purifier:
     """Steps as long as a Gaussian prior of the mixture's mean variance asks for, M3."""
     total = float(mixture.stds.square().mean()) + sigma**2
     return ps.Purifier(
@@ -97,7 +97,7 @@ def purifier(mixture: Mixture, sigma: float, ascent_radius: float, draws: int, s
         step_size=0.1 * total**2 / (2 * sigma**4),
         ascent_radius=ascent_radius,
         noise=ps.GaussianNoise(draws=draws),
-        micro_batch=64,
+        micro_batch=batch,
     )
 
 
@@ -114,10 +114,10 @@ def compute_prior(
         exact = minimize(lambda x, sigma=sigma: mixture.ere(denoiser, x, sigma, 16) / sigma**4, modes)
         distances.append((exact - modes).norm(dim=1))
         for rho, found in ends.items():
-            end = purifier(mixture, sigma, rho, draws, steps)(as_images(x0))[:, 0, 0]
+            end = purifier(mixture, sigma, rho, draws, steps, starts)(as_images(x0))[:, 0, 0]
             found.append(distance(end, modes).quantile(torch.tensor([0.1, 0.5, 0.9], dtype=end.dtype)))
     walked = {
-        rho: purifier(mixture, 0.1, rho, draws, steps).trace(as_images(x0[:paths])).images[:, :, 0, 0]
+        rho: purifier(mixture, 0.1, rho, draws, steps, paths).trace(as_images(x0[:paths])).images[:, :, 0, 0]
         for rho in ends
     }
     line = torch.linspace(0, 1, grid, dtype=torch.float64)
@@ -137,7 +137,12 @@ def compute_prior(
 
 
 def compute(
-    sigmas: tuple[float, ...] = SIGMAS, starts: int = 64, draws: int = 64, steps: int = 150, paths: int = 10, grid: int = 49
+    sigmas: tuple[float, ...] = SIGMAS,
+    starts: int = 64,
+    draws: int = 64,
+    steps: int = 150,
+    paths: int = 10,
+    grid: int = 49,
 ) -> dict[str, Any]:
     """``starts`` purifications for each sigma; ``paths`` of them are kept at sigma 0.1, ``grid`` points to a side."""
     priors = {
@@ -151,7 +156,8 @@ def draw(numbers: dict[str, Any]) -> Any:
     for line, (name, found) in zip(figure.subplots(2, 3), numbers["priors"].items(), strict=True):
         for axis, key, title in ((line[0], "density", f"{name}: density"), (line[1], "ere", "R at sigma 0.1")):
             shown = np.array(found[key]).T
-            axis.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="Greys", interpolation="bilinear", alpha=0.6)
+            top = np.quantile(shown, 0.8) if key == "ere" else None  # or its corners would take all of the scale
+            axis.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="Greys", vmax=top, alpha=0.6)
             for color, paths in zip((COLORS[0], COLORS[8]), found["paths"].values(), strict=True):
                 for path in np.array(paths):
                     axis.plot(path[:, 0], path[:, 1], color=color, linewidth=0.9)

@@ -51,6 +51,8 @@ def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None
     """Write ``name``.png, ``name``.svg and ``name``.json into ``folder``, each in one piece."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(numbers, indent=1, allow_nan=False)
-    text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"  # a list of numbers on one line
+    text = (
+        re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
+    )  # a list of numbers on one line
     for suffix, content in (("json", text.encode()), ("png", small_png(figure)), ("svg", to_svg(figure, name))):
         write_bytes(folder / f"{name}.{suffix}", content, overwrite=True)

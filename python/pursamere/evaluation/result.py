@@ -138,6 +138,8 @@ class Result:
         checks: the checks for masked gradients.
         skipped: attacks that were not run, and why.
         cost: network passes of a purification, images per second, peak memory in MiB.
+        compression: by radius, the median ratio of L2 distances between an image and a random perturbation of it, after
+            and before purification, and the number of samples. Empty without a purifier and for a random one.
     """
 
     config: dict[str, Any]
@@ -151,6 +153,7 @@ class Result:
     checks: list[MaskingCheck]
     skipped: dict[str, str]
     cost: dict[str, Any] = field(default_factory=dict)
+    compression: dict[float, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def clean_line(self) -> AttackResult:

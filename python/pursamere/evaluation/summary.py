@@ -17,6 +17,7 @@ from pursamere.derivative_check import Agreement
 
 from .case import Case
 from .checks import masking_checks
+from .compression import compression
 from .course import joined
 from .folder import RunFolder
 from .plan import Plan
@@ -56,6 +57,7 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
         checks=masking_checks(lines, case.eps, case.target.is_random, derivative, case.protocol.ladder),
         skipped=plan.skipped,
         cost=_cost(case.target, case.images),
+        compression=compression(case.target, case.images, case.eps, case.norm, case.seed),
     )
 
 
@@ -82,6 +84,10 @@ def summary_json(result: Result) -> dict[str, Any]:
             for line in result.lines
         ],
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in result.checks],
+        "compression": [
+            {"eps": eps, "median_ratio": ratio, "samples": samples}
+            for eps, (ratio, samples) in result.compression.items()
+        ],
         "skipped": result.skipped,
         "left_out": result.config["protocol"]["left_out"],
         "cost": result.cost,

@@ -62,6 +62,7 @@ def markdown_report(result: Result, pictures: Collection[str], first_tensors: st
     sections += _picture(BARS, "Accuracy under each attack, with 95 % Wilson intervals", pictures)
     sections += ["## Accuracy against eps", *_sweep(result)]
     sections += _picture(ACCURACY, "Accuracy against eps, with 95 % Wilson intervals", pictures)
+    sections += _compression(result)
     sections += ["## Signs of masked gradients", *_checks(result), *_losses(pictures)]
     sections += ["## Pictures", *_grid(result, pictures)]
     sections += ["## Cost", _cost(result)]
@@ -155,6 +156,19 @@ def _sweep(result: Result) -> list[str]:
     return [
         "Weaker than the worst case; shows whether accuracy falls to zero, as it must.",
         _table(("attack", "eps", "attacked", "accuracy"), rows, right=(1, 2, 3)),
+    ]
+
+
+def _compression(result: Result) -> list[str]:
+    if not result.compression:
+        return []
+    values = "; ".join(
+        f"{ratio:.3f} at eps {eps:.4g} ({samples} samples)" for eps, (ratio, samples) in result.compression.items()
+    )
+    return [
+        "## Compression",
+        "L2 distance between an image and a random perturbation of it by eps, after purification divided by before, "
+        f"median: {values}. Below 1 the purifier shrinks such perturbations. It may enlarge those of an attacker.",
     ]
 
 
