@@ -58,6 +58,7 @@ def test_samples_that_are_not_finite_are_left_out():
     assert compression(target, images[2:3], (0.01,), "linf", 0) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [conv_classifier(), None])
 def test_none_without_a_purifier_or_with_a_random_one(tmp_path, model):
     if model is None:
@@ -70,6 +71,7 @@ def test_none_without_a_purifier_or_with_a_random_one(tmp_path, model):
     assert json.loads((tmp_path / "summary.json").read_text())["compression"] == []
 
 
+@pytest.mark.slow
 def test_the_report_has_a_line(tmp_path):
     model, images, labels = evaluation_case.model_and_data()
     result = ps.evaluate(model, images, labels, folder=tmp_path, eps=(0.05, 0.1), preset=BRIEF, chunk=4)

@@ -13,6 +13,7 @@ from closed_forms import gaussian_denoiser, gaussian_ere, gaussian_prior
 from scipy import integrate, stats
 
 import pursamere as ps
+from pursamere_ext import _C
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "theory"
@@ -67,6 +68,7 @@ def test_figure1_posterior_mean_and_density_against_adaptive_quadrature(theory):
 # Expansion
 
 
+@pytest.mark.slow
 def test_the_expansion_has_order_two(theory):
     found = theory("expansion").compute(dimensions=(1, 16), points=4, draws=2000)
     assert [(case["prior"], case["d"]) for case in found["cases"]] == [
@@ -127,6 +129,7 @@ def test_minimizers_approach_modes_where_the_log_density_is_symmetric(theory):
     assert float(difference[-1].max()) < float(difference[-2].max())
 
 
+@pytest.mark.slow
 def test_modes_and_limits_against_a_grid(theory):
     """The density is that of scipy, its derivatives are finite differences."""
     script = theory("mode_recovery")
@@ -258,9 +261,27 @@ def test_bias_and_spread_of_the_draws(theory):
     assert rows["mixture, d = 2", True]["spread_of_gradient"] < rows["mixture, d = 2", False]["spread_of_gradient"]
 
 
+# From words to normals
+
+
+def test_the_formula_for_normals():
+    """As docs/mathematics.md states it, in float64."""
+    seed = (5 << 32) + 77
+    bank = ps.GaussianNoise(seed, draws=6, antithetic=True).sample((2, 3, 5))
+    for k in range(6):
+        for e, got in enumerate(bank[k].flatten().tolist()):
+            b = e // 4
+            words = _C.philox4x32_10([b % 2**32, b // 2**32, k // 2, 0], [seed % 2**32, seed // 2**32])
+            a, t = words[:2] if e % 4 < 2 else words[2:]
+            radius = math.sqrt(-2 * math.log(2**-31 * (a // 2) + 2**-32))
+            wave = math.cos if e % 2 == 0 else math.sin
+            assert got == pytest.approx((-1) ** k * radius * wave(2 * math.pi * t / 2**32), abs=1e-6)
+
+
 # Files
 
 
+@pytest.mark.slow
 def test_the_runner_writes_the_same_bytes_again(theory, tmp_path, monkeypatch, capsys):
     run, script = theory("run"), theory("figure1")
     monkeypatch.setattr(script, "compute", lambda real=script.compute: real((0.1,), points=41, draws=100, sampled=5))
