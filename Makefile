@@ -66,9 +66,9 @@ lint: $(VENV)/.tools
 bench: $(VENV)/.tools
 	$(BIN)/python benchmarks/bench_ops.py $(BENCH_ARGS)
 
-# Warnings are errors, among them links between pages that lead nowhere.
+# Warnings are errors, among them links between pages that lead nowhere. -E, since an old page's notebook would not run.
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
+	$(BIN)/sphinx-build -E -W --keep-going -b html -d build/docs/doctrees docs build/docs/html
 
 docs-links: $(VENV)/.docs
 	$(BIN)/sphinx-build -b linkcheck -D nb_execution_mode=off -d build/docs/links-doctrees docs build/docs/links

@@ -23,7 +23,7 @@ from pursamere.attacks import APGD, PGD, Clean, Transfer
 from pursamere.cli.defenses import build_defense
 from pursamere.cli.progress import evaluation_bars
 from pursamere.datasets import Dataset
-from pursamere.evaluation import PRESETS, Protocol
+from pursamere.evaluation import Protocol
 from pursamere.pretrained import EPS, Pretrained
 from pursamere.pretrained.digits import make_denoiser
 
@@ -56,11 +56,11 @@ class Row:
     classifier: Path | Training | None = None
     protocol: Protocol | None = None
 
-    def load_classifier(self, folder: Path, device: torch.device) -> Any:
+    def load_classifier(self, folder: Path, device: torch.device, threads: int) -> Any:
         """Return the row's own classifier, or None; it is trained in ``folder``."""
         own = self.classifier
         if isinstance(own, Training):
-            own = own.checkpoint(folder, device)
+            own = own.checkpoint(folder, device, threads)
         return ps.load_checkpoint(own, device) if own else None
 
     def model(self, networks: Pretrained, own: Any = None, device: torch.device | str = "cpu") -> Any:
@@ -109,9 +109,9 @@ class Experiment:
         results: dict[str, ps.evaluation.Result] = {}
         # What another process is at comes last, and only if its results are needed.
         for wait in (False, True) if arguments.write else (False,):
-            for row in self.rows:
+            for row in (row for row in self.rows if row.name not in results):
                 with lock(arguments.output / ".locks" / row.name, wait=wait) as mine:
-                    if mine and row.name not in results:
+                    if mine:
                         results[row.name] = self._evaluate(row, networks, images, arguments, device)
                         print(f"{row.name:40} {results[row.name].verdict}", flush=True)
         if arguments.write:
@@ -123,7 +123,7 @@ class Experiment:
     def _evaluate(
         self, row: Row, networks: Pretrained, images: Dataset, arguments: argparse.Namespace, device: torch.device
     ) -> ps.evaluation.Result:
-        own = row.load_classifier(arguments.output / "networks", device)
+        own = row.load_classifier(arguments.output / "networks", device, arguments.threads)
         return ps.evaluate(
             row.model(networks, own, device),
             images.images.to(device),
@@ -150,13 +150,13 @@ class Experiment:
 
     def _conditions(self, results: Results) -> str:
         environment = results[0][1].environment
-        protocol = self.protocol if isinstance(self.protocol, Protocol) else PRESETS[self.protocol]
+        protocol = results[0][1].config["protocol"]
         place = f"{environment['machine']}, CPU threads of a process: {environment['threads']}"
         if environment["device"] != "cpu":
             place = environment["device"]
         return (
-            f"preset `{protocol.name}`, torch {environment['versions']['torch']} ({place}). Left out of the full "
-            f"protocol: {protocol.left_out}."
+            f"preset `{protocol['name']}`, torch {environment['versions']['torch']} ({place}). Left out of the full "
+            f"protocol: {protocol['left_out']}."
         )
 
 

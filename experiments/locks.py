@@ -17,5 +17,7 @@ def lock(path: Path, *, wait: bool) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
-        else:
-            yield True
+            return
+        except OSError:
+            pass  # the file system has no locks
+        yield True

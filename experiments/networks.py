@@ -9,6 +9,7 @@ from typing import Any
 
 from locks import lock
 
+from pursamere._threads import cpu_threads
 from pursamere.training import ClassifierConfiguration, Watcher, configuration, train
 
 
@@ -20,12 +21,15 @@ class Training:
     settings: Mapping[str, Any]
     initial: Training | None = None
 
-    def checkpoint(self, folder: Path, device: Any = "cpu") -> Path:
-        """Train, or finish the training, and return the checkpoint's folder; other processes wait meanwhile."""
+    def checkpoint(self, folder: Path, device: Any = "cpu", threads: int = 1) -> Path:
+        """Train, or finish the training, and return the checkpoint's folder; other processes wait meanwhile.
+
+        The weights depend on the number of CPU threads.
+        """
         settings = dict(self.settings)
         if self.initial is not None:
-            settings["initial"] = str(self.initial.checkpoint(folder, device))
-        with lock(folder / ".locks" / self.name, wait=True):
+            settings["initial"] = str(self.initial.checkpoint(folder, device, threads))
+        with lock(folder / ".locks" / self.name, wait=True), cpu_threads(threads):
             watcher = Watcher(report=lambda text: print(f"{self.name}: {text}", flush=True))
             train(configuration(ClassifierConfiguration, settings), folder / self.name, device=device, watcher=watcher)
         return folder / self.name

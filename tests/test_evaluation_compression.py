@@ -45,6 +45,23 @@ def test_a_contraction(norm):
         assert samples == 32
 
 
+def test_the_median_of_two_lies_between_them():
+    def squared(y, sigma):  # steps to y - y^2, whose ratios depend on the image
+        return y - y.square()
+
+    purifier = ps.Purifier(
+        squared, sigma=1e-6, radius=1.0, steps=1, step_rule="gradient", step_size=0.5, direction="score",
+        ascent_radius=0.0, micro_batch=2,
+    )  # fmt: skip
+    target = Target(ps.PurifiedClassifier(purifier, lambda x: x.flatten(1)[:, :2]), 32)
+    images = torch.cat([torch.full_like(IMAGES[:1], 0.2), torch.full_like(IMAGES[:1], 0.4)])
+    ratios = [compression(target, image, (1e-3,), "l2", 0)[1e-3][0] for image in images.split(1)]
+    assert abs(ratios[0] - ratios[1]) > 0.1
+    both, samples = compression(target, images, (1e-3,), "l2", 0)[1e-3]
+    assert samples == 2
+    assert both == pytest.approx(sum(ratios) / 2, rel=0.01)
+
+
 def test_samples_that_are_not_finite_are_left_out():
     def denoiser(y, sigma):
         bright = y.flatten(1).mean(1)[:, None, None, None] > 0.9
@@ -76,6 +93,7 @@ def test_the_report_has_a_line(tmp_path):
     model, images, labels = evaluation_case.model_and_data()
     result = ps.evaluate(model, images, labels, folder=tmp_path, eps=(0.05, 0.1), preset=BRIEF, chunk=4)
     report = (tmp_path / "report.md").read_text()
+    assert list(result.compression) == [0.05, 0.1]
     for eps, (ratio, samples) in result.compression.items():
         assert f"{ratio:.3f} at eps {eps:g} ({samples} samples)" in report
     assert json.loads((tmp_path / "summary.json").read_text())["compression"] == [

@@ -19,6 +19,7 @@ from pursamere._evaluate import evaluate
 from pursamere._threads import cpu_threads
 from pursamere.attacks import Clean, RandomSearch
 from pursamere.evaluation import Protocol, case, engine
+from pursamere.evaluation.folder import _shown
 
 CASE = Path(evaluation_case.__file__)
 # The images of the case are too small for Square in L2.
@@ -170,6 +171,22 @@ def test_radii_that_look_alike_are_two(tmp_path):
     evaluate(Smooth(), images, labels, folder=tmp_path / "run", eps=eps, preset=protocol)
     assert len(list((tmp_path / "run" / "units").iterdir())) == 3
     assert {float(row["eps"]) for row in rows_of(tmp_path / "run")} == {0.0, *eps}
+
+
+def test_long_values_are_shown_where_they_differ():
+    same = "a" * 200
+    asked, there = _shown(f"{same} sigma=0.2 {same}", f"{same} sigma=0.3 {same}")
+    assert "sigma=0.2" in asked
+    assert "sigma=0.3" in there
+    assert max(len(asked), len(there)) <= 86
+    assert _shown(0.1, None) == ["0.1", "null"]
+
+
+def test_clean_images_alone_are_no_worst_case(tmp_path):
+    images = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    labels, protocol = Smooth()(images).argmax(1), Protocol("p", (Clean(),))
+    result = evaluate(Smooth(), images, labels, folder=tmp_path / "run", eps=0.1, preset=protocol)
+    assert result.verdict == f"no attack was run; clean {result.clean}"
 
 
 def test_another_version_is_refused(whole, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pursamere.pretrained import Pretrained, make_purifier
+from pursamere.training import ClassifierConfiguration, configuration
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("digits-sweep", "digits-table", "mnist-sweep", "mnist-table")
@@ -42,10 +43,13 @@ def test_the_rows_are_those_of_the_published_results(experiments, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_row_has_settings_that_its_defense_takes(experiments, name):
+def test_every_row_has_settings_that_its_defense_takes(experiments):
     networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None, torch.nn.Identity())
-    for row in experiments[name].rows:
+    comparisons = [experiment for experiment in experiments.values() if hasattr(experiment, "rows")]
+    assert len(comparisons) >= 9
+    for experiment in comparisons:
+        assert len({row.name for row in experiment.rows}) == len(experiment.rows)
+    for row in (row for experiment in comparisons for row in experiment.rows):
         model = row.model(networks)
         if row.passes:
             assert 0 < model.purifier.network_passes.total <= row.passes
@@ -81,6 +85,32 @@ def test_a_tiny_run_writes_files_like_the_published_ones(experiments, tmp_path, 
         mine, theirs = ((folder / "digits.md").read_text().splitlines() for folder in (tmp_path, ROOT / "docs/results"))
         (samples,) = [number for number in range(13) if mine[number] != theirs[number]]  # the rest is figures
         assert mine[samples].startswith("2 digits of the test split, preset `standard`")
+
+
+def test_the_settings_of_every_training_are_valid(experiments):
+    trainings = [
+        row.classifier for row in experiments["digits-classifiers"].rows if hasattr(row.classifier, "settings")
+    ]
+    assert len(trainings) == 9
+    for training in trainings:
+        assert configuration(ClassifierConfiguration, training.settings).dataset == "digits"
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_once_with_the_threads_of_the_experiment(experiments, tmp_path):
+    networks = importlib.import_module("networks")
+    settings = {"dataset": "digits", "steps": 2, "validate_every": 2}
+    first = networks.Training("first", settings)
+    second = networks.Training("second", {**settings, "steps": 1, "validate_every": 1}, first)
+    threads = torch.get_num_threads()
+    for _ in range(2):
+        folder = second.checkpoint(tmp_path, threads=1)
+        weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}
+    assert folder == tmp_path / "second"
+    assert torch.get_num_threads() == threads
+    assert weights["first"] != weights["second"]
+    other = networks.Training("first", settings).checkpoint(tmp_path / "again", threads=1)
+    assert (other / "model.safetensors").read_bytes() == weights["first"]
 
 
 @pytest.mark.slow

@@ -163,12 +163,12 @@ def test_the_largest_eigenvalue_of_a_gaussian(theory):
     script = theory("sharpness")
     purifier = ps.Purifier(gaussian_denoiser(0.3), sigma=0.2, radius=0.1, noise=ps.GaussianNoise(draws=2))
     images = torch.rand(3, 1, 2, 2, generator=generator(), dtype=torch.float64)
-    got = script.largest_eigenvalue(script.Hessian(purifier, images), images, 2)
+    got = script.largest_eigenvalues(script.Hessian(purifier, images), images)
     assert got.tolist() == pytest.approx([2 * 0.2**4 / (0.2**2 + 0.3**2) ** 2] * 3, rel=1e-9)
 
 
 def test_the_largest_eigenvalue_with_negative_ones(theory):
-    """Against the eigenvalues of the whole Hessian; in some images the one of largest modulus is negative."""
+    """Against Hessians by finite differences; in some images the eigenvalue of largest modulus is negative."""
     script = theory("sharpness")
 
     def denoiser(y, sigma):
@@ -176,18 +176,34 @@ def test_the_largest_eigenvalue_with_negative_ones(theory):
 
     purifier = ps.Purifier(denoiser, sigma=0.1, radius=0.1, noise=ps.GaussianNoise(draws=4))
     images = torch.rand(6, 1, 2, 3, generator=generator(), dtype=torch.float64)
-    hessian = script.Hessian(purifier, images)
-    columns = [hessian.times(unit.view(1, 1, 2, 3).expand_as(images)).flatten(1) for unit in torch.eye(6).double()]
-    values = torch.linalg.eigvalsh(torch.stack(columns, 1))
+
+    def ere(x):
+        return ps.expected_reconstruction_error(denoiser, x, 0.1, purifier.noise, micro_batch=len(x))
+
+    h, units = 1e-4, torch.eye(6).double().view(6, 1, 1, 2, 3)
+    second = [
+        [
+            (
+                ere(images + h * (a + b))
+                - ere(images + h * (a - b))
+                - ere(images - h * (a - b))
+                + ere(images - h * (a + b))
+            )
+            / (4 * h**2)
+            for b in units
+        ]
+        for a in units
+    ]
+    values = torch.linalg.eigvalsh(torch.stack([torch.stack(row) for row in second]).permute(2, 0, 1))
     assert bool((values[:, 0].abs() > values[:, -1]).any())
     assert bool((values[:, 0].abs() < values[:, -1]).any())
-    got = script.largest_eigenvalue(hessian, images, 400)
-    torch.testing.assert_close(got, values[:, -1], rtol=1e-3, atol=1e-3)
+    got = script.largest_eigenvalues(script.Hessian(purifier, images), images)
+    torch.testing.assert_close(got, values[:, -1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_sharpness_on_digits(theory):
-    found = theory("sharpness").compute((0.0, 0.4), samples=16, iterations=10, attack_steps=2)
+    found = theory("sharpness").compute((0.0, 0.4), samples=16, attack_steps=2)
     plain, ascended = found["rows"]
     assert float(plain["sharpness"].median()) < float(found["at_input"].median())
     assert float(plain["ere"].mean()) < float(ascended["ere"].mean())
@@ -212,7 +228,7 @@ def test_compression_of_a_contraction(theory):
         noise=ps.GaussianNoise(draws=2),
     )
     images = 0.3 + 0.4 * torch.rand(5, 1, 3, 3, generator=generator(), dtype=torch.float64)
-    script = theory("compression")
+    script = theory("contraction")
     perturbed = script.random_signs(images, 0.1)
     perturbed[3] = images[3]  # not perturbed at all, so left out
     got = script.ratios(purifier, images, perturbed)
@@ -222,12 +238,12 @@ def test_compression_of_a_contraction(theory):
 
 def test_rank_correlation_against_scipy(theory):
     a, b = [0.5, 0.1, 0.5, 0.9, 0.3, 0.2], [1.0, 3.0, 2.0, 0.0, 2.0, 2.0]
-    assert theory("compression").rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert theory("contraction").rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
 
 
 @pytest.mark.slow
 def test_compression_on_digits(theory):
-    found = theory("compression").compute(("tuned", "no steps"), samples=16, attack_steps=3)
+    found = theory("contraction").compute(("tuned", "no steps"), samples=16, attack_steps=3)
     tuned, nothing = found["rows"]
     assert float(tuned["random"]["in_all"]) < 0.8
     assert [float(nothing[kind]["in_all"]) for kind in ("random", "adversarial")] == [1, 1]
@@ -258,7 +274,8 @@ def test_bias_and_spread_of_the_draws(theory):
         variance = (2 * 64 * noise**4 + 4 * noise**2 * length**2) / draws
         assert independent["spread"][i] == pytest.approx(math.sqrt(variance) / (length**2 + 64 * noise**2), rel=0.25)
     assert max(rows["Gaussian, d = 64", True]["spread_of_gradient"]) < 1e-12
-    assert rows["mixture, d = 2", True]["spread_of_gradient"] < rows["mixture, d = 2", False]["spread_of_gradient"]
+    antithetic, independent = (rows["mixture, d = 2", kind]["spread_of_gradient"] for kind in (True, False))
+    assert np.all(np.less(antithetic, independent))
 
 
 # From words to normals
@@ -302,11 +319,10 @@ def test_the_runner_writes_the_same_bytes_again(theory, tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_numbers_still_make_the_figure(theory, name):
-    """The files in docs are those of the scripts, and docs/mathematics.md shows them."""
+    """docs/mathematics.md shows the figures, and the scripts can draw the published numbers."""
     images = ROOT / "docs" / "images" / "theory"
     numbers = json.loads((images / f"{name}.json").read_text())
     figure = theory("run").FIGURES[name].draw(numbers)
     assert theory("output").to_svg(figure, name).startswith(b"<?xml")
     assert f"(images/theory/{name}.png)" in (ROOT / "docs" / "mathematics.md").read_text()
     assert len((images / f"{name}.png").read_bytes()) < 100_000
-    assert (images / f"{name}.svg").is_file()

@@ -17,6 +17,7 @@ from pursamere.training.classifier import ClassifierTask, build_classifier, buil
 from pursamere.training.data import describe_checkpoints
 from pursamere.training.data_parallel import Processes
 from pursamere.training.initial import seeded
+from pursamere.training.order import noise_generator
 
 CLASSES = ("0", "1")
 CPU = torch.device("cpu")
@@ -133,6 +134,22 @@ def test_a_step_with_exact_adversaries_follows_the_gradient_through_the_purifier
     assert not torch.allclose(losses, expected["identity"], rtol=1e-3, atol=1e-3)
 
 
+def test_processes_agree_on_the_steps_with_exact_adversaries(data, denoiser):
+    settings = settings_of(
+        "classifier", data, purifier=denoiser, adversarial_eps=0.1, adversarial_exact_fraction=0.5, **PURIFIER
+    )
+    task, gradients = ClassifierTask(settings, *sets(data), CPU), []
+    network, purify = build_classifier(settings, (1, 8, 8), CLASSES), task.purifier
+    task.purifier = lambda x, gradient: gradients.append(gradient) or purify(x, gradient=gradient)
+    for step in range(20):
+        for part in (slice(0, 2), slice(2, 4)):
+            task.losses(network, torch.arange(4), part, noise_generator(0, step, CPU))
+    first, second = gradients[::4], gradients[2::4]  # the loss itself purifies, too
+    assert first == second
+    assert set(first) == {"exact", "identity"}
+    assert set(gradients[1::2]) == {"identity"}
+
+
 @pytest.mark.slow
 def test_adversarial_training_resists_what_plain_training_does_not(data, tmp_path):
     """Two classes that a bright half tells apart by 0.6 a pixel: attacked with 0.25, plain training has no reason
@@ -212,6 +229,8 @@ def test_the_denoiser_of_a_known_data_set_purifies_by_its_name():
     torch.testing.assert_close(purifier(x), expected(x))
     with pytest.raises(ValueError, match=r"purifier must denoise images \[1, 28, 28\], got one for \[1, 8, 8\]"):
         build_purifier(settings, (1, 28, 28), CPU)
+    jpeg, cifar10 = (ClassifierConfiguration(purifier=name) for name in ("cifar10_jpeg", "cifar10"))
+    assert describe_checkpoints(jpeg) == describe_checkpoints(cifar10)
     shipped = describe_checkpoints(ClassifierConfiguration(purifier="mnist"))
     assert shipped == describe_checkpoints(ClassifierConfiguration(purifier=str(folder("mnist") / "denoiser")))
     assert len(shipped["purifier"]) == 64
@@ -229,6 +248,10 @@ def test_a_classifier_is_no_purifier(data, tmp_path):
         ({"adversarial_eps": -0.1}, "adversarial_eps must be"),
         ({"adversarial_fraction": 1.5}, r"adversarial_fraction must be in \[0, 1\], got 1.5"),
         ({"adversarial_exact_fraction": 1.5}, r"adversarial_exact_fraction must be in \[0, 1\], got 1.5"),
+        (
+            {"adversarial_exact_fraction": 0.5, "adversarial_eps": 0.1},
+            "adversarial_exact_fraction must be 0 without a purifier and adversarial_eps, got 0.5",
+        ),
         ({"adversarial_steps": 0}, "adversarial_steps must be"),
         ({"purifier_direction": "up"}, "purifier_direction must be one of 'ere', 'score', got 'up'"),
         ({"purifier_sigma": 0.0}, "purifier_sigma must be"),

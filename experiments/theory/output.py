@@ -1,4 +1,4 @@
-"""Writes a figure as PNG and SVG, and its numbers as JSON; equal numbers give equal bytes."""
+"""Writes a figure as PNG and SVG, and its numbers as JSON; with one matplotlib, equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -54,5 +54,6 @@ def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None
     text = (
         re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
     )  # a list of numbers on one line
+    # The PNG first: the layout of the SVG depends on what was drawn before.
     for suffix, content in (("json", text.encode()), ("png", small_png(figure)), ("svg", to_svg(figure, name))):
         write_bytes(folder / f"{name}.{suffix}", content, overwrite=True)

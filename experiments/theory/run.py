@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-import compression
+import contraction
 import draws
 import expansion
 import figure1
@@ -25,7 +25,7 @@ FIGURES = {
     "expansion": expansion,
     "mode_recovery": mode_recovery,
     "sharpness": sharpness,
-    "compression": compression,
+    "compression": contraction,
     "draws": draws,
 }
 

@@ -1,4 +1,4 @@
-"""How much a purifier shrinks random perturbations, as arXiv 2505.22839 measures it: without any gradient."""
+"""How much a purifier shrinks random perturbations, after arXiv 2505.22839: without any gradient."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compression(
         ratio = _distance(purified(perturbed), clean) / _distance(perturbed, images)
         ratio = ratio[torch.isfinite(ratio)]
         if len(ratio):
-            found[radius] = float(ratio.median()), len(ratio)
+            found[radius] = float(ratio.quantile(0.5)), len(ratio)
     return found
 
 

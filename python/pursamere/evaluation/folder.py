@@ -56,9 +56,10 @@ class RunFolder:
         difference = _first_difference(config, found)
         if difference is not None:
             key, asked, there = difference
+            asked, there = _shown(asked, there)
             raise ValueError(
-                f"folder {self.path} holds a run of another configuration: {key} is {_short(there)} there, and "
-                f"{_short(asked)} was asked for; choose another folder"
+                f"folder {self.path} holds a run of another configuration: {key} is {there} there, and {asked} was "
+                f"asked for; choose another folder"
             )
         self.config = config
         for name in ("units", "adversarial"):
@@ -157,6 +158,14 @@ def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, 
     return None if asked == there else (key or "it", asked, there)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _shown(asked: Any, there: Any) -> list[str]:
+    """The values as JSON, of long ones the part around the first difference."""
+    texts = [json.dumps(asked), json.dumps(there)]
+    pairs = enumerate(zip(*texts, strict=False))
+    start = max(0, next((place for place, (one, other) in pairs if one != other), min(map(len, texts))) - 30)
+    if max(map(len, texts)) <= 80:
+        return texts
+    parts = [text[start : start + 80] for text in texts]
+    return [
+        "..." * (start > 0) + part + "..." * (start + 80 < len(text)) for part, text in zip(parts, texts, strict=True)
+    ]

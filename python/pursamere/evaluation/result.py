@@ -172,6 +172,8 @@ class Result:
     @property
     def verdict(self) -> str:
         """The worst case in one line."""
+        if not any(map(self.attacks_at, self.worst_case)):
+            return f"no attack was run; clean {self.clean}"
         worst = ", ".join(f"{share} at eps {eps:.4g}" for eps, share in self.worst_case.items())
         warned = [check.name for check in self.checks if not check.passed]
         doubt = f"; {len(warned)} masking check(s) warn: {', '.join(warned)}" if warned else "; masking checks pass"

@@ -15,7 +15,7 @@ from pursamere.datasets import Dataset
 from pursamere.denoisers import Denoiser, KernelDensity
 from pursamere.models import ConvClassifier, EDMUNet, load_checkpoint
 from pursamere.noise import GaussianNoise
-from pursamere.pretrained import TUNED, load_pretrained
+from pursamere.pretrained import TUNED, known_name, load_pretrained
 from pursamere.purifier import Purifier
 
 from .adversarial import adversarial_images
@@ -27,7 +27,7 @@ from .order import generator as generator_of
 _BATCH = 256
 _ATTACKED = 512  # validation images for the accuracy under attack
 _ATTACK_STEPS = 10
-_ATTACK_STREAM = 4
+_ATTACK_STREAM, _EXACT_STREAM = 4, 5
 
 
 def build_classifier(
@@ -91,8 +91,8 @@ def build_purifier(
 
 
 def _build_denoiser(source: str, image_shape: tuple[int, ...], device: torch.device) -> Denoiser:
-    if source in TUNED:
-        denoiser: Any = load_pretrained(source, device).denoiser
+    if known_name(source) in TUNED:
+        denoiser: Any = load_pretrained(known_name(source), device).denoiser
     else:
         denoiser = load_checkpoint(source, device=device)
         if not isinstance(denoiser, EDMUNet):
@@ -129,10 +129,7 @@ class ClassifierTask:
             start = (2 * torch.rand(x.shape, generator=generator, device=x.device) - 1)[mine]
             chosen = attacked_rows(len(x), settings.adversarial_fraction, mine).to(x.device)
             x = x[mine]
-            gradient = "identity"
-            if settings.adversarial_exact_fraction > 0:
-                drawn = torch.rand((), generator=generator, device=x.device)
-                gradient = "exact" if drawn < settings.adversarial_exact_fraction else gradient
+            gradient = "exact" if is_exact_step(generator, settings.adversarial_exact_fraction) else "identity"
             steps = settings.adversarial_steps
             found = self._adversarial(network, x[chosen], labels[chosen], start[chosen], steps, gradient)
             x = x.index_copy(0, chosen, found)
@@ -187,6 +184,16 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(training)
+
+
+def is_exact_step(generator: torch.Generator, fraction: float) -> bool:
+    """Return whether a step is among the ``fraction`` of all steps that attack with the exact gradient.
+
+    The choice follows from the seed of the step's generator, which is the same in every process and not drawn from: a
+    GPU would have to be waited for.
+    """
+    choice = generator_of(generator.initial_seed(), _EXACT_STREAM, 0)
+    return float(torch.rand((), generator=choice, device="cpu")) < fraction
 
 
 def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:

@@ -178,6 +178,11 @@ class ClassifierConfiguration(TrainingConfiguration):
         super().__post_init__()
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
+        if self.adversarial_exact_fraction > 0 and not (self.purifier and self.adversarial_eps > 0):
+            raise ValueError(
+                "adversarial_exact_fraction must be 0 without a purifier and adversarial_eps, got "
+                f"{self.adversarial_exact_fraction}"
+            )
 
 
 # Tuned on validation splits, except for CIFAR-10, where both networks together fit in 20 MB. Other settings have the

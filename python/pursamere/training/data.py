@@ -11,7 +11,7 @@ import torch
 from pursamere import datasets
 from pursamere.datasets import Dataset
 from pursamere.models.checkpoints import read_configuration
-from pursamere.pretrained import SHIPPED, TUNED, folder
+from pursamere.pretrained import SHIPPED, TUNED, folder, known_name
 
 from .configuration import CHECKPOINTS, TrainingConfiguration
 from .order import generator
@@ -59,11 +59,13 @@ def describe_checkpoints(settings: TrainingConfiguration) -> dict[str, str]:
     The digits' denoiser is left out: it has no weights but their training images.
 
     Raises:
-        ValueError: a setting names no checkpoint.
+        FileNotFoundError: a setting names no checkpoint.
+        ValueError: a checkpoint is damaged.
     """
     paths = {name: getattr(settings, name, "") for name in CHECKPOINTS}
-    if paths["purifier"] in SHIPPED:
-        paths["purifier"] = str(folder(paths["purifier"]) / "denoiser")
-    elif paths["purifier"] in TUNED:
+    name = known_name(paths["purifier"])
+    if name in SHIPPED:
+        paths["purifier"] = str(folder(name) / "denoiser")
+    elif name in TUNED:
         paths["purifier"] = ""
     return {name: read_configuration(Path(path))["weights"]["sha256"] for name, path in paths.items() if path}
