@@ -46,7 +46,7 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def kernel_density(reference: np.ndarray) -> ps.denoisers.KernelDensity:
-    return ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.2)
+    return ps.denoisers.KernelDensity(torch.stack([tensor(image) for image in reference]), 0.25)
 
 
 def purified(array: np.ndarray, reference, **options) -> np.ndarray:

@@ -12,6 +12,7 @@ from purify_case import FAST, load, pixels, purified, purify_folder, save, writt
 import pursamere as ps
 from pursamere import cli
 from pursamere.cli import purify
+from pursamere.pretrained.digits import BANDWIDTH
 
 
 def test_outputs_are_the_librarys_results(capsys):
@@ -43,6 +44,10 @@ def test_options_reach_the_purifier(options, settings):
     expected = purified(load("in/a.png"), reference, **settings)
     np.testing.assert_array_equal(load("out/a.png"), expected)
     assert (expected != purified(load("in/a.png"), reference)).any(), "the option changes nothing here"
+
+
+def test_the_default_bandwidth_is_that_of_the_digits():
+    assert purify.DEFAULT_BANDWIDTH == BANDWIDTH
 
 
 def test_bandwidth_reaches_the_denoiser():

@@ -197,6 +197,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         ((forbidden, images, labels[:3]), {}, ValueError, r"labels must have shape \(13,\), got \(3,\)"),
         ((forbidden, images[:0], labels[:0]), {}, ValueError, "images must hold at least one image, got none"),
         ((forbidden, images, labels), {"eps": ()}, ValueError, "eps must be at least one radius"),
+        ((forbidden, images, labels), {"eps": (0.1, 8)}, ValueError, "eps must be at most 1, .*8/255, got 8"),
         (
             (forbidden, images, labels),
             {"eps": (0.1, 0.1)},

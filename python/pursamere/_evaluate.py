@@ -107,6 +107,8 @@ def evaluate(
         raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
     protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
     check_choice("norm", norm, NORMS)
+    if norm == "linf" and max(radii) > 1:
+        raise ValueError(f"eps must be at most 1, the range of the images, and is often 8/255, got {max(radii)}")
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
     case = Case(target, images, labels.detach(), radii, norm, protocol, seed, chunk, micro_batch, data, class_names)

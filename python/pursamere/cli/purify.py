@@ -41,7 +41,7 @@ exact pixels matter. Of an MPO file, as cameras write them, the first picture is
 """
 # Errors that every later write would meet as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-DEFAULT_BANDWIDTH = 0.2
+DEFAULT_BANDWIDTH = 0.25  # of the digits' networks, too; importing theirs would take torch
 _SETTINGS = (
     "sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "direction", "draws", "noise_seed", "micro_batch",
     "precision", "compile", "channels_last", "cuda_graphs",
