@@ -13,7 +13,7 @@ from pursamere.pretrained import Pretrained, make_purifier
 from pursamere.training import ClassifierConfiguration, configuration
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("digits-sweep", "digits-table", "mnist-sweep", "mnist-table")
+NAMES = ("digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def experiments():
 
 
 def published(name):
-    file = {"digits-table": "digits-outcomes", "mnist-table": "mnist-outcomes"}.get(name, name)
+    tables = ("digits-table", "digits-classifiers", "mnist-table")
+    file = f"{name.removesuffix('-table')}-outcomes" if name in tables else name
     with open(ROOT / "docs" / "results" / f"{file}.csv", newline="") as stream:
         return list(csv.reader(stream))
 
