@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_info_needs_no_extra(tmp_path):
 
     assert report["extension"] == dict(build_info())
     assert report["extension"]
+
+
+def test_info_lists_the_packages_of_the_extras(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["optional"]
+    extras = r"^([\w-]+).*; extra == ['\"](?:cli|plots|train|demo|evaluation)['\"]$"
+    assert set(listed) == set(re.findall(extras, "\n".join(requires("pursamere")), re.M)) - {"pursamere"}
 
 
 def test_info_text_has_what_the_json_has(capsys):

@@ -16,7 +16,10 @@ from pursamere.cli.progress import tell
 
 __all__ = ["add_parser", "collect", "run"]
 
-_OPTIONAL = ("pillow", "tqdm", "matplotlib", "scikit-learn")
+# The packages of the extras, the smallest extra first: cli, plots, train, demo, evaluation.
+_OPTIONAL = (
+    "pillow", "tqdm", "matplotlib", "diffusers", "safetensors", "markdown", "scikit-learn", "pyautoattack",
+)  # fmt: skip
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
