@@ -283,6 +283,14 @@ def test_a_blind_attack_is_an_error_and_not_robustness(problem, norm):
         pgd(lambda x: with_nan_gradient(x).detach(), images, torch.ones(4).long(), eps=EPS, steps=1, norm=norm)
 
 
+def test_a_model_in_training_mode_is_refused():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 2)).train()
+    images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    for attack in (pgd, ps.attacks.apgd, ps.attacks.square, random_search):
+        with pytest.raises(ValueError, match="model must be in evaluation mode, but its layer '1' is training"):
+            attack(model, images, labels, eps=EPS)
+
+
 def test_tiny_gradients_move_as_far_as_large_ones():
     weight = torch.randn(1, 4, 4, generator=generator(1))
     images = torch.full((5, 1, 4, 4), 0.5)

@@ -135,6 +135,14 @@ def test_a_trained_denoiser_in_place_of_a_reference():
     np.testing.assert_array_equal(load("out/mnist.png"), expected)
 
 
+def test_the_denoiser_digits_is_the_reference_of_that_name():
+    save("digit.png", pixels(3, 8, 8))
+    for name, option in (("a", "--denoiser"), ("b", "--reference")):
+        assert cli.main(["purify", "digit.png", "-o", f"{name}.png", option, "digits", "--steps", "1"]) == 0
+    np.testing.assert_array_equal(load("a.png"), load("b.png"))
+    assert not np.array_equal(load("a.png"), load("digit.png"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

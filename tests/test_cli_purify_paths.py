@@ -20,7 +20,7 @@ def test_an_existing_output_is_kept_and_named(capsys):
     assert cli.main(["purify", "in", "-o", "out", *FAST]) == 0
     out, err = capsys.readouterr()
     assert out == "purified 2 of 3 images, 0 failed, 1 skipped\n"
-    assert err == "skipped, since their outputs exist (--overwrite replaces them): 'in/a.png'\n"
+    assert err == "skipped, since outputs exist, whatever their settings (--overwrite replaces them): 'in/a.png'\n"
     with open("out/a.png") as file:
         assert file.read() == "precious"
     assert written() == ["a.png", "b.png", "sub/a.png"]
@@ -64,7 +64,13 @@ def test_what_is_no_file_is_no_output(capsys):
 
 @pytest.mark.parametrize(
     ("output", "expected"),
-    [("out", "out/a.png"), ("new/other.png", "new/other.png"), ("other.jpeg", "other.jpeg"), ("d.png", "d.png/a.png")],
+    [
+        ("out", "out/a.png"),
+        ("v1.2", "v1.2/a.png"),
+        ("new/other.png", "new/other.png"),
+        ("other.jpeg", "other.jpeg"),
+        ("d.png", "d.png/a.png"),
+    ],
 )
 def test_single_file(output, expected):
     os.makedirs("d.png")
@@ -93,6 +99,7 @@ def test_a_folder_without_images_is_an_error(names, capsys):
         ("in/a.png", "in", "file INPUT itself"),
         ("in/a.png", "in/a.png", "file INPUT itself"),
         ("in", "reference.npz", "must be a folder"),
+        ("in/a.png", "out.tga", "OUTPUT must be a folder or a name in .png, "),
         ("reference.npz", "out", "not an image file by its name"),
     ],
 )

@@ -118,6 +118,10 @@ def dataset(count: int = 6, classes: int = 4) -> Dataset:
     return Dataset("some", images, torch.arange(count) % classes, tuple("abcdefgh"[:classes]))
 
 
+def test_what_print_shows_is_short():
+    assert repr(dataset(count=5)) == "Dataset('some', images=[5, 1, 2, 3], classes=['a', 'b', 'c', 'd'])"
+
+
 @pytest.mark.parametrize("rows", [[4, 0, 4], torch.tensor([4, 0, 4]), np.array([4, 0, 4]), (4, 0, 4), []])
 def test_subset(rows):
     whole = dataset()

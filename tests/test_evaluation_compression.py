@@ -99,9 +99,10 @@ def test_the_report_has_a_line(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["compression"] == [
         {"eps": eps, "median_ratio": ratio, "samples": 13} for eps, (ratio, _) in result.compression.items()
     ]
-    # A resumed run and a sharded one say the same.
+    # A resumed run and a sharded one say the same, and the speed is that of the run.
     again = ps.evaluate(model, images, labels, folder=tmp_path, eps=(0.05, 0.1), preset=BRIEF, chunk=4)
     assert again.compression == result.compression
+    assert again.cost == result.cost
     options = {"folder": tmp_path / "shards", "eps": (0.05, 0.1), "preset": BRIEF, "chunk": 4}
     with pytest.raises(IncompleteRunError):
         ps.evaluate(model, images, labels, shard=(0, 2), **options)

@@ -215,6 +215,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         ((forbidden, images, labels), {"shard": (2, 2)}, ValueError, r"shard's number must be in \[0, 1\], got 2"),
         ((forbidden, images, labels), {"chunk": 0}, ValueError, "chunk must be at least 1"),
         (("model", images, labels), {}, TypeError, "model must be callable, got str"),
+        ((model.purifier, images, labels), {}, TypeError, "model must be a classifier: wrap the purifier"),
     ]
     for arguments, options, kind, message in cases:
         with pytest.raises(kind, match=message):

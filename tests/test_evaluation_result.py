@@ -1,11 +1,12 @@
 """The intervals of proportions."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from scipy import stats
 
-from pursamere.evaluation.result import wilson_interval
+from pursamere.evaluation.result import Proportion, Result, wilson_interval
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 10), (1, 10), (5, 10), (10, 10), (218, 256), (1, 1), (0, 1)])
@@ -26,3 +27,24 @@ def test_wilson_interval_known_value():
 def test_wilson_interval_of_nonsense(correct, count):
     with pytest.raises(ValueError, match="correct"):
         wilson_interval(correct, count)
+
+
+def test_what_print_shows_is_short():
+    share = Proportion(8, 10)
+    assert repr(share) == "Proportion(8/10: 0.800 (0.490 - 0.943))"
+    result = Result(
+        config={"long": "x" * 1000},
+        environment={},
+        norm="linf",
+        eps=(8 / 255,),
+        lines=[SimpleNamespace(eps=8 / 255, attack=SimpleNamespace(sweep=False))],
+        clean=share,
+        worst_case={8 / 255: share},
+        withstood={},
+        checks=[],
+        skipped={},
+    )
+    assert repr(result) == (
+        "Result(worst case per sample over all attacks (linf): 0.800 (0.490 - 0.943) at eps 0.03137 (8/255); clean "
+        "0.800 (0.490 - 0.943); masking checks pass)"
+    )

@@ -49,6 +49,16 @@ def error(denoiser, images, sigma):
     return float((torch.cat(parts) - images).square().mean())
 
 
+def test_what_print_shows_is_short(digits):
+    shown = repr(digits)
+    assert shown.startswith(
+        "Pretrained(denoiser=KernelDensity, classifier=Sequential, undefended=Sequential, purifier="
+    )
+    assert "sigma=0.2" in shown
+    assert "images=[512, 1, 8, 8]" in shown
+    assert len(shown) < 800
+
+
 @pytest.mark.parametrize(("name", "most"), [("mnist", 3_000_000), ("cifar10", 20_000_000)])
 def test_small_enough_to_ship(name, most):
     files = list((FOLDER / name).rglob("*.safetensors"))

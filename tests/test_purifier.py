@@ -338,7 +338,6 @@ def rounds_by_size(below):
         (rounds_by_size(8), 2, (1, 4, 4), (32, 16, 8, 4)),  # a lone image costs 8 rows
         (rounds_by_size(16), 2, (1, 4, 4), (4, 2, 1)),  # instead of the 16 rows of (32, 16, 8)
         (rounds_by_size(16), 8, (1, 4, 4), (1,)),
-        (mixing, 8, (1, 4, 4), (1,)),
         (positional, 8, (1, 4, 4), (1,)),
         (rounds_by_size(0), 8, (1, 128, 128), (2, 1)),  # large images fill the machine sooner
         (rounds_by_size(0), 128, (1, 4, 4), (1,)),
@@ -355,6 +354,20 @@ def test_sizes_of_micro_batches_are_found_by_their_bits(denoiser, draws, shape, 
     whole = model(x)
     for part in (1, 2, 3):
         assert torch.equal(torch.cat([model(piece) for piece in x.split(part)]), whole)
+
+
+def test_a_denoiser_that_mixes_images_runs_them_alone_and_says_so():
+    x = tensor(0, 3, 1, 4, 4)
+    model = purifier(mixing, steps=1)
+    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch, so every image runs alone"):
+        whole = model(x)
+    assert model.micro_batch_sizes(x) == (1,)
+    assert torch.equal(whole[1:2], model(x[1:2]))
+    with pytest.raises(RuntimeError, match=r"rows must be independent .*, or set micro_batch=1"):
+        purifier(mixing, steps=1, invariance="strict")(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(purifier(mixing, steps=1, micro_batch=1, invariance="strict")(x), whole)
 
 
 @pytest.mark.parametrize(("below", "sizes"), [(0, (32, 1)), (8, (32, 4)), (16, (4, 1))])

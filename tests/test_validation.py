@@ -84,10 +84,14 @@ def test_what_depends_on_the_data_has_no_default(missing):
     ("x", "error", "message"),
     [
         (X[0], ValueError, r"x must be a batch of images \[B, C, H, W\], got shape \(1, 4, 4\)"),
-        (X.int(), TypeError, "x must have a floating dtype .*, got torch.int32"),
+        (X.int(), TypeError, "x must have a floating dtype .*, got torch.int32$"),
+        (X.to(torch.uint8), TypeError, r"got torch.uint8; 8-bit images are x.float\(\) / 255$"),
         ([[0.5]], TypeError, "x must be a torch.Tensor, got list"),
-        (X * 255, ValueError, r"x must have values in \[0, 1\], got a range of \[127.5, 127.5\]"),
-        (X - 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[-0.1, -0.1\]"),
+        (X * 255, ValueError, r"x must have .*, got a range of \[127.5, 127.5\]; if white is 255, use x / 255$"),
+        (X - 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[-0.1, -0.1\]; for an attack that"),
+        (X + 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[1.1, 1.1\]; for an attack that"),
+        (X - 1.5, ValueError, r"got a range of \[-1, -1\]; if black is -1, use \(x \+ 1\) / 2$"),
+        (X - 2.5, ValueError, r"got a range of \[-2, -2\]; normalization .* belongs into the classifier$"),
         (X * math.nan, ValueError, "x must be finite, got NaN or infinity"),
         (X / 0, ValueError, "x must be finite, got NaN or infinity"),
         (X.masked_fill(torch.eye(4) > 0, math.nan), ValueError, "x must be finite, got NaN or infinity"),
@@ -100,8 +104,24 @@ def test_purifier_input(x, error, message):
             call(x)
 
 
+@pytest.mark.parametrize(
+    "denoiser",
+    [
+        ps.denoisers.KernelDensity(torch.rand(3, 1, 8, 8), 0.2),
+        ps.denoisers.GaussianMixture(torch.rand(3, 1, 8, 8), torch.ones(3), torch.ones(3)),
+        ps.models.EDMUNet((1, 8, 8), (8,)),
+    ],
+)
+def test_images_of_another_shape_than_the_denoisers(denoiser):
+    model = ps.Purifier(denoiser, sigma=0.2, radius=0.2)
+    for call in (model, model.trace, ps.PurifiedClassifier(model, conv_classifier())):
+        with pytest.raises(ValueError, match=r"x must have the shape \[B, 1, 8, 8\], got \[2, 1, 4, 4\]"):
+            call(X)
+
+
 def test_gradient_names():
-    message = "gradient must be one of 'exact', 'straight_through', 'identity', 'unrolled', got 'bpda'"
+    names = "'exact', 'straight_through', 'identity', 'unrolled'"
+    message = f"gradient must be one of {names}, got 'bpda'; BPDA is 'identity'"
     with pytest.raises(ValueError, match=message):
         ps.Purifier(identity, sigma=0.2, radius=0.2)(X, gradient="bpda")
     with pytest.raises(ValueError, match=message):
@@ -109,8 +129,10 @@ def test_gradient_names():
 
 
 def test_purified_classifier_arguments():
-    with pytest.raises(TypeError, match=r"purifier must be a pursamere.IterativePurifier, got function"):
+    with pytest.raises(TypeError, match=r"purifier must be a pursamere.IterativePurifier, got function$"):
         ps.PurifiedClassifier(identity, conv_classifier())
+    with pytest.raises(TypeError, match="got Sequential; the purifier comes first"):
+        ps.PurifiedClassifier(conv_classifier(), ps.Purifier(identity, sigma=0.2, radius=0.2))
     with pytest.raises(TypeError, match="classifier must be callable, got int"):
         ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), 3)
 

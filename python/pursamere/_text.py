@@ -19,6 +19,12 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
+def radius(eps: float) -> str:
+    """A radius in pixel units, with the multiple of 1/255 that it equals, if it does."""
+    short, parts = f"{eps:.4g}", round(eps * 255)
+    return f"{short} ({parts}/255)" if float(short) != eps and abs(parts / 255 - eps) < 1e-6 else short
+
+
 def printable(text: object) -> str:
     """Put ``text`` on one line and escape unprintable characters, which file names may contain."""
     joined = " ".join(str(text).split("\n"))

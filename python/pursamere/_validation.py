@@ -35,7 +35,10 @@ def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bo
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if floating and value.dtype not in FLOATING_DTYPES:
-        raise TypeError(f"{name} must have a floating dtype (float16, bfloat16, float32 or float64), got {value.dtype}")
+        hint = f"; 8-bit images are {name}.float() / 255" if value.dtype == torch.uint8 else ""
+        raise TypeError(
+            f"{name} must have a floating dtype (float16, bfloat16, float32 or float64), got {value.dtype}{hint}"
+        )
     if rank is not None and value.dim() != rank:
         raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(value.shape)}")
     return value
@@ -52,10 +55,22 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
         return images
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if low < -RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
+        hint = _range_hint(name, low, high) or hint
         raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]{hint}")
     if low >= 0.0 and high <= 1.0:
         return images
     return images + (images.clamp(0.0, 1.0) - images).detach()  # exact: differences of close numbers are
+
+
+def _range_hint(name: str, low: float, high: float) -> str:
+    """How to convert images in another of the usual ranges, if the values look like these."""
+    if low >= 0.0 and 2.0 < high <= 255.0:
+        return f"; if white is 255, use {name} / 255"
+    if low < -1.0 - RANGE_TOLERANCE:
+        return "; normalization by a mean and a standard deviation belongs into the classifier"
+    if low < -0.5 and high <= 1.0 + RANGE_TOLERANCE:
+        return f"; if black is -1, use ({name} + 1) / 2"
+    return ""
 
 
 class UncheckedImages(NamedTuple):
@@ -226,8 +241,8 @@ def check_names(name: str, values: Any, *, length: int | None = None) -> tuple[s
     return names
 
 
-def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
-    """Return ``value`` if it is one of ``choices``."""
+def check_choice(name: str, value: Any, choices: Collection[str], *, hint: str = "") -> str:
+    """Return ``value`` if it is one of ``choices``; ``hint`` ends the message."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}{hint}")
     return str(value)

@@ -19,7 +19,7 @@ from .determinism import (
     repeatable_algorithms,
 )
 from .path_gradient import GradientOf
-from .stepping import GRADIENTS, IterativePurifier
+from .stepping import GRADIENT_HINT, GRADIENTS, IterativePurifier
 
 __all__ = ["PurifiedClassifier"]
 
@@ -66,12 +66,13 @@ class PurifiedClassifier(FixedModule):
     ) -> None:
         super().__init__()
         if not isinstance(purifier, IterativePurifier):
-            raise TypeError(f"purifier must be a pursamere.IterativePurifier, got {type(purifier).__name__}")
+            hint = "; the purifier comes first" if isinstance(classifier, IterativePurifier) else ""
+            raise TypeError(f"purifier must be a pursamere.IterativePurifier, got {type(purifier).__name__}{hint}")
         if not callable(classifier):
             raise TypeError(f"classifier must be callable, got {type(classifier).__name__}")
         self.purifier = purifier
         self.classifier = classifier
-        self.gradient = check_choice("gradient", gradient, GRADIENTS)
+        self.gradient = check_choice("gradient", gradient, GRADIENTS, hint=GRADIENT_HINT)
         if not isinstance(clip, bool):
             raise TypeError(f"clip must be a bool, got {type(clip).__name__}")
         self.clip = clip

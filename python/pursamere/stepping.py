@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
+GRADIENT_HINT = "; BPDA is 'identity'"
 
 _MAX_STEPS = 100_000  # far beyond any use; a mistyped number must not run forever
 _CLIP_HINT = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
@@ -228,7 +229,7 @@ class IterativePurifier(FixedModule, SettingsInState):
         return self._forward(x, gradient)
 
     def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
-        check_choice("gradient", gradient, GRADIENTS)
+        check_choice("gradient", gradient, GRADIENTS, hint=GRADIENT_HINT)
         x, unchecked = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
@@ -386,6 +387,9 @@ class IterativePurifier(FixedModule, SettingsInState):
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
+        shape = getattr(self.denoiser, "image_shape", None)
+        if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+            raise ValueError(f"x must have the shape [B, {', '.join(map(str, shape))}], got {list(x.shape)}")
         return x, unchecked
 
     def check_derivative(self, x: Tensor) -> Agreement | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import NotFiniteError, check_choice, check_images, check_logits, check_positive
+from pursamere.determinism import check_evaluation_mode
 
 __all__ = ["NORMS", "Ball", "check_labels", "check_problem", "logits_of"]
 
@@ -64,7 +65,8 @@ def check_problem(images: Tensor, labels: Tensor) -> Tensor:
 
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
-    """Run the model and check its logits; half types are returned as float32."""
+    """Run the model, in evaluation mode, and check its logits; half types are returned as float32."""
+    check_evaluation_mode("model", model)
     logits = check_logits("model", model(images), images)  # type: ignore[operator]
     check_labels(labels, logits.shape[1])
     if not bool(torch.isfinite(logits.detach()).all()):

@@ -51,7 +51,10 @@ _REFERENCE = (
     "digits (8x8, from scikit-learn; the default), a folder of images, an .npz file with an array images or "
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
-_DENOISER = "mnist or cifar10 for the network that comes with the library, or a checkpoint of pursamere train"
+_DENOISER = (
+    "mnist or cifar10 for the network that comes with the library, or a checkpoint of pursamere train; digits is the "
+    "default --reference"
+)
 _BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
 _MICRO_BATCH = "images per call of the denoiser (chosen for the device and the size of an image)"
 
@@ -135,7 +138,7 @@ def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tu
     """Return the denoiser that the options describe and the shape of its images; ``targets`` will be written."""
     import pursamere as ps
 
-    if "denoiser" not in arguments:
+    if getattr(arguments, "denoiser", "digits") == "digits":
         name = getattr(arguments, "reference", "digits")
         reference = load_reference(name, output=arguments.output, targets=targets).to(arguments.device)
         bandwidth = getattr(arguments, "bandwidth", DEFAULT_BANDWIDTH)
@@ -180,6 +183,11 @@ def plan(source: Path, output: Path) -> list[Job]:
         return [(source / name, output / name) for name in names]
     if not is_image_name(source):
         raise CommandError(f"{printable(source)} is not an image file by its name ({', '.join(FORMATS)})")
+    if not output.exists() and not is_image_name(output) and output.suffix[1:].isalpha():
+        raise CommandError(
+            f"OUTPUT must be a folder or a name in {', '.join(FORMATS)}, got {printable(output)}; create a folder of "
+            "that name first if you want one"
+        )
     target = output if is_image_name(output) and not output.is_dir() else output / source.name
     if target.exists() and target.samefile(source):
         raise CommandError("OUTPUT is the file INPUT itself: choose another one")
@@ -192,7 +200,7 @@ def _without_done(planned: Sequence[Job]) -> list[Job]:
     done = {job: None for job in planned if job[1].is_file()}
     if done:
         names = printable(listed([str(source) for source, _ in done]))
-        say(f"skipped, since their outputs exist (--overwrite replaces them): {names}")
+        say(f"skipped, since outputs exist, whatever their settings (--overwrite replaces them): {names}")
     return [job for job in planned if job not in done]
 
 

@@ -16,7 +16,7 @@ from pursamere._validation import check_images, check_integer, check_names, chec
 _CHOICE_SEED = 20260
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """One split of a labeled data set.
 
@@ -49,6 +49,10 @@ class Dataset:
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             expected, got = len(self.classes) - 1, f"[{int(labels.min())}, {int(labels.max())}]"
             raise ValueError(f"labels must be in [0, {expected}], one for each class, got a range of {got}")
+
+    def __repr__(self) -> str:
+        shape, classes = list(self.images.shape), listed(self.classes)
+        return f"Dataset({self.name!r}, images={shape}, classes=[{classes}])"
 
     def __len__(self) -> int:
         return len(self.labels)

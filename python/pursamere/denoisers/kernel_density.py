@@ -86,6 +86,11 @@ class KernelDensity(nn.Module):
             result = torch.lerp(result, query, (self.bandwidth / scale) ** 2)
         return (result + origin).view(y.shape).to(y.dtype)
 
+    @property
+    def image_shape(self) -> torch.Size:
+        """(C, H, W) of the images."""
+        return self.images.shape[1:]
+
     def extra_repr(self) -> str:
         """Return the arguments for ``repr``."""
         return f"images={tuple(self.images.shape)}, bandwidth={self.bandwidth:g}, block_size={self.block_size}"

@@ -28,6 +28,7 @@ class Denoiser(Protocol):
         network_call: ``(sigma, dtype)``, returns how to compute D from images of this dtype by the network alone, as a
             :class:`NetworkCall`, or ``None`` to be called as ``denoiser(y, sigma)``. Saves the conversions between
             pixels and the network's units.
+        image_shape: (C, H, W), if it takes images of this shape only. Purifiers check their input by it.
         sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it.
     """
 

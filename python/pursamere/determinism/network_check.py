@@ -112,11 +112,21 @@ class NetworkCheck:
         for i, size in enumerate(candidates):
             images = _images(size, like)
             expected = self._repeated(function, images)
-            if size == 1 or self.invariance == "off":
+            if self.invariance == "off" or fixed == 1:
                 return (size,)
             if fixed is not None:
                 if _depends_on_companions(function, images, expected):
-                    self._complain(size)
+                    self._complain(
+                        f"the {self.name}'s results for one image depend on the other images in a micro-batch of "
+                        f"{size}; set micro_batch=1, or None to find a size where they do not"
+                    )
+                return (size,)
+            if size == 1:
+                if _mixes_rows(function, _images(2, like)):
+                    self._complain(
+                        f"the {self.name} mixes the images of a batch, so every image runs alone, which is slow; "
+                        "rows must be independent (no statistics over the batch), or set micro_batch=1"
+                    )
                 return (size,)
             matching = (
                 part
@@ -152,11 +162,7 @@ class NetworkCheck:
             "deterministic (switch it to evaluation mode, fix its noise, or see torch.use_deterministic_algorithms)"
         )
 
-    def _complain(self, size: int) -> None:
-        message = (
-            f"the {self.name}'s results for one image depend on the other images in a micro-batch of {size}; set "
-            "micro_batch=1, or None to find a size where they do not"
-        )
+    def _complain(self, message: str) -> None:
         if self.invariance == "strict":
             raise RuntimeError(message)
         warnings.warn(message, RuntimeWarning, stacklevel=7)
@@ -195,6 +201,13 @@ def _depends_on_companions(function: _Rows, images: Tensor, expected: Sequence[T
         _same(function(images[order]), [want[order] for want in expected])
         for order in (rows.flip(0), rows.roll(1), torch.zeros_like(rows))
     )
+
+
+def _mixes_rows(function: _Rows, images: Tensor) -> bool:
+    """Whether the first image's result depends on what the others show: not on their number, as its rounding may."""
+    alike = images[:1].expand_as(images).clone()
+    first, beside_itself = ([result[:1] for result in function(rows)] for rows in (images, alike))
+    return not _same(first, beside_itself)
 
 
 def _same(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:

@@ -4,12 +4,14 @@ config.json          what defines the run; another configuration is refused
 environment.json     versions and machine of the process that began the run
 units/*.json         outcome of a unit, which is done once this file exists
 adversarial/*.safetensors   adversarial images of a unit, in the order of its rows
+measurements.json    what was measured when all units were done: speed, memory and compression
 outcomes.csv, summary.json, report.md, report.html, *.png   written when all units are done
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,16 @@ class RunFolder:
             if len(images) != len(unit.rows):
                 raise ValueError(f"it has {len(images)} images, expected {len(unit.rows)}")
             return images
+
+    def measured(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``measure`` returned, as values for JSON, when the run was first complete."""
+        file = self.path / "measurements.json"
+        if not file.exists():
+            self.write(file.name, _json(measure()))
+        with reading(file, _RUN_AGAIN):
+            found = json.loads(file.read_bytes())
+            require_form(found, {"cost": dict, "compression": list})
+        return dict(found)
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the result files."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pursamere._text import radius
 from pursamere.attacks import Attack
 
 __all__ = ["AttackResult", "MaskingCheck", "Proportion", "Result", "wilson_interval"]
@@ -30,7 +31,7 @@ def wilson_interval(correct: int, count: int, z: float = _Z95) -> tuple[float, f
     return (0.0 if correct == 0 else center - half), (1.0 if correct == count else center + half)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Proportion:
     """A number of samples out of all, with its 95 % Wilson interval."""
 
@@ -50,6 +51,9 @@ class Proportion:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.3f} ({low:.3f} - {high:.3f})"
+
+    def __repr__(self) -> str:
+        return f"Proportion({self.count}/{self.samples}: {self})"
 
     def to_json(self) -> dict[str, Any]:
         """All of it as values for JSON."""
@@ -122,7 +126,7 @@ class MaskingCheck:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The result of an evaluation.
 
@@ -155,6 +159,9 @@ class Result:
     cost: dict[str, Any] = field(default_factory=dict)
     compression: dict[float, tuple[float, int]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Result({self.verdict})"
+
     @property
     def clean_line(self) -> AttackResult:
         """The result on clean images."""
@@ -174,7 +181,7 @@ class Result:
         """The worst case in one line."""
         if not any(map(self.attacks_at, self.worst_case)):
             return f"no attack was run; clean {self.clean}"
-        worst = ", ".join(f"{share} at eps {eps:.4g}" for eps, share in self.worst_case.items())
+        worst = ", ".join(f"{share} at eps {radius(eps)}" for eps, share in self.worst_case.items())
         warned = [check.name for check in self.checks if not check.passed]
         doubt = f"; {len(warned)} masking check(s) warn: {', '.join(warned)}" if warned else "; masking checks pass"
         return f"worst case per sample over all attacks ({self.norm}): {worst}; clean {self.clean}{doubt}"

@@ -45,6 +45,7 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
             if line.eps == radius and not line.attack.sweep:
                 alive[torch.tensor(line.rows, device="cpu")] &= line.withstood
         withstood[radius] = alive
+    measured = run.measured(lambda: _measure(case))
     return Result(
         config=run.config,
         environment=run.environment,
@@ -56,8 +57,8 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
         withstood=withstood,
         checks=masking_checks(lines, case.eps, case.target.is_random, derivative, case.protocol.ladder),
         skipped=plan.skipped,
-        cost=_cost(case.target, case.images),
-        compression=compression(case.target, case.images, case.eps, case.norm, case.seed),
+        cost=measured["cost"],
+        compression={radius: (ratio, samples) for radius, ratio, samples in measured["compression"]},
     )
 
 
@@ -153,6 +154,11 @@ def _named(rows: list[int], chosen: Tensor) -> str:
     names = ", ".join(map(str, positions[:_NAMED]))
     more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""
     return f"{'sample' if len(positions) == 1 else 'samples'} {names}{more}"
+
+
+def _measure(case: Case) -> dict[str, Any]:
+    found = compression(case.target, case.images, case.eps, case.norm, case.seed)
+    return {"cost": _cost(case.target, case.images), "compression": [(eps, *values) for eps, values in found.items()]}
 
 
 def _cost(target: Target, images: Tensor) -> dict[str, Any]:

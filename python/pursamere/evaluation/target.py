@@ -75,6 +75,8 @@ class Target:
     def __init__(self, model: Model, micro_batch: int) -> None:
         if not callable(model):
             raise TypeError(f"model must be callable, got {type(model).__name__}")
+        if isinstance(model, IterativePurifier):
+            raise TypeError("model must be a classifier: wrap the purifier, PurifiedClassifier(purifier, classifier)")
         check_evaluation_mode("model", model)
         self.original = model
         self.purifier: IterativePurifier | None = None

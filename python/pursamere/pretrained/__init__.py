@@ -56,7 +56,7 @@ EPS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 _FOLDER = Path(__file__).parent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pretrained:
     """Networks for a data set, its purifier, and images that none of them has seen.
 
@@ -75,6 +75,10 @@ class Pretrained:
     purifier: Purifier
     test: Dataset
     undefended: nn.Module
+
+    def __repr__(self) -> str:
+        networks = (f"{name}={type(getattr(self, name)).__name__}" for name in ("denoiser", "classifier", "undefended"))
+        return f"Pretrained({', '.join(networks)}, purifier=Purifier({self.purifier.extra_repr()}), test={self.test})"
 
 
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> Pretrained:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from pursamere._text import printable
+from pursamere._text import printable, radius
 from pursamere.evaluation import PRESETS
 from pursamere.evaluation.classes import classes_told
 from pursamere.evaluation.determinism import CHECKED
@@ -110,18 +110,12 @@ def _is_full(attacks: Sequence[dict[str, Any]]) -> bool:
 
 
 def _threat(result: Result) -> str:
-    radii = ", ".join(_radius(eps) for eps in result.eps)
+    radii = ", ".join(radius(eps) for eps in result.eps)
     return (
         "The attacker knows everything: the model, its parameters and, for a purifier, its denoiser, noise and all "
         f"settings. Images may change by at most eps in the {NORMS[result.norm]} norm and stay in [0, 1]; "
         f"eps, in pixel units of that range, is {radii}. Any wrong class counts as success."
     )
-
-
-def _radius(eps: float) -> str:
-    """The radius, with the multiple of 1/255 that it equals, if it does."""
-    short, parts = f"{eps:.4g}", round(eps * 255)
-    return f"{short} ({parts}/255)" if float(short) != eps and abs(parts / 255 - eps) < 1e-6 else short
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pursamere.datasets import Dataset
-from pursamere.denoisers import Denoiser, KernelDensity
+from pursamere.denoisers import Denoiser
 from pursamere.models import ConvClassifier, EDMUNet, load_checkpoint
 from pursamere.noise import GaussianNoise
 from pursamere.pretrained import TUNED, known_name, load_pretrained
@@ -97,7 +97,7 @@ def _build_denoiser(source: str, image_shape: tuple[int, ...], device: torch.dev
         denoiser = load_checkpoint(source, device=device)
         if not isinstance(denoiser, EDMUNet):
             raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {source}")
-    shape = tuple(denoiser.images.shape[1:]) if isinstance(denoiser, KernelDensity) else denoiser.image_shape
+    shape = tuple(denoiser.image_shape)
     if shape != image_shape:
         raise ValueError(f"purifier must denoise images {list(image_shape)}, got one for {list(shape)}")
     return denoiser
