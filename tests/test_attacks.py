@@ -283,6 +283,34 @@ def test_a_blind_attack_is_an_error_and_not_robustness(problem, norm):
         pgd(lambda x: with_nan_gradient(x).detach(), images, torch.ones(4).long(), eps=EPS, steps=1, norm=norm)
 
 
+def test_radii_in_gray_levels_are_refused(problem):
+    for attack in (pgd, ps.attacks.apgd, ps.attacks.square, random_search):
+        with pytest.raises(
+            ValueError, match="eps must be at most 1, the range of the images, and is often 8/255, got 8"
+        ):
+            attack(*problem, eps=8)
+    pgd(*problem, eps=8, norm="l2", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (torch.nn.Sequential(), "sources must be models, for example .*, got Sequential"),
+        ("bare", "sources must be models, for example .*, got str"),
+        (["bare"], "sources must be models, got 'bare' among them"),
+    ],
+)
+def test_sources_of_transfer_are_models(problem, sources, message):
+    with pytest.raises(TypeError, match=message):
+        transfer(*problem, sources=sources, eps=EPS)
+
+
+def test_labels_of_another_type(problem):
+    model, images, labels = problem
+    with pytest.raises(TypeError, match=r"labels must be an int64 tensor, got torch.int32; use labels.long\(\)"):
+        pgd(model, images, labels.int(), eps=EPS)
+
+
 def test_a_model_in_training_mode_is_refused():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 2)).train()
     images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)

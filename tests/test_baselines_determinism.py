@@ -84,7 +84,7 @@ def test_purposes_have_noise_of_their_own():
 @EVERY
 def test_the_seed_matters(name):
     x = tensor(0, 1, 1, 6, 6, dtype=torch.float32)
-    first, other = (MODELS[name](conv_denoiser(), noise=ps.GaussianNoise(seed, draws=4)) for seed in (1, 99))
+    first, other = (MODELS[name](conv_denoiser(), noise=ps.GaussianNoise(seed=seed, draws=4)) for seed in (1, 99))
     assert not torch.equal(first(x), other(x))
 
 

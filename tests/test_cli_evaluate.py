@@ -42,6 +42,7 @@ def model():
     return Linear().eval()
 
 not_a_function = 3
+instance = model()
 """
 
 
@@ -107,6 +108,7 @@ def test_a_model_from_a_file_and_shards(data):
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
         (["--data", "data.npz", "--model", "model.py:not_a_function"], "--model: model.py has no function"),
         (["--data", "data.npz", "--samples", "13", "--model", "model.py:model"], "--samples: data has 12 in its split"),
+        (["--data", "data.npz", "--model", "model.py:instance"], "--model: instance is a Linear; give a function"),
         (["--model", "model.py:model", "--option", "steps=3"], "--model makes its own defense"),
         (["--defense", "magic"], "defense must be one of 'pursamere', 'diffpure'"),
         (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
@@ -181,6 +183,20 @@ def test_checkpoints_of_a_denoiser_and_a_classifier(checkpoints, capsys):
     with open("run/outcomes.csv", newline="") as stream:
         clean = [row for row in csv.DictReader(stream) if row["attack"] == "clean"]
     assert [int(row["prediction"]) for row in clean] == expected.tolist()
+
+
+def test_the_digits_denoiser_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = ps.datasets.load("digits", "test").head(2)
+    ps.save_checkpoint("classifier", ps.ConvClassifier((1, 8, 8), 10, (8,)))
+
+    def said(*arguments):
+        command = ["evaluate", "-o", "run", "--data", "digits", "--classifier", "classifier", "--micro-batch", "1"]
+        with torch.no_grad():
+            return build_model(build_parser().parse_args([*command, *arguments]), images)(images.images)
+
+    assert torch.equal(said("--denoiser", "digits"), said())
+    assert not torch.equal(said("--denoiser", "digits", "--option", "bandwidth=0.4"), said())
 
 
 @pytest.mark.slow

@@ -135,6 +135,16 @@ def test_a_trained_denoiser_in_place_of_a_reference():
     np.testing.assert_array_equal(load("out/mnist.png"), expected)
 
 
+def test_images_that_the_default_denoiser_does_not_take(capsys):
+    save("mnist.png", pixels(3, 28, 28))
+    assert cli.main(["purify", "mnist.png", "-o", "out"]) == 1
+    err = capsys.readouterr().err
+    assert "is 28x28, expected 8x8" in err
+    assert "the denoiser was the default one, for 8x8 digits: see --denoiser and --reference for others" in err
+    assert cli.main(["purify", "mnist.png", "-o", "out", "--denoiser", "digits"]) == 1
+    assert "default" not in capsys.readouterr().err
+
+
 def test_the_denoiser_digits_is_the_reference_of_that_name():
     save("digit.png", pixels(3, 8, 8))
     for name, option in (("a", "--denoiser"), ("b", "--reference")):

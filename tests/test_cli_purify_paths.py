@@ -99,6 +99,7 @@ def test_a_folder_without_images_is_an_error(names, capsys):
         ("in/a.png", "in", "file INPUT itself"),
         ("in/a.png", "in/a.png", "file INPUT itself"),
         ("in", "reference.npz", "must be a folder"),
+        ("in", "out.png", "OUTPUT must be a folder when INPUT is one, and out.png names an image"),
         ("in/a.png", "out.tga", "OUTPUT must be a folder or a name in .png, "),
         ("reference.npz", "out", "not an image file by its name"),
     ],

@@ -261,6 +261,17 @@ def test_attention_and_closed_forms_pass():
         assert agreement.error < 1e-5
 
 
+@pytest.mark.parametrize("call", [lambda model: model(X), lambda model: model.trace(X)])
+def test_a_purification_that_follows_a_wrong_derivative_is_refused(call):
+    def partly_detached(y, sigma):
+        return 0.5 * y + 0.4 * torch.sin(y.detach())
+
+    message = "autograd's derivative of the denoiser differs from finite differences .*: a part of it is detached"
+    with pytest.raises(RuntimeError, match=message):
+        call(ps.Purifier(partly_detached, sigma=0.3, radius=0.2, steps=1, noise=NOISE))
+    call(ps.Purifier(partly_detached, sigma=0.3, radius=0.2, steps=1, direction="score", noise=NOISE))
+
+
 def test_the_check_is_made_once_and_where_a_derivative_is_taken():
     seen = []
 
@@ -269,9 +280,19 @@ def test_the_check_is_made_once_and_where_a_derivative_is_taken():
         return 0.9 * y
 
     model = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE)
-    model(X)
+    for first in (X, X.clone().requires_grad_()):  # the gradient that the steps follow, and the exact gradient
+        seen.clear()
+        model(first)
+        assert torch.float64 in seen
+        seen.clear()
+        model(first)
+        assert torch.float64 not in seen
+    model.trace(X)
     assert torch.float64 not in seen
-    model(X.clone().requires_grad_())
+    score = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, direction="score", noise=NOISE)
+    score(X)
+    assert torch.float64 not in seen
+    score(X.clone().requires_grad_())
     assert torch.float64 in seen
     seen.clear()
     model(X.clone().requires_grad_())

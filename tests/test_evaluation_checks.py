@@ -41,6 +41,21 @@ def check_of(name, *lines):
     return found[0] if found else None
 
 
+@pytest.mark.parametrize(
+    ("last", "found"), [(torch.nn.Softmax(1), True), (torch.nn.Sigmoid(), True), (torch.nn.Identity(), False)]
+)
+def test_probabilities_instead_of_logits(tmp_path, last, found):
+    bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).requires_grad_(False)
+    torch.nn.init.eye_(bare[1].weight).mul_(9)
+    images = torch.linspace(0, 1, 6 * 16).reshape(6, 1, 4, 4)
+    labels = bare(images).argmax(1)
+    protocol = Protocol("brief", (Clean(), PGD("pgd", steps=1)))
+    result = evaluate(torch.nn.Sequential(bare, last).eval(), images, labels, folder=tmp_path, eps=0.1, preset=protocol)
+    checks = [check for check in result.checks if check.name == "logits"]
+    assert [check.passed for check in checks] == [False] * found
+    assert ("1 of 3 masking checks warn: logits" in result.verdict) == found
+
+
 def test_each_masking_check_can_warn():
     many, few = [True] * 9 + [False], [True] * 5 + [False] * 5
     short, long = PGD("pgd-margin-short", steps=5), PGD("pgd-margin", steps=40)

@@ -215,6 +215,13 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         ((forbidden, images, labels), {"shard": (2, 2)}, ValueError, r"shard's number must be in \[0, 1\], got 2"),
         ((forbidden, images, labels), {"chunk": 0}, ValueError, "chunk must be at least 1"),
         (("model", images, labels), {}, TypeError, "model must be callable, got str"),
+        (
+            (forbidden, images, labels),
+            {"preset": [PGD("a")]},
+            TypeError,
+            "preset must be a name or a .*Protocol, got list",
+        ),
+        ((forbidden, images, labels), {"folder": None}, TypeError, "folder must be a path, got NoneType"),
         ((model.purifier, images, labels), {}, TypeError, "model must be a classifier: wrap the purifier"),
     ]
     for arguments, options, kind, message in cases:
@@ -238,6 +245,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         (PGD, {"steps": 0}, "steps must be at least 1"),
         (APGD, {"restarts": 0}, "restarts must be at least 1"),
         (APGD, {"loss": "hinge"}, "loss must be one of 'margin', 'cross_entropy', 'dlr', 'targeted_dlr', got 'hinge'"),
+        (PGD, {"gradient": "bpda"}, "got 'bpda'; BPDA is 'identity'"),
         (PGD, {"gradient": "none"}, "gradient must be one of 'exact', 'identity', 'straight_through', got 'none'"),
         (AutoAttack, {"gradient": "none"}, "gradient must be one of 'exact'"),
         (PGD, {"ere_weight": -1.0}, "ere_weight must be at least 0"),
@@ -258,6 +266,10 @@ def test_bad_protocols_are_refused():
     for attacks in ((PGD("a"),), (PGD("a"), Clean()), (Clean(), Clean("b")), (Clean(samples=4),), ()):
         with pytest.raises(ValueError, match="the first attack, and no other, must be Clean, on all samples"):
             Protocol("p", attacks)
+    with pytest.raises(TypeError, match="attacks must be a tuple of attacks, got Clean"):
+        Protocol("p", Clean())
+    with pytest.raises(TypeError, match="sources must be a tuple of names, got the string 'bare'"):
+        Transfer("t", sources="bare")
     with pytest.raises(ValueError, match="attack names must differ"):
         Protocol("p", (Clean(), PGD("a"), APGD("a")))
     with pytest.raises(TypeError, match=r"attacks must be .*Attack objects, got str"):

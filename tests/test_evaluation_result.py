@@ -46,5 +46,5 @@ def test_what_print_shows_is_short():
     )
     assert repr(result) == (
         "Result(worst case per sample over all attacks (linf): 0.800 (0.490 - 0.943) at eps 0.03137 (8/255); clean "
-        "0.800 (0.490 - 0.943); masking checks pass)"
+        "0.800 (0.490 - 0.943); 0 masking checks pass)"
     )

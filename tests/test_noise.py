@@ -76,7 +76,7 @@ def test_normals_match_box_muller_in_float64():
 def test_golden_bits():
     """Bits written down once: they may not change with the compiler, the processor or a release."""
     for case in json.loads(GOLDEN.read_text()):
-        noise = ps.GaussianNoise(case["seed"], case["draws"], case["antithetic"])
+        noise = ps.GaussianNoise(seed=case["seed"], draws=case["draws"], antithetic=case["antithetic"])
         bank = noise.sample(case["shape"], dtype=getattr(torch, case["dtype"]))
         data = bank.view(torch.uint8).numpy().tobytes()
         assert [float(v).hex() for v in bank.flatten()[:8].double()] == case["first"]
@@ -105,7 +105,7 @@ def test_noise_is_a_function_of_seed_draw_and_element():
     fewer = ps.GaussianNoise(seed=5, draws=10, antithetic=False).sample((100,))
     assert torch.equal(long.flatten(1)[:, :100], fewer)
     for other in (6, 5 + 2**32):
-        assert not torch.equal(ps.GaussianNoise(other, 10, False).sample((3, 7, 7)), long)
+        assert not torch.equal(ps.GaussianNoise(seed=other, draws=10, antithetic=False).sample((3, 7, 7)), long)
     assert len({tuple(draw.flatten().tolist()) for draw in long}) == 10
 
 
@@ -113,7 +113,7 @@ def test_antithetic_draws_come_in_pairs():
     noise = ps.GaussianNoise(seed=5, draws=6)
     pairs = noise.sample((4, 5))
     assert torch.equal(pairs[1::2], -pairs[::2])
-    assert torch.equal(pairs[::2], ps.GaussianNoise(5, 3, antithetic=False).sample((4, 5)))
+    assert torch.equal(pairs[::2], ps.GaussianNoise(seed=5, draws=3, antithetic=False).sample((4, 5)))
 
 
 def test_dtypes_hold_the_same_numbers():

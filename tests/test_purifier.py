@@ -317,6 +317,7 @@ def test_networks_see_few_numbers_of_images(micro_batch, sizes):
     for batch in (0, 1, 3, 4, 9, 27):
         for requires_grad in (False, True):
             model.check_derivative(tensor(0, batch, 1, 4, 4))  # which runs the denoiser on fewer
+            model(tensor(0, 0, 1, 4, 4))  # and so does the first purification
             seen.clear()
             model(tensor(0, batch, 1, 4, 4).requires_grad_(requires_grad))
             assert set(seen) <= rows
@@ -359,11 +360,11 @@ def test_sizes_of_micro_batches_are_found_by_their_bits(denoiser, draws, shape, 
 def test_a_denoiser_that_mixes_images_runs_them_alone_and_says_so():
     x = tensor(0, 3, 1, 4, 4)
     model = purifier(mixing, steps=1)
-    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch, so every image runs alone"):
+    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch, but"):
         whole = model(x)
     assert model.micro_batch_sizes(x) == (1,)
     assert torch.equal(whole[1:2], model(x[1:2]))
-    with pytest.raises(RuntimeError, match=r"rows must be independent .*, or set micro_batch=1"):
+    with pytest.raises(RuntimeError, match="rows must be independent"):
         purifier(mixing, steps=1, invariance="strict")(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -284,7 +284,7 @@ def test_bias_and_spread_of_the_draws(theory):
 def test_the_formula_for_normals():
     """As docs/mathematics.md states it, in float64."""
     seed = (5 << 32) + 77
-    bank = ps.GaussianNoise(seed, draws=6, antithetic=True).sample((2, 3, 5))
+    bank = ps.GaussianNoise(seed=seed, draws=6, antithetic=True).sample((2, 3, 5))
     for k in range(6):
         for e, got in enumerate(bank[k].flatten().tolist()):
             b = e // 4

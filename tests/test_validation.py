@@ -39,6 +39,11 @@ def test_noise(keywords, error, message):
         ps.GaussianNoise(**keywords)
 
 
+def test_noise_takes_no_positions():
+    with pytest.raises(TypeError, match="positional"):
+        ps.GaussianNoise(8)  # seed or draws?
+
+
 def test_noise_sample():
     with pytest.raises(TypeError, match=r"dtype must be float16, bfloat16, float32 or float64, got torch.int64"):
         NOISE.sample((3,), dtype=torch.int64)
@@ -51,13 +56,15 @@ def test_noise_sample():
         ({"sigma": -0.1}, ValueError, "sigma must be positive and finite, got -0.1"),
         ({"sigma": math.nan}, ValueError, "sigma must be positive and finite, got nan"),
         ({"sigma": math.inf}, ValueError, "sigma must be positive and finite, got inf"),
-        ({"sigma": "0.1"}, TypeError, "sigma must be a real number, got str"),
+        ({"sigma": "0.1"}, TypeError, "sigma must be a real number, got str '0.1'"),
+        ({"sigma": torch.tensor(0.1)}, TypeError, r"sigma must be a real number, got Tensor; use .item\(\)"),
         ({"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
         ({"steps": 2.0}, TypeError, "steps must be an int, got float"),
         ({"step_size": -1}, ValueError, "step_size must be at least 0 and finite, got -1"),
         ({"ascent_radius": -0.1}, ValueError, "ascent_radius must be at least 0 and finite, got -0.1"),
         ({"radius": -0.1}, ValueError, "radius must be at least 0, got -0.1"),
         ({"radius": math.nan}, ValueError, "radius must be at least 0, got nan"),
+        ({"radius": 8}, ValueError, "radius must be at most 1, the range of the images, or infinite, got 8"),
         ({"radius": math.inf}, ValueError, "step_size must be given for step_rule='unit' when radius is infinite"),
         ({"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
         ({"step_rule": "adam"}, ValueError, "step_rule must be one of 'unit', 'gradient', 'sign', got 'adam'"),
@@ -91,6 +98,9 @@ def test_what_depends_on_the_data_has_no_default(missing):
         (X - 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[-0.1, -0.1\]; for an attack that"),
         (X + 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[1.1, 1.1\]; for an attack that"),
         (X - 1.5, ValueError, r"got a range of \[-1, -1\]; if black is -1, use \(x \+ 1\) / 2$"),
+        (X * 65535, ValueError, "if white is 65535, use x / 65535$"),
+        (X * 1e9, ValueError, r"got a range of \[5e\+08, 5e\+08\]$"),
+        ((torch.eye(4).expand(2, 1, 4, 4) - 0.13) / 0.3, ValueError, "normalization .* belongs into the classifier$"),
         (X - 2.5, ValueError, r"got a range of \[-2, -2\]; normalization .* belongs into the classifier$"),
         (X * math.nan, ValueError, "x must be finite, got NaN or infinity"),
         (X / 0, ValueError, "x must be finite, got NaN or infinity"),
@@ -129,10 +139,14 @@ def test_gradient_names():
 
 
 def test_purified_classifier_arguments():
-    with pytest.raises(TypeError, match=r"purifier must be a pursamere.IterativePurifier, got function$"):
+    with pytest.raises(TypeError, match=r"purifier must be a .* or another IterativePurifier, got function$"):
         ps.PurifiedClassifier(identity, conv_classifier())
     with pytest.raises(TypeError, match="got Sequential; the purifier comes first"):
         ps.PurifiedClassifier(conv_classifier(), ps.Purifier(identity, sigma=0.2, radius=0.2))
+    with pytest.raises(TypeError, match="classifier must be an instance, got the class Linear"):
+        ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), nn.Linear)
+    with pytest.raises(TypeError, match="denoiser must be an instance, got the class Noisy"):
+        ps.Purifier(Noisy, sigma=0.2, radius=0.2)
     with pytest.raises(TypeError, match="classifier must be callable, got int"):
         ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), 3)
 
@@ -158,6 +172,38 @@ def test_denoiser_in_training_mode():
     model = ps.Purifier(conv_denoiser(), sigma=0.2, radius=0.2, steps=1)
     model.denoiser.train()  # nothing stochastic: allowed
     model(X)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 4])
+def test_a_network_in_training_mode_inside_a_function(micro_batch):
+    norm = nn.BatchNorm2d(1)
+    layers = {"first": [norm]}
+    for function in (lambda y, sigma: norm(y), lambda y, sigma: layers["first"][0](y)):
+        norm.train()
+        model = ps.Purifier(function, sigma=0.2, radius=0.2, steps=1, micro_batch=micro_batch)
+        for call in (model, model.trace, model.micro_batch_sizes):
+            with pytest.raises(
+                ValueError, match=r"denoiser must be in evaluation mode, but its layer 'BatchNorm2d' is"
+            ):
+                call(X)
+        assert norm.num_batches_tracked == 0
+        norm.eval()
+        model(X)
+    norm.train()
+    classifier = ps.PurifiedClassifier(ps.Purifier(identity, sigma=0.2, radius=0.2), lambda x: norm(x).flatten(1))
+    with pytest.raises(ValueError, match="classifier must be in evaluation mode"):
+        classifier(X)
+
+
+def test_noise_levels_outside_of_the_denoisers_range():
+    denoiser = conv_denoiser()
+    denoiser.sigma_range = (0.01, 0.1)
+    with pytest.warns(UserWarning, match=r"sigma=0.2 is outside denoiser.sigma_range, \[0.01, 0.1\]"):
+        ps.Purifier(denoiser, sigma=0.2, radius=0.2)
+    ps.Purifier(denoiser, sigma=0.1, radius=0.2)
+    denoiser.sigma_range = 0.5
+    with pytest.raises(TypeError, match=r"denoiser.sigma_range must hold two numbers"):
+        ps.Purifier(denoiser, sigma=0.2, radius=0.2)
 
 
 class NormWithP(nn.BatchNorm2d):

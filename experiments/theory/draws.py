@@ -41,7 +41,7 @@ def errors(mixture: Mixture, draws: int, antithetic: bool, seeds: int) -> dict[s
     exact, exact_gradient = with_gradient(mixture.ere(denoiser, x, SIGMA), x)
     found = []
     for seed in range(seeds):
-        noise = ps.GaussianNoise(seed, draws, antithetic)
+        noise = ps.GaussianNoise(seed=seed, draws=draws, antithetic=antithetic)
         found.append(with_gradient(ps.expected_reconstruction_error(denoiser, as_images(x), SIGMA, noise), x))
     values = torch.cat([value for value, _ in found]) / exact - 1
     gradients = torch.cat([gradient for _, gradient in found]) - exact_gradient

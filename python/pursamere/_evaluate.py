@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -16,8 +17,8 @@ from torch import Tensor
 from pursamere._extras import require
 from pursamere._output import claim, require_own
 from pursamere._threads import cpu_threads
-from pursamere._validation import check_choice, check_integer, check_positive
-from pursamere.attacks._balls import NORMS, check_problem
+from pursamere._validation import check_choice, check_integer
+from pursamere.attacks._balls import NORMS, check_problem, check_radius
 from pursamere.attacks.attack import Model
 from pursamere.evaluation import PRESETS, IncompleteRunError, Protocol, Result
 from pursamere.evaluation.case import Case
@@ -94,6 +95,8 @@ def evaluate(
             on every image; or autograd's derivative of its denoiser is wrong, see
             :meth:`pursamere.IterativePurifier.check_derivative`.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"folder must be a path, got {type(folder).__name__}")
     require_own(folder, "evaluate")
     target = Target(model, check_integer("micro_batch", micro_batch, low=1))
     images = check_problem(images, labels).detach()
@@ -102,13 +105,13 @@ def evaluate(
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"images must be float32 or float64, since half types round the ball away, got {images.dtype}")
     given: Any = [eps] if isinstance(eps, Real) else eps
-    radii = tuple(check_positive("eps", radius) for radius in given)
+    check_choice("norm", norm, NORMS)
+    radii = tuple(check_radius("eps", radius, norm) for radius in given)
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"eps must be at least one radius, and different ones, got {radii}")
+    if not isinstance(preset, str | Protocol):
+        raise TypeError(f"preset must be a name or a pursamere.evaluation.Protocol, got {type(preset).__name__}")
     protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
-    check_choice("norm", norm, NORMS)
-    if norm == "linf" and max(radii) > 1:
-        raise ValueError(f"eps must be at most 1, the range of the images, and is often 8/255, got {max(radii)}")
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
     case = Case(target, images, labels.detach(), radii, norm, protocol, seed, chunk, micro_batch, data, class_names)

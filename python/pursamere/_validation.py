@@ -55,7 +55,7 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
         return images
     low, high = (float(v) for v in torch.aminmax(images.detach()))
     if low < -RANGE_TOLERANCE or high > 1.0 + RANGE_TOLERANCE:
-        hint = _range_hint(name, low, high) or hint
+        hint = _range_hint(name, low, high) or (hint if low >= -1.0 and high <= 2.0 else "")
         raise ValueError(f"{name} must have values in [0, 1], got a range of [{low:.6g}, {high:.6g}]{hint}")
     if low >= 0.0 and high <= 1.0:
         return images
@@ -64,12 +64,13 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
 
 def _range_hint(name: str, low: float, high: float) -> str:
     """How to convert images in another of the usual ranges, if the values look like these."""
-    if low >= 0.0 and 2.0 < high <= 255.0:
-        return f"; if white is 255, use {name} / 255"
-    if low < -1.0 - RANGE_TOLERANCE:
-        return "; normalization by a mean and a standard deviation belongs into the classifier"
-    if low < -0.5 and high <= 1.0 + RANGE_TOLERANCE:
+    for white in (255, 65535):
+        if low >= 0.0 and 2.0 < high <= white:
+            return f"; if white is {white}, use {name} / {white}"
+    if -1.0 - RANGE_TOLERANCE <= low < -0.5 and high <= 1.0 + RANGE_TOLERANCE:
         return f"; if black is -1, use ({name} + 1) / 2"
+    if low < -1.0 or (low < 0.0 and high > 2.0):
+        return "; normalization by a mean and a standard deviation belongs into the classifier"
     return ""
 
 
@@ -169,8 +170,15 @@ def check_real(name: str, value: Any) -> float:
     if type(value) is float:  # the usual case: asking for an abstract type takes longer than all else here
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a real number, got {_told(value)}")
     return float(value)
+
+
+def _told(value: Any) -> str:
+    """The type, and the text of a string; how to get the number out of a tensor."""
+    if isinstance(value, Tensor):
+        return "Tensor; use .item()"
+    return f"str {value!r}" if isinstance(value, str) else type(value).__name__
 
 
 def check_positive(name: str, value: Any) -> float:
@@ -192,7 +200,7 @@ def check_nonnegative(name: str, value: Any, *, infinite: bool = False) -> float
 def check_integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     """Return ``value`` if it is an int (a bool is not) in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, got {_told(value)}")
     if value < low or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {expected}, got {value}")

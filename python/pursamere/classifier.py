@@ -67,9 +67,12 @@ class PurifiedClassifier(FixedModule):
         super().__init__()
         if not isinstance(purifier, IterativePurifier):
             hint = "; the purifier comes first" if isinstance(classifier, IterativePurifier) else ""
-            raise TypeError(f"purifier must be a pursamere.IterativePurifier, got {type(purifier).__name__}{hint}")
+            got = f"{type(purifier).__name__}{hint}"
+            raise TypeError(f"purifier must be a pursamere.Purifier or another IterativePurifier, got {got}")
         if not callable(classifier):
             raise TypeError(f"classifier must be callable, got {type(classifier).__name__}")
+        if isinstance(classifier, type):
+            raise TypeError(f"classifier must be an instance, got the class {classifier.__name__}")
         self.purifier = purifier
         self.classifier = classifier
         self.gradient = check_choice("gradient", gradient, GRADIENTS, hint=GRADIENT_HINT)

@@ -84,10 +84,12 @@ class DerivativeCheck:
 
     Args:
         name: the network's name in messages.
+        twice: whether the functions are derivatives themselves. Otherwise there is no warning where finite differences
+            are too noisy to judge by.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, twice: bool = True) -> None:
+        self.name, self.twice = name, twice
         self._network: Snapshot | None = None  # the network that the agreements belong to
         self._agreements: dict[tuple[object, ...], Agreement] = {}
 
@@ -131,7 +133,7 @@ class DerivativeCheck:
                 return compare_derivatives(whole, _images(micro_batch, like))
 
             agreement = without_random_numbers(self.name, lambda: worst([compare(*pair) for pair in pairs]))
-            require_agreement(self.name, agreement)
+            require_agreement(self.name, agreement, twice=self.twice)
             self._agreements[key] = agreement
         return self._agreements[key]
 
@@ -220,15 +222,22 @@ def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -
     return (above - below) / (2 * step)
 
 
-def require_agreement(name: str, agreement: Agreement) -> None:
-    """Raise if the derivative of the network ``name`` is wrong; warn if it could not be verified."""
+def require_agreement(name: str, agreement: Agreement, *, twice: bool = True) -> None:
+    """Raise if the derivative of the network ``name`` is wrong; warn if it could not be verified, and is a second one.
+
+    ``twice``: whether it may be that of a derivative, which has further causes.
+    """
     if agreement.is_wrong:
+        causes = f", or has a backward pass that can't be differentiated again. {_REMEDY}" if twice else ""
         raise RuntimeError(
             f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
-            f"detached, or has a backward pass that can't be differentiated again. {_REMEDY}"
+            f"detached (by detach(), torch.no_grad(), or leaving PyTorch){causes}"
         )
-    if not agreement.is_known:
-        message = f"autograd's derivative of the {name} could not be verified by finite differences ({agreement})"
+    if not agreement.is_known and twice:
+        message = (
+            f"autograd's derivative of the {name} could not be verified by finite differences ({agreement}), and is "
+            "used as it is; so it is where the reconstruction error hardly depends on the image"
+        )
         warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 

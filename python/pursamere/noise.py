@@ -17,7 +17,7 @@ __all__ = ["MAX_SEED", "GaussianNoise", "LatestBank", "NoiseBank"]
 MAX_SEED = 2**63 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GaussianNoise:
     """Fixed standard normal noise: a pure function of (seed, draw, element).
 
@@ -81,10 +81,16 @@ class GaussianNoise:
     def bank(self, shape: Sequence[int], device: torch.device | str | None = None) -> NoiseBank:
         """Return the same noise with its values for samples of one shape on one device, see :class:`NoiseBank`."""
         where = torch.device(device or "cpu")
-        return NoiseBank(self.seed, self.draws, self.antithetic, shape=check_shape("shape", shape), device=where)
+        return NoiseBank(
+            seed=self.seed,
+            draws=self.draws,
+            antithetic=self.antithetic,
+            shape=check_shape("shape", shape),
+            device=where,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseBank(GaussianNoise):
     """Noise whose values are kept, so that ops read them instead of generating them: faster, with the same bits.
 
@@ -103,20 +109,21 @@ class NoiseBank(GaussianNoise):
         ValueError: an argument is out of range, or ``device`` is not supported.
     """
 
-    shape: tuple[int, ...] = field(kw_only=True)
-    device: torch.device = field(kw_only=True)
+    shape: tuple[int, ...]
+    device: torch.device
     values: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "device", torch.device(self.device))
-        independent = GaussianNoise(self.seed, self.draws // 2 if self.antithetic else self.draws, antithetic=False)
+        draws = self.draws // 2 if self.antithetic else self.draws
+        independent = GaussianNoise(seed=self.seed, draws=draws, antithetic=False)
         with torch.inference_mode(False):  # whose tensors autograd refuses to use later
             object.__setattr__(self, "values", independent.sample(self.shape, self.device))
 
     def without_values(self) -> GaussianNoise:
         """Return the noise for samples of any shape on any device."""
-        return GaussianNoise(self.seed, self.draws, self.antithetic)
+        return GaussianNoise(seed=self.seed, draws=self.draws, antithetic=self.antithetic)
 
 
 class LatestBank:

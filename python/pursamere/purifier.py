@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor
 from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
-from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
+from .denoisers.protocol import Denoiser, NetworkCall, network_call_of, sigma_range_of
+from .derivative_check import DerivativeCheck
 from .descent import DescentOptions, descend
 from .execution import Execution
 from .noise import GaussianNoise
-from .objective import GradientTerms, ere_gradient, score_gradient
+from .objective import GradientTerms, ere_gradient, expected_reconstruction_error, score_gradient
 from .stepping import IterativePurifier, NetworkPasses, StepMode
 
 __all__ = ["DIRECTIONS", "PurificationTrace", "Purifier"]
@@ -108,14 +110,21 @@ class Purifier(IterativePurifier):
             execution=execution,
         )
         self.sigma = check_positive("sigma", sigma)
+        low, high = sigma_range_of(denoiser)
+        if not low <= self.sigma <= high:
+            warnings.warn(f"sigma={self.sigma:g} is outside denoiser.sigma_range, [{low:g}, {high:g}]", stacklevel=4)
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
         self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
         self.step_rule = check_choice("step_rule", step_rule, functional.STEP_RULES)
         self.step_size = None if step_size is None else check_nonnegative("step_size", step_size)
+        if norm == "linf" and 1.0 < self.radius < math.inf:
+            raise ValueError(f"radius must be at most 1, the range of the images, or infinite, got {radius}")
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
+        self._descent_check = DerivativeCheck("denoiser", twice=False)
+        self._checked_descents: set[tuple[object, ...]] = set()
 
     @property
     def network_passes(self) -> NetworkPasses:
@@ -195,6 +204,22 @@ class Purifier(IterativePurifier):
     def _probed_steps(self) -> tuple[int, ...]:
         return (0,)  # all steps are alike
 
+    def _check_descent(self, x: Tensor) -> None:
+        key = (x.shape[1:], x.dtype, x.device)
+        if self.direction != "ere" or self.steps == 0 or x.device.type == "meta" or key in self._checked_descents:
+            return
+
+        def functions(noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
+            def ere(images: Tensor) -> Tensor:
+                return expected_reconstruction_error(self.denoiser, images, self.sigma, noise, micro_batch=len(images))
+
+            return [ere]
+
+        with self._in_network(x.device, grad=True):
+            size = self._sizes(x)[0]  # first the check of its results
+            self._descent_check(self.denoiser, functions, self.noise, size, x, self.sigma)
+        self._checked_descents.add(key)
+
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The gradient instead of the step, so that the checks do not depend on the step size.
         g = self._gradient(images, mode)
@@ -208,6 +233,7 @@ class Purifier(IterativePurifier):
         """
         x, unchecked = self._checked_input(x)
         x = x.detach()
+        self._check_descent(x)
         with self._in_network(x.device, grad=False):
             figures = self._map(self._trace_rows, self._mode(self._noise_of_call(x)), x)
         if unchecked is not None:

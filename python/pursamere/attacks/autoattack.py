@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
 from pursamere.classifier import PurifiedClassifier
+from pursamere.stepping import GRADIENT_HINT
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, Wrapped, as_float32, check_size, isolated, package
@@ -107,7 +108,7 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("gradient", self.gradient, GRADIENTS)
+        check_choice("gradient", self.gradient, GRADIENTS, hint=GRADIENT_HINT)
         check_integer("queries", self.queries, low=1)
 
     def run(

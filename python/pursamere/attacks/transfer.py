@@ -52,6 +52,12 @@ def transfer(
 
     Raises what :func:`pgd` raises.
     """
+    if isinstance(sources, str | torch.nn.Module) or not isinstance(sources, Iterable):
+        raise TypeError(f"sources must be models, for example [source], got {type(sources).__name__}")
+    sources = list(sources)
+    for source in sources:
+        if not callable(source):
+            raise TypeError(f"sources must be models, got {source!r} among them")
     images = check_problem(images, labels)
     best = images.detach().clone()
     with torch.no_grad():
@@ -91,6 +97,8 @@ class Transfer(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.sources, str):
+            raise TypeError(f"sources must be a tuple of names, got the string {self.sources!r}")
         if not self.sources:
             raise ValueError("sources must name at least one model to transfer from, got none")
         for source in self.sources:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from pursamere import PurifiedClassifier
 from pursamere._text import printable
 from pursamere.cli.defenses import build_defense
@@ -70,7 +72,7 @@ def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     """The network that an option names, checked for the shape of its images; ``None`` for the digits' own."""
     name = known_name(arguments.data)
     source = getattr(arguments, option, name if name in SHIPPED else None)
-    if source is None:
+    if source is None or (option == "denoiser" and source == "digits"):
         return None
     network, shape = load_network(option, source, arguments.device), tuple(data.images.shape[1:])
     if network.image_shape != shape:
@@ -106,6 +108,8 @@ def from_file(source: str) -> Any:
         function = getattr(_import(Path(path)), name, None)
         if not callable(function):
             raise CommandError(f"--model: {printable(path)} has no function {name}")
+        if isinstance(function, nn.Module):
+            raise CommandError(f"--model: {name} is a {type(function).__name__}; give a function that returns it")
         return function()
     except SystemExit as error:  # would end this command, with its exit code
         raise CommandError(f"--model: {printable(source)} called sys.exit({error.code!r})") from error

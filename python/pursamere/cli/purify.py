@@ -52,8 +52,8 @@ _REFERENCE = (
     f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
 )
 _DENOISER = (
-    "mnist or cifar10 for the network that comes with the library, or a checkpoint of pursamere train; digits is the "
-    "default --reference"
+    "mnist or cifar10 for the network that comes with the library, digits for that --reference, or a checkpoint of "
+    "pursamere train"
 )
 _BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
 _MICRO_BATCH = "images per call of the denoiser (chosen for the device and the size of an image)"
@@ -128,6 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_bar(len(todo), "purify", unit="image", quiet=arguments.quiet) as advance:
             while batch := list(itertools.islice(jobs, arguments.batch_size)):
                 failures += _purify_batch(purifier, batch, size, arguments, advance)
+    if failures and "denoiser" not in arguments and "reference" not in arguments:
+        say("the denoiser was the default one, for 8x8 digits: see --denoiser and --reference for others")
     if not arguments.quiet:
         skipped = f", {len(planned) - len(todo)} skipped" if len(todo) < len(planned) else ""
         tell(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
@@ -174,6 +176,8 @@ def plan(source: Path, output: Path) -> list[Job]:
             raise CommandError("OUTPUT is the folder INPUT itself: choose another one")
         if output.exists() and not output.is_dir():
             raise CommandError(f"OUTPUT must be a folder when INPUT is one, and {printable(output)} is a file")
+        if is_image_name(output) and not output.exists():
+            raise CommandError(f"OUTPUT must be a folder when INPUT is one, and {printable(output)} names an image")
         _require_writable(output)
         # OUTPUT may be inside INPUT, with files of an earlier run.
         names = list(find_images(source, skip=output))

@@ -29,7 +29,8 @@ class Denoiser(Protocol):
             :class:`NetworkCall`, or ``None`` to be called as ``denoiser(y, sigma)``. Saves the conversions between
             pixels and the network's units.
         image_shape: (C, H, W), if it takes images of this shape only. Purifiers check their input by it.
-        sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it.
+        sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it,
+            and :class:`pursamere.Purifier` warns where its ``sigma`` is outside.
     """
 
     def __call__(self, y: Tensor, sigma: float, /) -> Tensor:
@@ -107,6 +108,8 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
     """
     if not callable(denoiser):
         raise TypeError(f"denoiser must be callable as denoiser(y, sigma), got {type(denoiser).__name__}")
+    if isinstance(denoiser, type):
+        raise TypeError(f"denoiser must be an instance, got the class {denoiser.__name__}")
     kind: Any = getattr(denoiser, "prediction", None)
     if kind is None:
         return "denoised", denoiser

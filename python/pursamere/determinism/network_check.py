@@ -14,8 +14,9 @@ from torch import Tensor
 from pursamere.noise import GaussianNoise
 
 from .micro_batches import candidate_sizes, default_micro_batch
-from .network import is_compiled
+from .network import check_evaluation_mode, is_compiled
 from .random_numbers import without_random_numbers
+from .snapshot import modules_within
 from .vector_tails import elements_fill_vectors
 
 __all__ = ["INVARIANCE_MODES", "NetworkCheck", "algorithm_settings", "sample_images"]
@@ -44,6 +45,7 @@ class NetworkCheck:
     def __init__(self, name: str, micro_batch: int | None, invariance: str) -> None:
         self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
         self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._complained = False
 
     def __call__(
         self,
@@ -70,11 +72,14 @@ class NetworkCheck:
             few: whether to find two sizes at most and to try few, since each is compiled.
 
         Raises:
+            ValueError: a module that the network is, or holds as a function, is in training mode.
             RuntimeError: the network draws random numbers from PyTorch's global state, its results differ between
                 calls, or, with ``invariance="strict"``, rows depend on one another.
         """
         key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, *algorithm_settings(like.device))
         if key not in self._found:
+            for module in modules_within(network):  # those of a function are not seen by the check of every call
+                check_evaluation_mode(self.name, module)
             candidates = candidate_sizes(draws, like.shape[1:], like.device)
             if few:  # the largest, and those that a lone image is cheap in
                 candidates = (candidates[0], *(n for n in candidates[1:] if n == 1 or n * draws <= _MOST_ROWS_ALONE))
@@ -124,8 +129,8 @@ class NetworkCheck:
             if size == 1:
                 if _mixes_rows(function, _images(2, like)):
                     self._complain(
-                        f"the {self.name} mixes the images of a batch, so every image runs alone, which is slow; "
-                        "rows must be independent (no statistics over the batch), or set micro_batch=1"
+                        f"the {self.name} mixes the images of a batch, but rows must be independent (no statistics "
+                        "over the batch); every image runs alone, with all draws of the noise in one batch"
                     )
                 return (size,)
             matching = (
@@ -165,6 +170,9 @@ class NetworkCheck:
     def _complain(self, message: str) -> None:
         if self.invariance == "strict":
             raise RuntimeError(message)
+        if self._complained:  # about values, and it is as true of derivatives
+            return
+        self._complained = True
         warnings.warn(message, RuntimeWarning, stacklevel=7)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LatestSnapshot", "Snapshot"]
+__all__ = ["LatestSnapshot", "Snapshot", "modules_within"]
 
 
 class Snapshot:
@@ -70,6 +70,18 @@ class Snapshot:
             if len(now) != len(before) or not all(map(operator.is_, now, before)):
                 return False
         return all(_state(tensor) == state for tensor, state in self._tensors)
+
+
+def modules_within(network: object) -> Iterator[nn.Module]:
+    """Yield the modules that a function or callable object holds; a module itself, without those inside of it."""
+    pending, seen = [network], set()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, nn.Module):
+            yield part
+        elif id(part) not in seen and (held := _held_by(part)) is not None:
+            seen.add(id(part))
+            pending += [each for _, each in held if not _is_simple(each)]
 
 
 class LatestSnapshot:

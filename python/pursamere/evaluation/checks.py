@@ -33,6 +33,7 @@ def masking_checks(
     is_random: bool,
     derivative: Agreement | None,
     ladder: tuple[str, ...] = (),
+    logits: Tensor | None = None,
 ) -> list[MaskingCheck]:
     """Return all checks that the attacks allow; those that lack an attack are left out.
 
@@ -42,6 +43,7 @@ def masking_checks(
         is_random: whether the defense draws fresh noise in every call.
         derivative: how autograd's derivative of the purifier compares with finite differences, if it was compared.
         ladder: see :class:`pursamere.evaluation.Protocol`.
+        logits: of some clean images, [n, classes].
     """
     checks: list[MaskingCheck | None] = []
     for radius in eps:
@@ -49,7 +51,7 @@ def masking_checks(
         steps = [next((line for line in here if line.attack.name == name), None) for name in ladder]
         short, long, longest = (*steps, None, None, None)[:3]
         checks += [_black_box(here), _more_steps(short, long), _identity(here), _at_rest(long, longest)]
-    checks += [*_sweeps(lines), _gradients(lines), _warnings(lines)]
+    checks += [*_sweeps(lines), _gradients(lines), _warnings(lines), _probabilities(logits)]
     if derivative is not None:  # the evaluation has refused a wrong one
         detail = f"autograd and finite differences of a purification step: {derivative}"
         checks.append(MaskingCheck("derivative", derivative.is_known, detail))
@@ -57,6 +59,14 @@ def masking_checks(
         detail = "the defense draws fresh noise in every call: what fooled it once may not do so again"
         checks.append(MaskingCheck("deterministic", False, detail))
     return [check for check in checks if check is not None]
+
+
+def _probabilities(logits: Tensor | None) -> MaskingCheck | None:
+    """Attacks need logits: derivatives of probabilities vanish where the model is sure."""
+    if logits is None or not bool(((logits >= 0) & (logits <= 1)).all()):
+        return None
+    detail = "all outputs are in [0, 1] like probabilities; attacks need logits, so remove a last softmax or sigmoid"
+    return MaskingCheck("logits", False, detail)
 
 
 class _OnSamples:

@@ -24,7 +24,7 @@ def check_deterministic(model: Callable[[Tensor], Tensor], images: Tensor) -> No
     images = images[:CHECKED]
     count = len(images)
     expected = model(images)
-    _require_equal("in a second call", expected, model(images))
+    _require_equal("in a second call", expected, model(images), "call .eval(), and fix its noise")
     _require_equal("one by one", expected, torch.cat([model(image[None]) for image in images]))
     back = torch.arange(count - 1, -1, -1, device=images.device)
     _require_equal("in reversed order", expected, model(images[back])[back])
@@ -41,13 +41,15 @@ def first_difference(expected: Tensor, got: Tensor) -> tuple[int, int, float, fl
     return sample, logit, float(expected[sample, logit]), float(got[sample, logit])
 
 
-def _require_equal(how: str, expected: Tensor, got: Tensor) -> None:
+_ROWS = "a second call agreed, so rows depend on one another: call .eval(); where only rounding differs, micro_batch=1"
+
+
+def _require_equal(how: str, expected: Tensor, got: Tensor, advice: str = _ROWS) -> None:
     different = first_difference(expected, got)
     if different is None:
         return
     sample, logit, first, second = different
     raise RuntimeError(
         f"model must be deterministic: logit {logit} of sample {sample} was {first!r}, and {second!r} {how}; "
-        "an evaluation needs the same logits in every call and in every batch (call .eval(); where rounding depends on "
-        "the batch, micro_batch=1)"
+        f"an evaluation needs the same logits in every call and in every batch ({advice})"
     )

@@ -28,6 +28,8 @@ class Protocol:
     ladder: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.attacks, tuple | list):
+            raise TypeError(f"attacks must be a tuple of attacks, got {type(self.attacks).__name__}")
         for attack in self.attacks:
             if not isinstance(attack, Attack):
                 raise TypeError(f"attacks must be pursamere.attacks.Attack objects, got {type(attack).__name__}")

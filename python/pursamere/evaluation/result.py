@@ -183,7 +183,9 @@ class Result:
             return f"no attack was run; clean {self.clean}"
         worst = ", ".join(f"{share} at eps {radius(eps)}" for eps, share in self.worst_case.items())
         warned = [check.name for check in self.checks if not check.passed]
-        doubt = f"; {len(warned)} masking check(s) warn: {', '.join(warned)}" if warned else "; masking checks pass"
+        doubt = f"; {len(self.checks)} masking checks pass"
+        if warned:
+            doubt = f"; {len(warned)} of {len(self.checks)} masking checks warn: {', '.join(warned)}"
         return f"worst case per sample over all attacks ({self.norm}): {worst}; clean {self.clean}{doubt}"
 
 

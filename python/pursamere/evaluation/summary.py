@@ -19,6 +19,7 @@ from .case import Case
 from .checks import masking_checks
 from .compression import compression
 from .course import joined
+from .determinism import CHECKED
 from .folder import RunFolder
 from .plan import Plan
 from .result import AttackResult, Proportion, Result
@@ -55,7 +56,14 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
         clean=clean.share,
         worst_case={radius: Proportion(int(alive.sum()), len(alive)) for radius, alive in withstood.items()},
         withstood=withstood,
-        checks=masking_checks(lines, case.eps, case.target.is_random, derivative, case.protocol.ladder),
+        checks=masking_checks(
+            lines,
+            case.eps,
+            case.target.is_random,
+            derivative,
+            case.protocol.ladder,
+            case.target.logits(case.images[:CHECKED]),
+        ),
         skipped=plan.skipped,
         cost=measured["cost"],
         compression={radius: (ratio, samples) for radius, ratio, samples in measured["compression"]},
