@@ -89,7 +89,7 @@ def check_command(words: list[str]) -> None:
             pass
         case ["pursamere", *arguments] | ["python", "-m", "pursamere", *arguments]:
             build_parser().parse_args(arguments)
-        case ["torchrun", "--nproc-per-node", _, "-m", "pursamere", *arguments]:
+        case ["torchrun", "--nproc-per-node", _, "-m" | "--no-python", "pursamere", *arguments]:
             build_parser().parse_args(arguments)
         case ["python", "experiments/run.py", name, *arguments]:
             experiment_parser(name).parse_args(arguments)

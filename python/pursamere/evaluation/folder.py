@@ -25,6 +25,10 @@ from .units import Outcome, Unit
 
 __all__ = ["IncompleteRunError", "RunFolder", "recorded_threads"]
 
+_MEANING = {
+    "data.sha256": "data.sha256 (of images and labels)",
+    "model.sha256": "model.sha256 (of parameters and settings)",
+}
 _RUN_AGAIN = "remove it, and the same command runs that part again"
 
 
@@ -60,8 +64,8 @@ class RunFolder:
             key, asked, there = difference
             asked, there = _shown(asked, there)
             raise ValueError(
-                f"folder {self.path} holds a run of another configuration: {key} is {there} there, and {asked} was "
-                f"asked for; choose another folder"
+                f"folder {self.path} holds a run of another configuration: {_MEANING.get(key, key)} is {there} there, "
+                f"and {asked} was asked for; choose another folder"
             )
         self.config = config
         for name in ("units", "adversarial"):
@@ -155,7 +159,7 @@ def _read_environment(file: Path) -> dict[str, Any]:
 def _first_difference(asked: Any, there: Any, key: str = "") -> tuple[str, Any, Any] | None:
     """Path of the first value that differs, and both values."""
     if isinstance(asked, dict) and isinstance(there, dict):
-        for name in sorted({*asked, *there}):
+        for name in sorted({*asked, *there}, key=lambda name: (name != "name", name)):  # a name says most
             path = f"{key}.{name}" if key else name
             difference = _first_difference(asked.get(name), there.get(name), path)
             if difference is not None:
