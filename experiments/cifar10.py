@@ -64,7 +64,7 @@ CIFAR10_SWEEP = Experiment(
 CHOSEN: dict[str, dict[str, Any]] = {
     "diffpure": {"sigma_max": 0.1},
     "diffpure_fixed_noise": {"sigma_max": 0.1},
-    "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.005},
+    "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.01},
     "likelihood_maximization": {"radius": 0.06, "learning_rate": 0.005},
 }
 PURIFIERS: dict[str, dict[str, Any]] = {
