@@ -116,7 +116,7 @@ def test_torchrun_is_the_same_to_the_byte(whole, tmp_path):
         ({"seed": 1}, "seed is 0 there, and 1"),
         ({"norm": "l2", "preset": WITHOUT_SQUARE}, 'norm is "linf" there, and "l2"'),
         ({"chunk": 7}, "chunk is 4 there, and 7"),
-        ({"preset": "quick"}, r"protocol\.attacks"),
+        ({"preset": "quick"}, r"protocol\.name"),
     ],
 )
 def test_a_folder_of_another_configuration_is_refused_by_name(whole, change, named):

@@ -29,6 +29,7 @@ __all__ = [
     "depends_on",
     "explained_derivative",
     "require_agreement",
+    "warn_of_descent",
     "worst",
 ]
 
@@ -79,17 +80,41 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 0.01}
 _STEPS = {torch.float64: (1e-7, 1e-5, 1e-3), torch.float32: (1e-3, 1e-2)}
 
 
+def require_agreement(name: str, agreement: Agreement) -> None:
+    """Raise if the derivative of the network ``name`` is wrong; warn if it could not be verified."""
+    if agreement.is_wrong:
+        raise RuntimeError(
+            f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
+            f"detached, or has a backward pass that can't be differentiated again. {_REMEDY}"
+        )
+    if not agreement.is_known:
+        message = (
+            f"autograd's derivative of the {name} could not be verified by finite differences ({agreement}), and is "
+            "used as it is; so it is where the reconstruction error hardly depends on the image"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def warn_of_descent(name: str, agreement: Agreement) -> None:
+    """Warn if the derivative that steps follow is wrong, which may be intended: where a network rounds, for example."""
+    if agreement.is_wrong:
+        message = (
+            f"purification follows autograd's derivative of the {name}, which differs from finite differences "
+            f"({agreement}): a part of it is detached (by detach(), torch.no_grad(), or leaving PyTorch), or rounds"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
 class DerivativeCheck:
     """Compares a network's derivative with finite differences, once per network, settings, shape, dtype and device.
 
     Args:
         name: the network's name in messages.
-        twice: whether the functions are derivatives themselves. Otherwise there is no warning where finite differences
-            are too noisy to judge by.
+        judge: called with the name and the agreement; raises or warns.
     """
 
-    def __init__(self, name: str, *, twice: bool = True) -> None:
-        self.name, self.twice = name, twice
+    def __init__(self, name: str, judge: Callable[[str, Agreement], None] = require_agreement) -> None:
+        self.name, self.judge = name, judge
         self._network: Snapshot | None = None  # the network that the agreements belong to
         self._agreements: dict[tuple[object, ...], Agreement] = {}
 
@@ -114,7 +139,7 @@ class DerivativeCheck:
             settings: what else the functions depend on, hashable.
 
         Raises:
-            RuntimeError: they differ, or a function can't be differentiated.
+            RuntimeError: they differ, and ``judge`` raises it, or a function can't be differentiated.
         """
         if self._network is None or not self._network.still_holds(network):
             seen = Snapshot(network)
@@ -133,7 +158,7 @@ class DerivativeCheck:
                 return compare_derivatives(whole, _images(micro_batch, like))
 
             agreement = without_random_numbers(self.name, lambda: worst([compare(*pair) for pair in pairs]))
-            require_agreement(self.name, agreement, twice=self.twice)
+            self.judge(self.name, agreement)
             self._agreements[key] = agreement
         return self._agreements[key]
 
@@ -220,25 +245,6 @@ def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> A
 def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -> Tensor:
     above, below = (function((x + sign * step * direction).requires_grad_()).detach() for sign in (1, -1))
     return (above - below) / (2 * step)
-
-
-def require_agreement(name: str, agreement: Agreement, *, twice: bool = True) -> None:
-    """Raise if the derivative of the network ``name`` is wrong; warn if it could not be verified, and is a second one.
-
-    ``twice``: whether it may be that of a derivative, which has further causes.
-    """
-    if agreement.is_wrong:
-        causes = f", or has a backward pass that can't be differentiated again. {_REMEDY}" if twice else ""
-        raise RuntimeError(
-            f"autograd's derivative of the {name} differs from finite differences ({agreement}): a part of it is "
-            f"detached (by detach(), torch.no_grad(), or leaving PyTorch){causes}"
-        )
-    if not agreement.is_known and twice:
-        message = (
-            f"autograd's derivative of the {name} could not be verified by finite differences ({agreement}), and is "
-            "used as it is; so it is where the reconstruction error hardly depends on the image"
-        )
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
 @contextmanager

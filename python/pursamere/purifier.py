@@ -14,7 +14,7 @@ from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of, sigma_range_of
-from .derivative_check import DerivativeCheck
+from .derivative_check import DerivativeCheck, warn_of_descent
 from .descent import DescentOptions, descend
 from .execution import Execution
 from .noise import GaussianNoise
@@ -123,7 +123,7 @@ class Purifier(IterativePurifier):
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
-        self._descent_check = DerivativeCheck("denoiser", twice=False)
+        self._descent_check = DerivativeCheck("denoiser", warn_of_descent)
         self._checked_descents: set[tuple[object, ...]] = set()
 
     @property

@@ -416,11 +416,7 @@ class IterativePurifier(FixedModule, SettingsInState):
             return self._derivative_check(self.denoiser, self._probes, self.noise, size, x, settings)
 
     def _check_descent(self, x: Tensor) -> None:
-        """Compare the derivatives that purification itself follows with finite differences.
-
-        Raises:
-            RuntimeError: they differ.
-        """
+        """Compare the derivatives that purification itself follows with finite differences, and warn if they differ."""
 
     def _probes(self, noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
         """Return functions of images, whose derivatives are compared with finite differences."""
