@@ -235,9 +235,13 @@ class IterativePurifier(FixedModule, SettingsInState):
             raise NotImplementedError(
                 "purifiers have no forward-mode derivative: use reverse mode (torch.autograd.grad)"
             )
-        self._check_descent(x)
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        if differentiated and gradient != "identity":
+            self.check_derivative(x)
+        else:
+            self._check_descent(x)
         mode = self._mode(self._noise_of_call(x), image_ids=image_ids)
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not differentiated:
             return self._purify(self._last, mode, x, unchecked)[0]
         # With create_graph PyTorch selects other kernels, whose last bits differ. Only gradients come from such passes;
         # the value always comes from a plain one, so that it does not depend on whether x requires a gradient.
@@ -247,8 +251,6 @@ class IterativePurifier(FixedModule, SettingsInState):
             projected=gradient != "straight_through",
             image_ids=image_ids,
         )
-        if gradient != "identity":
-            self.check_derivative(x)
         result: Tensor
         if gradient in ("exact", "straight_through"):
             value, path = self._purify(self._path, mode, x, unchecked)
