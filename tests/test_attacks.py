@@ -309,6 +309,8 @@ def test_labels_of_another_type(problem):
     model, images, labels = problem
     with pytest.raises(TypeError, match=r"labels must be an int64 tensor, got torch.int32; use labels.long\(\)"):
         pgd(model, images, labels.int(), eps=EPS)
+    with pytest.raises(TypeError, match=r"labels must be an int64 tensor, got torch.float32$"):
+        pgd(model, images, labels.float(), eps=EPS)
 
 
 def test_a_model_in_training_mode_is_refused():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from training_case import tiny_denoiser
@@ -49,8 +50,6 @@ instance = model()
 @pytest.fixture
 def data(tmp_path):
     """An npz file and a model in a file that gets it right."""
-    import numpy
-
     (tmp_path / "model.py").write_text(MODEL)
     images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     namespace: dict = {}
@@ -165,6 +164,7 @@ def checkpoints(data, monkeypatch):
         "larger": ps.ConvClassifier((1, 9, 9), 10, (8,), groups=4),
     }.items():
         ps.save_checkpoint(name, network)
+    numpy.savez("larger.npz", images=numpy.zeros((12, 1, 9, 9), numpy.float32), labels=numpy.arange(12) % 10)
 
 
 @pytest.mark.slow
@@ -229,6 +229,10 @@ def test_data_sets_have_the_networks_that_ship(data, name):
         (["--classifier", "classifier"], "--denoiser: only digits, mnist, cifar10 have their own"),
         (["--denoiser", "denoiser"], "--classifier: only digits, mnist, cifar10 have their own"),
         (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: the defense none doesn't use one"),
+        (
+            ["--classifier", "larger", "--denoiser", "digits", "--data", "larger.npz"],
+            "--denoiser: digits must be for the images of larger, (1, 9, 9), and is for (1, 8, 8)",
+        ),
         (["--classifier", "denoiser", "--defense", "none"], "denoiser must hold a ConvClassifier, and is a EDMUNet"),
         (
             ["--classifier", "larger", "--defense", "none"],

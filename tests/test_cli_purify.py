@@ -140,9 +140,12 @@ def test_images_that_the_default_denoiser_does_not_take(capsys):
     assert cli.main(["purify", "mnist.png", "-o", "out"]) == 1
     err = capsys.readouterr().err
     assert "is 28x28, expected 8x8" in err
-    assert "the denoiser was the default one, for 8x8 digits: see --denoiser and --reference for others" in err
-    assert cli.main(["purify", "mnist.png", "-o", "out", "--denoiser", "digits"]) == 1
-    assert "default" not in capsys.readouterr().err
+    assert "the denoiser's size, of the default digits; see --denoiser and --reference" in err
+    with open("broken.png", "w") as file:
+        file.write("no image")
+    for arguments in (["mnist.png", "--denoiser", "digits"], ["broken.png"]):
+        assert cli.main(["purify", "-o", "out", *arguments]) == 1
+        assert "default" not in capsys.readouterr().err
 
 
 def test_the_denoiser_digits_is_the_reference_of_that_name():

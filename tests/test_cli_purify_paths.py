@@ -20,7 +20,10 @@ def test_an_existing_output_is_kept_and_named(capsys):
     assert cli.main(["purify", "in", "-o", "out", *FAST]) == 0
     out, err = capsys.readouterr()
     assert out == "purified 2 of 3 images, 0 failed, 1 skipped\n"
-    assert err == "skipped, since outputs exist, whatever their settings (--overwrite replaces them): 'in/a.png'\n"
+    assert (
+        err
+        == "skipped, because outputs exist, possibly made with other settings (--overwrite replaces them): 'in/a.png'\n"
+    )
     with open("out/a.png") as file:
         assert file.read() == "precious"
     assert written() == ["a.png", "b.png", "sub/a.png"]
@@ -66,7 +69,7 @@ def test_what_is_no_file_is_no_output(capsys):
     ("output", "expected"),
     [
         ("out", "out/a.png"),
-        ("v1.2", "v1.2/a.png"),
+        ("v1.final", "v1.final/a.png"),
         ("new/other.png", "new/other.png"),
         ("other.jpeg", "other.jpeg"),
         ("d.png", "d.png/a.png"),

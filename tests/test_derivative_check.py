@@ -1,5 +1,7 @@
 """Denoisers that autograd differentiates wrongly are found, and no others."""
 
+import copy
+import threading
 import warnings
 
 import pytest
@@ -277,6 +279,62 @@ def test_a_purification_that_follows_a_wrong_derivative_says_so(call):
         call(model)  # once
         call(ps.Purifier(partly_detached, sigma=0.3, radius=0.2, steps=1, direction="score", noise=NOISE))
         call(ps.Purifier(lambda y, sigma: 0.5 * y + 0.4 * torch.sin(y), sigma=0.3, radius=0.2, steps=1, noise=NOISE))
+
+
+@pytest.mark.parametrize(
+    "denoiser",
+    [
+        lambda y, sigma: y,
+        lambda y, sigma: (y - 0.4914) / 0.2023 * 0.2023 + 0.4914,
+        lambda y, sigma: torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:]),
+        lambda y, sigma: y / 3 * 3,
+        lambda y, sigma: torch.zeros_like(y) + 0 * y,
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_error_that_hardly_depends_on_the_image_is_no_wrong_derivative(denoiser, dtype):
+    model = ps.Purifier(denoiser, sigma=0.3, radius=0.2, steps=1, noise=NOISE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="purification follows")
+        model(X.to(dtype))
+
+
+def test_a_compiled_network_is_compiled_as_often_as_it_runs():
+    graphs = []
+    network = fixed_weights(Denoiser(torch.tanh))
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(network, backend=backend, dynamic=False)
+    ps.Purifier(compiled, sigma=0.3, radius=0.2, steps=1, noise=NOISE, micro_batch=1)(X)
+    assert len(graphs) == 1
+
+
+def test_a_purifier_is_copied_after_a_call_as_before():
+    class Locked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+        def __getstate__(self):
+            return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+        def __setstate__(self, state):
+            super().__setstate__(state)
+            self.lock = threading.Lock()
+
+        def forward(self, y, sigma):
+            return 0.9 * y
+
+    model = ps.Purifier(Locked(), sigma=0.3, radius=0.2, steps=1, noise=NOISE)
+    expected = model(X)
+    assert torch.equal(copy.deepcopy(model)(X), expected)
+    state = {name: value for name, value in model.__getstate__().items() if name != "_checked_descents"}
+    older = ps.Purifier.__new__(ps.Purifier)
+    older.__setstate__(state)  # saved before there was this attribute
+    assert torch.equal(older(X), expected)
 
 
 def test_the_check_is_made_once_and_where_a_derivative_is_taken():

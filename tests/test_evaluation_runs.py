@@ -229,3 +229,26 @@ def test_a_truncated_unit_is_an_error_that_names_the_file(whole, tmp_path):
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(ValueError, match=file.name):
         evaluation_case.run(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"cost": {}, "compression": []}',
+        '{"cost": {"images_per_second": "x", "peak_memory_mib": 1.0}, "compression": []}',
+        '{"cost": {"images_per_second": 1.0, "peak_memory_mib": 1.0, "forward_passes": null}, "compression": []}',
+        '{"cost": {"images_per_second": 1.0, "peak_memory_mib": 1.0}, "compression": [1]}',
+        '{"cost": {"images_per_second": 1.0, "peak_memory_mib": 1.0}, "compression": [[0.1, null, 3]]}',
+    ],
+)
+def test_damaged_measurements_are_an_error_that_names_the_file(tmp_path, content):
+    labels, protocol = torch.zeros(4, dtype=torch.long), Protocol("p", (Clean(),))
+    common = {"folder": tmp_path / "run", "eps": (0.1,), "preset": protocol}
+    images = torch.full((4, 1, 4, 4), 0.5)
+    cost = evaluate(Smooth(), images, labels, **common).cost
+    assert evaluate(Smooth(), images, labels, **common).cost == cost
+    (tmp_path / "run" / "measurements.json").write_text(content)
+    with pytest.raises(ValueError, match=r"measurements.json is damaged: .*; remove it, and the same command"):
+        evaluate(Smooth(), images, labels, **common)

@@ -360,8 +360,16 @@ def test_sizes_of_micro_batches_are_found_by_their_bits(denoiser, draws, shape, 
 def test_a_denoiser_that_mixes_images_runs_them_alone_and_says_so():
     x = tensor(0, 3, 1, 4, 4)
     model = purifier(mixing, steps=1)
-    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch, but"):
+    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch, but") as caught:
         whole = model(x)
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(model(x), whole)
+    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch"):
+        model(tensor(0, 3, 1, 5, 5))
+    with pytest.warns(RuntimeWarning, match="the denoiser mixes the images of a batch"):
+        purifier(mixing, steps=1)(x.clone().requires_grad_()).sum().backward()
     assert model.micro_batch_sizes(x) == (1,)
     assert torch.equal(whole[1:2], model(x[1:2]))
     with pytest.raises(RuntimeError, match="rows must be independent"):
@@ -369,6 +377,18 @@ def test_a_denoiser_that_mixes_images_runs_them_alone_and_says_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(purifier(mixing, steps=1, micro_batch=1, invariance="strict")(x), whole)
+
+
+def test_a_network_that_takes_one_image_only():
+    """64 draws make a CPU's whole batch, so that no larger one is tried."""
+
+    def fixed(y, sigma):
+        if len(y) not in (2, 64):  # 2: the derivative's check
+            raise RuntimeError(f"expected a batch of 64, got {len(y)}")
+        return 0.9 * y
+
+    model = purifier(fixed, noise=ps.GaussianNoise(draws=64), steps=1, direction="score")
+    assert model.micro_batch_sizes(tensor(0, 1, 1, 4, 4)) == (1,)
 
 
 @pytest.mark.parametrize(("below", "sizes"), [(0, (32, 1)), (8, (32, 4)), (16, (4, 1))])

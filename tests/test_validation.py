@@ -96,6 +96,8 @@ def test_what_depends_on_the_data_has_no_default(missing):
         ([[0.5]], TypeError, "x must be a torch.Tensor, got list"),
         (X * 255, ValueError, r"x must have .*, got a range of \[127.5, 127.5\]; if white is 255, use x / 255$"),
         (X - 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[-0.1, -0.1\]; for an attack that"),
+        (X - 1.3, ValueError, r"got a range of \[-0.8, -0.8\]; for an attack that"),
+        (X * 4.5, ValueError, r"got a range of \[2.25, 2.25\]$"),
         (X + 0.6, ValueError, r"x must have values in \[0, 1\], got a range of \[1.1, 1.1\]; for an attack that"),
         (X - 1.5, ValueError, r"got a range of \[-1, -1\]; if black is -1, use \(x \+ 1\) / 2$"),
         (X * 65535, ValueError, "if white is 65535, use x / 65535$"),
@@ -127,6 +129,13 @@ def test_images_of_another_shape_than_the_denoisers(denoiser):
     for call in (model, model.trace, ps.PurifiedClassifier(model, conv_classifier())):
         with pytest.raises(ValueError, match=r"x must have the shape \[B, 1, 8, 8\], got \[2, 1, 4, 4\]"):
             call(X)
+
+
+@pytest.mark.parametrize("image_shape", [8, (8, 8), (8, 8, 1), (1, 9, 9), lambda: None])
+def test_an_image_shape_of_another_meaning_is_no_error(image_shape):
+    denoiser = conv_denoiser()
+    denoiser.image_shape = image_shape
+    ps.Purifier(denoiser, sigma=0.2, radius=0.2, steps=1)(X)
 
 
 def test_gradient_names():
@@ -174,19 +183,43 @@ def test_denoiser_in_training_mode():
     model(X)
 
 
+class Holder(nn.Module):
+    """Holds networks where PyTorch doesn't see them."""
+
+    def __init__(self, *networks):
+        super().__init__()
+        self.networks = list(networks)
+
+    def forward(self, y, sigma):
+        return self.networks[0](y)
+
+
 @pytest.mark.parametrize("micro_batch", [None, 1, 4])
-def test_a_network_in_training_mode_inside_a_function(micro_batch):
+def test_a_network_in_training_mode_that_pytorch_does_not_see(micro_batch):
     norm = nn.BatchNorm2d(1)
     layers = {"first": [norm]}
-    for function in (lambda y, sigma: norm(y), lambda y, sigma: layers["first"][0](y)):
+    functions = (
+        lambda y, sigma: norm(y),
+        lambda y, sigma: layers["first"][0](y),
+        Holder(norm),
+        Holder(nn.Identity(), lambda y: norm(y)).networks[1],
+    )
+    for function in functions:
         norm.train()
-        model = ps.Purifier(function, sigma=0.2, radius=0.2, steps=1, micro_batch=micro_batch)
+        model = ps.Purifier(
+            lambda y, sigma, f=function: f(y, sigma) if f is not functions[3] else f(y),
+            sigma=0.2,
+            radius=0.2,
+            steps=1,
+            micro_batch=micro_batch,
+        )
         for call in (model, model.trace, model.micro_batch_sizes):
             with pytest.raises(
                 ValueError, match=r"denoiser must be in evaluation mode, but its layer 'BatchNorm2d' is"
             ):
                 call(X)
         assert norm.num_batches_tracked == 0
+        assert not norm._forward_pre_hooks
         norm.eval()
         model(X)
     norm.train()
@@ -195,12 +228,21 @@ def test_a_network_in_training_mode_inside_a_function(micro_batch):
         classifier(X)
 
 
+def test_a_network_in_training_mode_that_does_not_run():
+    """As in a module that trains a network and purifies with an average of its weights."""
+    average, student = nn.BatchNorm2d(1).eval(), nn.BatchNorm2d(1).train()
+    ps.Purifier(lambda y, sigma: (average, student)[0](y), sigma=0.2, radius=0.2, steps=1)(X)
+    assert student.num_batches_tracked == 0
+
+
 def test_noise_levels_outside_of_the_denoisers_range():
     denoiser = conv_denoiser()
     denoiser.sigma_range = (0.01, 0.1)
     with pytest.warns(UserWarning, match=r"sigma=0.2 is outside denoiser.sigma_range, \[0.01, 0.1\]"):
         ps.Purifier(denoiser, sigma=0.2, radius=0.2)
-    ps.Purifier(denoiser, sigma=0.1, radius=0.2)
+    for right in ((0.01, 0.1), [0.01, 0.1], torch.tensor([0.01, 0.11])):
+        denoiser.sigma_range = right
+        ps.Purifier(denoiser, sigma=0.1, radius=0.2)
     denoiser.sigma_range = 0.5
     with pytest.raises(TypeError, match=r"denoiser.sigma_range must hold two numbers"):
         ps.Purifier(denoiser, sigma=0.2, radius=0.2)

@@ -35,10 +35,7 @@ def check_tensor(name: str, value: Any, *, rank: int | None = None, floating: bo
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if floating and value.dtype not in FLOATING_DTYPES:
-        hint = f"; 8-bit images are {name}.float() / 255" if value.dtype == torch.uint8 else ""
-        raise TypeError(
-            f"{name} must have a floating dtype (float16, bfloat16, float32 or float64), got {value.dtype}{hint}"
-        )
+        raise TypeError(f"{name} must have a floating dtype (float16, bfloat16, float32 or float64), got {value.dtype}")
     if rank is not None and value.dim() != rank:
         raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(value.shape)}")
     return value
@@ -65,11 +62,11 @@ def check_images(name: str, value: Any, *, hint: str = "") -> Tensor:
 def _range_hint(name: str, low: float, high: float) -> str:
     """How to convert images in another of the usual ranges, if the values look like these."""
     for white in (255, 65535):
-        if low >= 0.0 and 2.0 < high <= white:
+        if low >= 0.0 and 16.0 < high <= white:
             return f"; if white is {white}, use {name} / {white}"
-    if -1.0 - RANGE_TOLERANCE <= low < -0.5 and high <= 1.0 + RANGE_TOLERANCE:
+    if -1.0 - RANGE_TOLERANCE <= low < -0.9 and high <= 1.0 + RANGE_TOLERANCE:
         return f"; if black is -1, use ({name} + 1) / 2"
-    if low < -1.0 or (low < 0.0 and high > 2.0):
+    if (low < -1.0 or (low < 0.0 and high > 2.0)) and high - low < 16.0:
         return "; normalization by a mean and a standard deviation belongs into the classifier"
     return ""
 
@@ -98,8 +95,7 @@ def clip_images(name: str, value: Any, *, hint: str = "") -> tuple[Tensor, Unche
     """Return what :func:`check_images` returns; on an accelerator without waiting, so with the values to be checked."""
     if not isinstance(value, Tensor) or value.device.type in ("cpu", "meta") or value.numel() == 0:
         return check_images(name, value, hint=hint), None
-    images = check_tensor(name, value)
-    _check_rank(name, images)
+    images = check_image_tensor(name, value)
     given = images.detach()
     clipped = given.clamp(0.0, 1.0)
     valid = (given - clipped).abs().amax() <= RANGE_TOLERANCE  # false for NaN
@@ -108,14 +104,17 @@ def clip_images(name: str, value: Any, *, hint: str = "") -> tuple[Tensor, Unche
 
 def check_finite_images(name: str, value: Any) -> Tensor:
     """Return ``value`` if it is a finite floating tensor [B, C, H, W]."""
+    return check_finite(name, check_image_tensor(name, value))
+
+
+def check_image_tensor(name: str, value: Any) -> Tensor:
+    """Return ``value`` if it is a floating tensor [B, C, H, W]."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        raise TypeError(f"{name} must have a floating dtype, got torch.uint8; 8-bit images are {name}.float() / 255")
     images = check_tensor(name, value)
-    _check_rank(name, images)
-    return check_finite(name, images)
-
-
-def _check_rank(name: str, images: Tensor) -> None:
     if images.dim() != 4:
         raise ValueError(f"{name} must be a batch of images [B, C, H, W], got shape {tuple(images.shape)}")
+    return images
 
 
 def check_logits(name: str, value: Any, images: Tensor) -> Tensor:
@@ -177,7 +176,7 @@ def check_real(name: str, value: Any) -> float:
 def _told(value: Any) -> str:
     """The type, and the text of a string; how to get the number out of a tensor."""
     if isinstance(value, Tensor):
-        return "Tensor; use .item()"
+        return f"Tensor{'; use .item()' if value.numel() == 1 else ''}"
     return f"str {value!r}" if isinstance(value, str) else type(value).__name__
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._eager import eager_only
-from ._validation import RANGE_TOLERANCE, check_choice, check_finite_images, check_logits, check_tensor
+from ._validation import RANGE_TOLERANCE, check_finite_images, check_image_tensor, check_logits
 from .derivative_check import depends_on
 from .determinism import (
     FixedModule,
@@ -19,7 +19,7 @@ from .determinism import (
     repeatable_algorithms,
 )
 from .path_gradient import GradientOf
-from .stepping import GRADIENT_HINT, GRADIENTS, IterativePurifier
+from .stepping import IterativePurifier, check_gradient
 
 __all__ = ["PurifiedClassifier"]
 
@@ -75,7 +75,7 @@ class PurifiedClassifier(FixedModule):
             raise TypeError(f"classifier must be an instance, got the class {classifier.__name__}")
         self.purifier = purifier
         self.classifier = classifier
-        self.gradient = check_choice("gradient", gradient, GRADIENTS, hint=GRADIENT_HINT)
+        self.gradient = check_gradient(gradient)
         if not isinstance(clip, bool):
             raise TypeError(f"clip must be a bool, got {type(clip).__name__}")
         self.clip = clip
@@ -101,7 +101,7 @@ class PurifiedClassifier(FixedModule):
         for name, part in self.named_children():  # including what a subclass adds
             if name != "purifier":
                 check_evaluation_mode(name, part)
-        x = check_finite_images("x", x) if self.clip else check_tensor("x", x)  # the purifier checks the rest
+        x = check_finite_images("x", x) if self.clip else check_image_tensor("x", x)  # the purifier checks the rest
         if x.dtype == torch.float64 and self._is_narrower():
             x = x.float()
         purified = self.purifier(self._clipped(x) if self.clip else x, gradient=self.gradient)

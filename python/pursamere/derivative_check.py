@@ -7,7 +7,6 @@ differentiated again.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from ._float64 import InFloat64
+from ._warn import warn_user
 from .determinism import RandomNumbersError, Snapshot, is_compiled, sample_images, without_random_numbers
 from .noise import GaussianNoise
 
@@ -29,7 +29,6 @@ __all__ = [
     "depends_on",
     "explained_derivative",
     "require_agreement",
-    "warn_of_descent",
     "worst",
 ]
 
@@ -90,19 +89,9 @@ def require_agreement(name: str, agreement: Agreement) -> None:
     if not agreement.is_known:
         message = (
             f"autograd's derivative of the {name} could not be verified by finite differences ({agreement}), and is "
-            "used as it is; so it is where the reconstruction error hardly depends on the image"
+            "used as it is; this is usual where a step hardly depends on the image"
         )
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
-
-
-def warn_of_descent(name: str, agreement: Agreement) -> None:
-    """Warn if the derivative that steps follow is wrong, which may be intended: where a network rounds, for example."""
-    if agreement.is_wrong:
-        message = (
-            f"purification follows autograd's derivative of the {name}, which differs from finite differences "
-            f"({agreement}): a part of it is detached (by detach(), torch.no_grad(), or leaving PyTorch), or rounds"
-        )
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
+        warn_user(message)
 
 
 class DerivativeCheck:
@@ -110,11 +99,10 @@ class DerivativeCheck:
 
     Args:
         name: the network's name in messages.
-        judge: called with the name and the agreement; raises or warns.
     """
 
-    def __init__(self, name: str, judge: Callable[[str, Agreement], None] = require_agreement) -> None:
-        self.name, self.judge = name, judge
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._network: Snapshot | None = None  # the network that the agreements belong to
         self._agreements: dict[tuple[object, ...], Agreement] = {}
 
@@ -139,7 +127,7 @@ class DerivativeCheck:
             settings: what else the functions depend on, hashable.
 
         Raises:
-            RuntimeError: they differ, and ``judge`` raises it, or a function can't be differentiated.
+            RuntimeError: they differ, or a function can't be differentiated.
         """
         if self._network is None or not self._network.still_holds(network):
             seen = Snapshot(network)
@@ -158,7 +146,7 @@ class DerivativeCheck:
                 return compare_derivatives(whole, _images(micro_batch, like))
 
             agreement = without_random_numbers(self.name, lambda: worst([compare(*pair) for pair in pairs]))
-            self.judge(self.name, agreement)
+            require_agreement(self.name, agreement)
             self._agreements[key] = agreement
         return self._agreements[key]
 
@@ -233,8 +221,12 @@ def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> A
             result = function(leaf)  # again: a graph with checkpoints, or a compiled one, may run only once
             with explained_derivative():
                 (pulled,) = torch.autograd.grad(result, leaf, along)
+            difference = abs(float((pulled * direction).sum()) - size)
+            rounding = 8 * torch.finfo(x.dtype).eps * float(torch.linalg.vector_norm(result.detach())) / step
+            if max(size, difference) <= rounding:  # hardly any dependence on x: nothing that could be wrong
+                return Agreement(0.0, 0.0, x.dtype)
             scale = max(size, torch.finfo(x.dtype).tiny)
-            error = abs(float((pulled * direction).sum()) - size) / scale
+            error = difference / scale
             uncertainty = float(torch.linalg.vector_norm(near - far)) / scale
             found.append(Agreement(error, uncertainty if math.isfinite(uncertainty) else math.inf, x.dtype))
             if found[-1].is_known and not found[-1].is_wrong:

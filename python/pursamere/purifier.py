@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from torch import Tensor
 from . import functional
 from ._eager import eager_only
 from ._validation import check_choice, check_nonnegative, check_positive
+from ._warn import warn_user
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of, sigma_range_of
-from .derivative_check import DerivativeCheck, warn_of_descent
+from .derivative_check import compare_in_float64
 from .descent import DescentOptions, descend
+from .determinism import is_compiled, sample_images, without_random_numbers
 from .execution import Execution
 from .noise import GaussianNoise
 from .objective import GradientTerms, ere_gradient, expected_reconstruction_error, score_gradient
@@ -112,7 +114,7 @@ class Purifier(IterativePurifier):
         self.sigma = check_positive("sigma", sigma)
         low, high = sigma_range_of(denoiser)
         if not low <= self.sigma <= high:
-            warnings.warn(f"sigma={self.sigma:g} is outside denoiser.sigma_range, [{low:g}, {high:g}]", stacklevel=4)
+            warn_user(f"sigma={self.sigma:g} is outside denoiser.sigma_range, [{low:g}, {high:g}]", UserWarning)
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
         self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
@@ -123,8 +125,7 @@ class Purifier(IterativePurifier):
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)
-        self._descent_check = DerivativeCheck("denoiser", warn_of_descent)
-        self._checked_descents: set[tuple[object, ...]] = set()
+        self._checked_descents: set[tuple[object, ...]] = set()  # of shapes, dtypes and devices
 
     @property
     def network_passes(self) -> NetworkPasses:
@@ -204,21 +205,34 @@ class Purifier(IterativePurifier):
     def _probed_steps(self) -> tuple[int, ...]:
         return (0,)  # all steps are alike
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the state of a copy, or of a purifier that an earlier version has saved."""
+        super().__setstate__({"_checked_descents": set(), **state})
+
     def _check_descent(self, x: Tensor) -> None:
         key = (x.shape[1:], x.dtype, x.device)
-        if self.direction != "ere" or self.steps == 0 or x.device.type == "meta" or key in self._checked_descents:
+        if key in self._checked_descents or self.direction != "ere" or self.steps == 0 or x.device.type == "meta":
             return
+        self._checked_descents.add(key)
+        if is_compiled(self.denoiser) or type(self)._gradient is not Purifier._gradient:
+            return
+        noise = replace(self.noise, draws=min(2, self.noise.draws))
 
-        def functions(noise: GaussianNoise) -> list[Callable[[Tensor], Tensor]]:
-            def ere(images: Tensor) -> Tensor:
-                return expected_reconstruction_error(self.denoiser, images, self.sigma, noise, micro_batch=len(images))
-
-            return [ere]
+        def ere(images: Tensor) -> Tensor:
+            return expected_reconstruction_error(self.denoiser, images, self.sigma, noise, micro_batch=1)
 
         with self._in_network(x.device, grad=True):
-            size = self._sizes(x)[0]  # first the check of its results
-            self._descent_check(self.denoiser, functions, self.noise, size, x, self.sigma)
-        self._checked_descents.add(key)
+            self._sizes(
+                x
+            )  # first the check of its results, so that nothing that it caches in its first call is float64
+            images = sample_images((2, *x.shape[1:]), x.device, x.dtype).split(1)
+            found = without_random_numbers("denoiser", lambda: compare_in_float64(ere, images))
+        if found is not None and found.is_wrong:
+            warn_user(
+                "purification follows autograd's derivative of the denoiser, which differs from finite differences "
+                f"({found}): a part of it is detached (by detach(), torch.no_grad(), or leaving PyTorch), rounds, or "
+                "has a backward pass of its own"
+            )
 
     def _probe(self, t: int, images: Tensor, mode: StepMode) -> tuple[Tensor, ...]:
         # The gradient instead of the step, so that the checks do not depend on the step size.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -52,10 +52,14 @@ __all__ = [
 ]
 
 GRADIENTS = ("exact", "straight_through", "identity", "unrolled")
-GRADIENT_HINT = "; BPDA is 'identity'"
 
 _MAX_STEPS = 100_000  # far beyond any use; a mistyped number must not run forever
 _CLIP_HINT = "; for an attack that leaves the range on purpose, PurifiedClassifier(..., clip=True) clips"
+
+
+def check_gradient(value: Any, choices: Sequence[str] = GRADIENTS) -> str:
+    """Return ``value`` if it names one of the gradients."""
+    return check_choice("gradient", value, choices, hint="; BPDA is 'identity'" if value in ("bpda", "BPDA") else "")
 
 
 class NetworkPasses(NamedTuple):
@@ -113,9 +117,9 @@ class IterativePurifier(FixedModule, SettingsInState):
             ``None`` chooses, once per shape, dtype and device: the largest of a few sizes that fills the device and in
             which rows are independent, together with those smaller sizes that give the same bits, which the rest of a
             batch runs in; 1 if there are none.
-        invariance: what to do if the denoiser's rows influence one another in a micro-batch of the given size, checked
-            once per shape, dtype and device: "warn", "strict" (raise), or "off" (no check; ``None`` is then 1 on a CPU
-            and 64 on an accelerator).
+        invariance: what to do if the denoiser's rows influence one another, in a micro-batch of the given size or,
+            where sizes are found, so that only 1 is left; checked once per shape, dtype and device: "warn", "strict"
+            (raise), or "off" (no check; ``None`` is then 1 on a CPU and 64 on an accelerator).
         execution: how the denoiser runs: precision, compilation, memory format; default ``Execution()``.
 
     Attributes:
@@ -229,7 +233,7 @@ class IterativePurifier(FixedModule, SettingsInState):
         return self._forward(x, gradient)
 
     def _forward(self, x: Tensor, gradient: str, image_ids: Tensor | None = None) -> Tensor:
-        check_choice("gradient", gradient, GRADIENTS, hint=GRADIENT_HINT)
+        check_gradient(gradient)
         x, unchecked = self._checked_input(x)
         if forward_ad.unpack_dual(x).tangent is not None:
             raise NotImplementedError(
@@ -390,9 +394,6 @@ class IterativePurifier(FixedModule, SettingsInState):
         check_supported_device("x", x.device)
         check_evaluation_mode("denoiser", self.denoiser)
         check_same_device("denoiser", self.denoiser, x)
-        shape = getattr(self.denoiser, "image_shape", None)
-        if shape is not None and tuple(x.shape[1:]) != tuple(shape):
-            raise ValueError(f"x must have the shape [B, {', '.join(map(str, shape))}], got {list(x.shape)}")
         return x, unchecked
 
     def check_derivative(self, x: Tensor) -> Agreement | None:
@@ -447,16 +448,23 @@ class IterativePurifier(FixedModule, SettingsInState):
                 )
 
         eager = mode._replace(run=self._network.differentiable)
-        return self._network_check(
-            functools.partial(rows, mode),
-            x,
-            self.noise.draws,
-            "derivative" if differentiated else "value",
-            eager=functools.partial(rows, eager),
-            network=self.denoiser,
-            constants=len(self._probed_steps) == 1,
-            few=self.execution.compile and not differentiated,
-        )
+        try:
+            return self._network_check(
+                functools.partial(rows, mode),
+                x,
+                self.noise.draws,
+                "derivative" if differentiated else "value",
+                eager=functools.partial(rows, eager),
+                network=self.denoiser,
+                constants=len(self._probed_steps) == 1,
+                few=self.execution.compile and not differentiated,
+            )
+        except ValueError as error:  # the denoiser's own message is about its input, not about x
+            shape = getattr(self.denoiser, "image_shape", None)
+            if isinstance(shape, Sequence) and len(shape) == 3 and tuple(shape) != tuple(x.shape[1:]):
+                expected = ", ".join(map(str, shape))
+                raise ValueError(f"x must have the shape [B, {expected}], got {list(x.shape)}") from error
+            raise
 
     @property
     def _probed_steps(self) -> tuple[int, ...]:

@@ -155,7 +155,7 @@ def _prepare(trial: Trial, denoiser: Denoiser, images: Tensor, sigma: float, noi
                 direction=trial.direction,
                 noise=noise,
                 micro_batch=trial.micro_batch,
-                invariance="strict",
+                invariance="warn" if trial.micro_batch is None else "strict",
                 execution=Execution(**trial.options),  # type: ignore[arg-type]
             )
             purifier(images)

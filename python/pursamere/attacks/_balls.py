@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import NotFiniteError, check_choice, check_images, check_logits, check_positive
-from pursamere.determinism import check_evaluation_mode
 
 __all__ = ["NORMS", "Ball", "check_labels", "check_problem", "check_radius", "logits_of"]
 
@@ -64,7 +63,8 @@ def check_problem(images: Tensor, labels: Tensor) -> Tensor:
     images = check_images("images", images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        hint = "; use labels.long()" if isinstance(labels, Tensor) else ""
+        whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+        hint = "; use labels.long()" if whole else ""
         raise TypeError(f"labels must be an int64 tensor, got {got}{hint}")
     if labels.shape != (len(images),):
         raise ValueError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
@@ -74,8 +74,7 @@ def check_problem(images: Tensor, labels: Tensor) -> Tensor:
 
 
 def logits_of(model: object, images: Tensor, labels: Tensor) -> Tensor:
-    """Run the model, in evaluation mode, and check its logits; half types are returned as float32."""
-    check_evaluation_mode("model", model)
+    """Run the model and check its logits; half types are returned as float32."""
     logits = check_logits("model", model(images), images)  # type: ignore[operator]
     check_labels(labels, logits.shape[1])
     if not bool(torch.isfinite(logits.detach()).all()):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
+from pursamere.determinism import check_evaluation_mode
 from pursamere.path_gradient import GradientOf
 
 from ._balls import Ball, check_problem, logits_of
@@ -52,6 +53,7 @@ def apgd(
         ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
         NotFiniteError: logits or gradients are NaN or infinite.
     """
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     check_integer("steps", steps, low=1)
     check_integer("restarts", restarts, low=1)

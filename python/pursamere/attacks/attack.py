@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
-from pursamere.stepping import GRADIENT_HINT, IterativePurifier
+from pursamere.stepping import IterativePurifier, check_gradient
 
 from .losses import FEWEST_CLASSES
 
@@ -183,7 +183,7 @@ class GradientAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("gradient", self.gradient, GRADIENTS, hint=GRADIENT_HINT)
+        check_gradient(self.gradient, GRADIENTS)
         check_choice("loss", self.loss, FEWEST_CLASSES)
         check_integer("steps", self.steps, low=1)
         check_integer("restarts", self.restarts, low=1)

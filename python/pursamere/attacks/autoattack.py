@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pursamere._validation import check_choice, check_integer
+from pursamere._validation import check_integer
 from pursamere.classifier import PurifiedClassifier
-from pursamere.stepping import GRADIENT_HINT
+from pursamere.determinism import check_evaluation_mode
+from pursamere.stepping import check_gradient
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, Wrapped, as_float32, check_size, isolated, package
@@ -66,6 +67,7 @@ def autoattack(
         ValueError: an argument out of its range, or the model does not return logits.
         NotFiniteError: logits or gradients are NaN or infinite.
     """
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)
@@ -108,7 +110,7 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("gradient", self.gradient, GRADIENTS, hint=GRADIENT_HINT)
+        check_gradient(self.gradient, GRADIENTS)
         check_integer("queries", self.queries, low=1)
 
     def run(

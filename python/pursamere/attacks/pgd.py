@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import NotFiniteError, check_choice, check_integer, check_nonnegative
+from pursamere.determinism import check_evaluation_mode
 from pursamere.objective import expected_reconstruction_error
 from pursamere.purifier import Purifier
 
@@ -66,9 +67,11 @@ def pgd(
 
     Raises:
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
-        ValueError: an argument out of its range, or the model does not return logits or is not differentiable.
+        ValueError: an argument out of its range, or the model does not return logits, is not differentiable or is in
+            training mode.
         NotFiniteError: logits or gradients are NaN or infinite; a blind attack would make samples look robust.
     """
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     images, labels = images.detach().clone(), labels.clone()
     check_integer("steps", steps, low=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_integer
+from pursamere.determinism import check_evaluation_mode
 
 from ._balls import Ball, check_problem, logits_of
 from .attack import Attack, Hooks, Model, Target
@@ -45,6 +46,7 @@ def random_search(
         ValueError: an argument out of its range, or the model does not return logits.
         NotFiniteError: logits are NaN or infinite.
     """
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     check_integer("queries", queries, low=1)
     generator = torch.Generator("cpu").manual_seed(check_integer("seed", seed, low=0))

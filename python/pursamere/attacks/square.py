@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_integer
+from pursamere.determinism import check_evaluation_mode
 
 from ._balls import Ball, check_problem, logits_of
 from ._pyautoattack import NORMS, Wrapped, as_float32, check_size, isolated, package
@@ -34,6 +35,7 @@ def square(
     Takes no gradients. Arguments and errors are those of :func:`autoattack`; ``progress`` is called with the number of
     queries made.
     """
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     ball = Ball(norm, eps, images.detach())
     check_integer("seed", seed, low=0)

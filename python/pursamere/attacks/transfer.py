@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pursamere._validation import check_choice, check_integer
+from pursamere.determinism import check_evaluation_mode
 
 from ._balls import check_problem, logits_of
 from .attack import Attack, Hooks, Model, Target
@@ -52,12 +53,13 @@ def transfer(
 
     Raises what :func:`pgd` raises.
     """
-    if isinstance(sources, str | torch.nn.Module) or not isinstance(sources, Iterable):
+    if isinstance(sources, str | torch.nn.Sequential) or not isinstance(sources, Iterable):
         raise TypeError(f"sources must be models, for example [source], got {type(sources).__name__}")
     sources = list(sources)
     for source in sources:
         if not callable(source):
             raise TypeError(f"sources must be models, got {source!r} among them")
+    check_evaluation_mode("model", model)
     images = check_problem(images, labels)
     best = images.detach().clone()
     with torch.no_grad():

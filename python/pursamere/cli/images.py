@@ -24,6 +24,10 @@ Size = tuple[int, int, int]  # channels, height, width
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
+class WrongSizeError(ImageError):
+    """An image doesn't have the denoiser's size."""
+
+
 def find_images(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
     """Yield the image files below ``folder``, relative to it and sorted by name.
 
@@ -93,7 +97,7 @@ def read_image(path: Path, size: Size) -> Tensor:
             shown = pixels.shape[2], pixels.shape[1]
         else:
             shown = shown_size(image)
-        raise ImageError(f"is {shown[0]}x{shown[1]}, expected {width}x{height}, the denoiser's size")
+        raise WrongSizeError(f"is {shown[0]}x{shown[1]}, expected {width}x{height}, the denoiser's size")
 
 
 def check_format(path: Path, channels: int) -> None:

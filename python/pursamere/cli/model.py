@@ -60,6 +60,7 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
         denoiser = _network(arguments, "denoiser", data)
         if denoiser is None:
             denoiser = make_denoiser(options.pop("bandwidth", BANDWIDTH), arguments.device)
+            _check_shape("--denoiser: digits", denoiser, data)
         purifier = build_defense(defense, denoiser, options, getattr(arguments, "passes", None))
         say(f"{defense}: {purifier.extra_repr()}")
     if classifier is None:  # trained last, after everything else was found to be in order
@@ -74,11 +75,15 @@ def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     source = getattr(arguments, option, name if name in SHIPPED else None)
     if source is None or (option == "denoiser" and source == "digits"):
         return None
-    network, shape = load_network(option, source, arguments.device), tuple(data.images.shape[1:])
-    if network.image_shape != shape:
-        where = f"--{option}: {printable(source)}"
-        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {network.image_shape}")
+    network = load_network(option, source, arguments.device)
+    _check_shape(f"--{option}: {printable(source)}", network, data)
     return network
+
+
+def _check_shape(where: str, network: Any, data: Dataset) -> None:
+    needed, shape = tuple(network.image_shape), tuple(data.images.shape[1:])
+    if needed != shape:
+        raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {needed}")
 
 
 def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

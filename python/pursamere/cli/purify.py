@@ -19,7 +19,7 @@ from pursamere._output import require_writable
 from pursamere._text import listed, printable
 from pursamere.cli import types
 from pursamere.cli.errors import CommandError
-from pursamere.cli.images import Size, check_apart, check_format, find_images, read_image, write_image
+from pursamere.cli.images import Size, WrongSizeError, check_apart, check_format, find_images, read_image, write_image
 from pursamere.cli.networks import find_device, load_network
 from pursamere.cli.progress import Advance, progress_bar, say, tell
 from pursamere.cli.reference import load_reference
@@ -41,6 +41,10 @@ exact pixels matter. Of an MPO file, as cameras write them, the first picture is
 """
 # Errors that every later write would meet as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Names that nobody gives to a folder.
+_OTHER_FORMATS = (
+    ".avif", ".exr", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".npy", ".npz", ".pdf", ".psd", ".svg", ".tga",
+)  # fmt: skip
 DEFAULT_BANDWIDTH = 0.25  # of the digits' networks, too; importing theirs would take torch
 _SETTINGS = (
     "sigma", "steps", "step_size", "ascent_radius", "radius", "norm", "direction", "draws", "noise_seed", "micro_batch",
@@ -128,8 +132,6 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_bar(len(todo), "purify", unit="image", quiet=arguments.quiet) as advance:
             while batch := list(itertools.islice(jobs, arguments.batch_size)):
                 failures += _purify_batch(purifier, batch, size, arguments, advance)
-    if failures and "denoiser" not in arguments and "reference" not in arguments:
-        say("the denoiser was the default one, for 8x8 digits: see --denoiser and --reference for others")
     if not arguments.quiet:
         skipped = f", {len(planned) - len(todo)} skipped" if len(todo) < len(planned) else ""
         tell(f"purified {len(todo) - failures} of {len(planned)} images, {failures} failed{skipped}")
@@ -187,7 +189,7 @@ def plan(source: Path, output: Path) -> list[Job]:
         return [(source / name, output / name) for name in names]
     if not is_image_name(source):
         raise CommandError(f"{printable(source)} is not an image file by its name ({', '.join(FORMATS)})")
-    if not output.exists() and not is_image_name(output) and output.suffix[1:].isalpha():
+    if output.suffix.lower() in _OTHER_FORMATS and not output.exists():
         raise CommandError(
             f"OUTPUT must be a folder or a name in {', '.join(FORMATS)}, got {printable(output)}; create a folder of "
             "that name first if you want one"
@@ -204,7 +206,7 @@ def _without_done(planned: Sequence[Job]) -> list[Job]:
     done = {job: None for job in planned if job[1].is_file()}
     if done:
         names = printable(listed([str(source) for source, _ in done]))
-        say(f"skipped, since outputs exist, whatever their settings (--overwrite replaces them): {names}")
+        say(f"skipped, because outputs exist, possibly made with other settings (--overwrite replaces them): {names}")
     return [job for job in planned if job not in done]
 
 
@@ -221,6 +223,11 @@ def _purify_batch(
                 _check_target(job[1], arguments)
             check_format(job[1], size[0])
             ready.append((job, read_image(job[0], size)))
+        except WrongSizeError as error:
+            default = "denoiser" not in arguments and "reference" not in arguments
+            hint = ", of the default digits; see --denoiser and --reference" if default else ""
+            failures += _report(job, ImageError(f"{error}{hint}"))
+            advance(1)
         except (ImageError, OSError) as error:
             failures += _report(job, error)
             advance(1)

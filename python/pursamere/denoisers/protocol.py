@@ -28,7 +28,7 @@ class Denoiser(Protocol):
         network_call: ``(sigma, dtype)``, returns how to compute D from images of this dtype by the network alone, as a
             :class:`NetworkCall`, or ``None`` to be called as ``denoiser(y, sigma)``. Saves the conversions between
             pixels and the network's units.
-        image_shape: (C, H, W), if it takes images of this shape only. Purifiers check their input by it.
+        image_shape: (C, H, W), if it takes images of this shape only; for messages.
         sigma_range: the lowest and highest supported ``sigma``, in pixel units. Default noise levels are clipped to it,
             and :class:`pursamere.Purifier` warns where its ``sigma`` is outside.
     """
@@ -133,6 +133,7 @@ def sigma_range_of(denoiser: Denoiser) -> tuple[float, float]:
     found: Any = getattr(denoiser, "sigma_range", None)
     if found is None:
         return 0.0, float("inf")
+    found = found.tolist() if hasattr(found, "tolist") else found  # a tensor or an array
     if not isinstance(found, Sequence) or len(found) != 2:
         raise TypeError(f"denoiser.sigma_range must hold two numbers, the lowest and the highest sigma, got {found!r}")
     low, high = (check_nonnegative("denoiser.sigma_range", bound, infinite=True) for bound in found)

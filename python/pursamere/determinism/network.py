@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_evaluation_mode", "check_same_device", "is_compiled"]
+__all__ = ["check_evaluation_mode", "check_same_device", "is_compiled", "refused_training_layers"]
 
 _STOCHASTIC_OR_MIXING = (
     nn.modules.batchnorm._BatchNorm,
@@ -27,6 +29,30 @@ def check_evaluation_mode(name: str, network: object) -> None:
         f"{name} must be in evaluation mode, but its layer {path or type(module).__name__!r} is training; "
         f"call {name}.eval()"
     )
+
+
+@contextmanager
+def refused_training_layers(name: str, networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Refuse, in this thread, to run a layer of ``networks`` that :func:`check_evaluation_mode` refuses.
+
+    For networks that a function holds, and of which it may not run all.
+    """
+    thread = threading.get_ident()
+
+    def refuse(layer: nn.Module, _: object) -> None:
+        if threading.get_ident() == thread:
+            raise ValueError(
+                f"{name} must be in evaluation mode, but its layer {type(layer).__name__!r} is training; call .eval() "
+                "on the network that it runs"
+            )
+
+    layers = {layer for network in networks for layer in _modules(network) if _changes_in_training(layer)}
+    handles = [layer.register_forward_pre_hook(refuse) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_same_device(name: str, network: object, x: Tensor) -> None:

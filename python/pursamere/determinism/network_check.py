@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pursamere._warn import warn_user
 from pursamere.noise import GaussianNoise
 
 from .micro_batches import candidate_sizes, default_micro_batch
-from .network import check_evaluation_mode, is_compiled
+from .network import is_compiled, refused_training_layers
 from .random_numbers import without_random_numbers
 from .snapshot import modules_within
 from .vector_tails import elements_fill_vectors
@@ -45,7 +45,7 @@ class NetworkCheck:
     def __init__(self, name: str, micro_batch: int | None, invariance: str) -> None:
         self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
         self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
-        self._complained = False
+        self._complained: set[tuple[Any, ...]] = set()
 
     def __call__(
         self,
@@ -72,20 +72,19 @@ class NetworkCheck:
             few: whether to find two sizes at most and to try few, since each is compiled.
 
         Raises:
-            ValueError: a module that the network is, or holds as a function, is in training mode.
+            ValueError: it runs a layer in training mode that is random, mixes samples, or updates itself.
             RuntimeError: the network draws random numbers from PyTorch's global state, its results differ between
                 calls, or, with ``invariance="strict"``, rows depend on one another.
         """
         key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, *algorithm_settings(like.device))
         if key not in self._found:
-            for module in modules_within(network):  # those of a function are not seen by the check of every call
-                check_evaluation_mode(self.name, module)
             candidates = candidate_sizes(draws, like.shape[1:], like.device)
             if few:  # the largest, and those that a lone image is cheap in
                 candidates = (candidates[0], *(n for n in candidates[1:] if n == 1 or n * draws <= _MOST_ROWS_ALONE))
             visible = None if is_compiled(network) else eager
             aligned = functools.partial(self._elements_fill_vectors, visible, like, draws, constants)
-            self._found[key] = self._find(function, like, draws, candidates, aligned, few)
+            with refused_training_layers(self.name, modules_within(network)):
+                self._found[key] = self._find(function, like, draws, candidates, aligned, few)
         return self._found[key]
 
     def told(self) -> str:
@@ -106,7 +105,7 @@ class NetworkCheck:
         aligned: Callable[[int], bool],
         few: bool,
     ) -> tuple[int, ...]:
-        device = like.device
+        device, larger = like.device, candidates[0]
         fixed = self.micro_batch or (default_micro_batch(device) if self.invariance == "off" else None)
         if fixed is not None:
             candidates = (fixed,)
@@ -122,15 +121,17 @@ class NetworkCheck:
             if fixed is not None:
                 if _depends_on_companions(function, images, expected):
                     self._complain(
+                        like,
                         f"the {self.name}'s results for one image depend on the other images in a micro-batch of "
-                        f"{size}; set micro_batch=1, or None to find a size where they do not"
+                        f"{size}; set micro_batch=1, or None to find a size where they do not",
                     )
                 return (size,)
             if size == 1:
-                if _mixes_rows(function, _images(2, like)):
+                if larger > 1 and _mixes_rows(function, _images(candidates[i - 1] if i > 0 else 2, like)):
                     self._complain(
+                        like,
                         f"the {self.name} mixes the images of a batch, but rows must be independent (no statistics "
-                        "over the batch); every image runs alone, with all draws of the noise in one batch"
+                        "over the batch); images are run one by one, with all draws of the noise in one batch",
                     )
                 return (size,)
             matching = (
@@ -167,13 +168,13 @@ class NetworkCheck:
             "deterministic (switch it to evaluation mode, fix its noise, or see torch.use_deterministic_algorithms)"
         )
 
-    def _complain(self, message: str) -> None:
+    def _complain(self, like: Tensor, message: str) -> None:
         if self.invariance == "strict":
             raise RuntimeError(message)
-        if self._complained:  # about values, and it is as true of derivatives
-            return
-        self._complained = True
-        warnings.warn(message, RuntimeWarning, stacklevel=7)
+        key = (tuple(like.shape[1:]), like.dtype, like.device)
+        if key not in self._complained:  # about values, and it is as true of derivatives
+            self._complained.add(key)
+            warn_user(message)
 
 
 def algorithm_settings(device: torch.device) -> tuple[object, ...]:

@@ -73,15 +73,17 @@ class Snapshot:
 
 
 def modules_within(network: object) -> Iterator[nn.Module]:
-    """Yield the modules that a function or callable object holds; a module itself, without those inside of it."""
+    """Yield a module, or the outermost modules that a function or callable object holds, and what these hold so."""
     pending, seen = [network], set()
     while pending:
         part = pending.pop()
+        if id(part) in seen or (held := _held_by(part)) is None:
+            continue
+        seen.add(id(part))
         if isinstance(part, nn.Module):
             yield part
-        elif id(part) not in seen and (held := _held_by(part)) is not None:
-            seen.add(id(part))
-            pending += [each for _, each in held if not _is_simple(each)]
+            held = [each for module in part.modules() for each in _attributes(module)]
+        pending += [each for _, each in held if not _is_simple(each) and not isinstance(each, Tensor)]
 
 
 class LatestSnapshot:

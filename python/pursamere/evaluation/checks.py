@@ -65,7 +65,9 @@ def _probabilities(logits: Tensor | None) -> MaskingCheck | None:
     """Attacks need logits: derivatives of probabilities vanish where the model is sure."""
     if logits is None or not bool(((logits >= 0) & (logits <= 1)).all()):
         return None
-    detail = "all outputs are in [0, 1] like probabilities; attacks need logits, so remove a last softmax or sigmoid"
+    detail = (
+        "all outputs are in [0, 1], like those of a softmax or sigmoid, which attacks must not see: they need logits"
+    )
     return MaskingCheck("logits", False, detail)
 
 

@@ -21,6 +21,7 @@ from pursamere._extras import require
 from pursamere._files import reading, require_form, write_bytes
 from pursamere._validation import check_integer
 
+from .measurements import Measurements
 from .units import Outcome, Unit
 
 __all__ = ["IncompleteRunError", "RunFolder", "recorded_threads"]
@@ -108,15 +109,13 @@ class RunFolder:
                 raise ValueError(f"it has {len(images)} images, expected {len(unit.rows)}")
             return images
 
-    def measured(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What ``measure`` returned, as values for JSON, when the run was first complete."""
+    def measured(self, measure: Callable[[], Measurements]) -> Measurements:
+        """What ``measure`` returned when the run was first complete; ``ValueError`` if its file is damaged."""
         file = self.path / "measurements.json"
         if not file.exists():
-            self.write(file.name, _json(measure()))
+            _write_new(file, measure().to_json())
         with reading(file, _RUN_AGAIN):
-            found = json.loads(file.read_bytes())
-            require_form(found, {"cost": dict, "compression": list})
-        return dict(found)
+            return Measurements.from_json(json.loads(file.read_bytes()))
 
     def write(self, name: str, content: bytes) -> None:
         """Write one of the result files."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import resource
-import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +14,12 @@ from pursamere.derivative_check import Agreement
 
 from .case import Case
 from .checks import masking_checks
-from .compression import compression
 from .course import joined
 from .determinism import CHECKED
 from .folder import RunFolder
+from .measurements import measure
 from .plan import Plan
 from .result import AttackResult, Proportion, Result
-from .target import Target
 from .units import Outcome, Unit
 
 __all__ = ["summarize", "summary_json"]
@@ -46,7 +42,7 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
             if line.eps == radius and not line.attack.sweep:
                 alive[torch.tensor(line.rows, device="cpu")] &= line.withstood
         withstood[radius] = alive
-    measured = run.measured(lambda: _measure(case))
+    measured = run.measured(lambda: measure(case))
     return Result(
         config=run.config,
         environment=run.environment,
@@ -65,8 +61,8 @@ def summarize(run: RunFolder, case: Case, plan: Plan, derivative: Agreement | No
             case.target.logits(case.images[:CHECKED]),
         ),
         skipped=plan.skipped,
-        cost=measured["cost"],
-        compression={radius: (ratio, samples) for radius, ratio, samples in measured["compression"]},
+        cost=measured.cost,
+        compression=measured.compression,
     )
 
 
@@ -162,26 +158,3 @@ def _named(rows: list[int], chosen: Tensor) -> str:
     names = ", ".join(map(str, positions[:_NAMED]))
     more = f" and {len(positions) - _NAMED} more" if len(positions) > _NAMED else ""
     return f"{'sample' if len(positions) == 1 else 'samples'} {names}{more}"
-
-
-def _measure(case: Case) -> dict[str, Any]:
-    found = compression(case.target, case.images, case.eps, case.norm, case.seed)
-    return {"cost": _cost(case.target, case.images), "compression": [(eps, *values) for eps, values in found.items()]}
-
-
-def _cost(target: Target, images: Tensor) -> dict[str, Any]:
-    part = images[:128]
-    start = time.perf_counter()
-    target.logits(part)
-    if part.device.type == "cuda":
-        torch.cuda.synchronize(part.device)
-        peak = torch.cuda.max_memory_allocated(part.device) / 2**20
-    else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    rate = len(part) / (time.perf_counter() - start)
-    cost: dict[str, Any] = {"images_per_second": round(rate, 1), "peak_memory_mib": round(peak, 1)}
-    passes = getattr(target.purifier, "network_passes", None)
-    if passes is not None:
-        cost |= {"forward_passes": passes.forward, "backward_passes": passes.backward}
-    return cost
