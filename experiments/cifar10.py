@@ -27,6 +27,7 @@ CHANGES: list[dict[str, Any]] = [
     *({"step_size": value} for value in (0.3, 1.2)),
     {"steps": 8, "step_size": 0.3},
     {"draws": 4},
+    {"draws": 1, "antithetic": False},  # as the ascent has at the same passes
     *({**ERE, "ascent_radius": value} for value in (0.0, 0.05)),
     ASCENT,
     {**ERE, **ASCENT},

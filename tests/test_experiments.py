@@ -13,7 +13,7 @@ from pursamere.pretrained import Pretrained, make_purifier
 from pursamere.training import ClassifierConfiguration, configuration
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table")
+NAMES = ("digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table", "cifar10-sweep")
 
 
 @pytest.fixture(scope="module")
