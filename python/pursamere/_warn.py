@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 __all__ = ["warn_user"]
 
-_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+_INSIDE = tuple(f"{Path(module).parent}{os.sep}" for module in (__file__, torch.__file__))
 
 
 def warn_user(message: str, category: type[Warning] = RuntimeWarning) -> None:
