@@ -223,15 +223,16 @@ def _along(direction: Tensor, function: Function, images: Sequence[Tensor]) -> A
                 (pulled,) = torch.autograd.grad(result, leaf, along)
             difference = abs(float((pulled * direction).sum()) - size)
             rounding = 8 * torch.finfo(x.dtype).eps * float(torch.linalg.vector_norm(result.detach())) / step
-            if max(size, difference) <= rounding:  # hardly any dependence on x: nothing that could be wrong
-                return Agreement(0.0, 0.0, x.dtype)
+            if max(size, difference) <= rounding:  # hardly any dependence on x here
+                continue
             scale = max(size, torch.finfo(x.dtype).tiny)
             error = difference / scale
             uncertainty = float(torch.linalg.vector_norm(near - far)) / scale
             found.append(Agreement(error, uncertainty if math.isfinite(uncertainty) else math.inf, x.dtype))
             if found[-1].is_known and not found[-1].is_wrong:
                 return found[-1]
-    return min(found, key=lambda agreement: agreement.uncertainty)
+    # Without any dependence on x there is nothing that could be wrong.
+    return min(found, key=lambda agreement: agreement.uncertainty, default=Agreement(0.0, 0.0, images[0].dtype))
 
 
 def _difference(function: Function, x: Tensor, direction: Tensor, step: float) -> Tensor:

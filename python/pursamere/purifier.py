@@ -213,7 +213,6 @@ class Purifier(IterativePurifier):
         key = (x.shape[1:], x.dtype, x.device)
         if key in self._checked_descents or self.direction != "ere" or self.steps == 0 or x.device.type == "meta":
             return
-        self._checked_descents.add(key)
         if is_compiled(self.denoiser) or type(self)._gradient is not Purifier._gradient:
             return
         noise = replace(self.noise, draws=min(2, self.noise.draws))
@@ -222,11 +221,11 @@ class Purifier(IterativePurifier):
             return expected_reconstruction_error(self.denoiser, images, self.sigma, noise, micro_batch=1)
 
         with self._in_network(x.device, grad=True):
-            self._sizes(
-                x
-            )  # first the check of its results, so that nothing that it caches in its first call is float64
+            # First the check of its results, so that nothing that a denoiser caches in its first call is float64.
+            self._sizes(x)
             images = sample_images((2, *x.shape[1:]), x.device, x.dtype).split(1)
             found = without_random_numbers("denoiser", lambda: compare_in_float64(ere, images))
+        self._checked_descents.add(key)
         if found is not None and found.is_wrong:
             warn_user(
                 "purification follows autograd's derivative of the denoiser, which differs from finite differences "
