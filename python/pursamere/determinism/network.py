@@ -32,10 +32,10 @@ def check_evaluation_mode(name: str, network: object) -> None:
 
 
 @contextmanager
-def refused_training_layers(name: str, networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Refuse, in this thread, to run a layer of ``networks`` that :func:`check_evaluation_mode` refuses.
+def refused_training_layers(name: str, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Refuse, in this thread, to run one of ``modules`` that :func:`check_evaluation_mode` refuses.
 
-    For networks that a function holds, and of which it may not run all.
+    For the modules that a function holds, of which it may not run all.
     """
     thread = threading.get_ident()
 
@@ -46,8 +46,7 @@ def refused_training_layers(name: str, networks: Iterable[nn.Module]) -> Iterato
                 "on the network that it runs"
             )
 
-    layers = {layer for network in networks for layer in _modules(network) if _changes_in_training(layer)}
-    handles = [layer.register_forward_pre_hook(refuse) for layer in layers]
+    handles = [layer.register_forward_pre_hook(refuse) for layer in modules if _changes_in_training(layer)]
     try:
         yield
     finally:

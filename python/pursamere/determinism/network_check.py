@@ -16,7 +16,7 @@ from pursamere.noise import GaussianNoise
 from .micro_batches import candidate_sizes, default_micro_batch
 from .network import is_compiled, refused_training_layers
 from .random_numbers import without_random_numbers
-from .snapshot import modules_within
+from .snapshot import Snapshot
 from .vector_tails import elements_fill_vectors
 
 __all__ = ["INVARIANCE_MODES", "NetworkCheck", "algorithm_settings", "sample_images"]
@@ -83,7 +83,7 @@ class NetworkCheck:
                 candidates = (candidates[0], *(n for n in candidates[1:] if n == 1 or n * draws <= _MOST_ROWS_ALONE))
             visible = None if is_compiled(network) else eager
             aligned = functools.partial(self._elements_fill_vectors, visible, like, draws, constants)
-            with refused_training_layers(self.name, modules_within(network)):
+            with refused_training_layers(self.name, Snapshot(network).modules):
                 self._found[key] = self._find(function, like, draws, candidates, aligned, few)
         return self._found[key]
 

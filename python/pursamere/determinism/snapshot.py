@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LatestSnapshot", "Snapshot", "modules_within"]
+__all__ = ["LatestSnapshot", "Snapshot"]
 
 
 class Snapshot:
@@ -50,6 +50,11 @@ class Snapshot:
                 if isinstance(part, nn.Module):
                     self._states += [list(part._forward_hooks), list(part._forward_pre_hooks)]
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules among the parts, each with its submodules."""
+        return [part for part in self._parts if isinstance(part, nn.Module)]
+
     def has_parts_of(self, network: Snapshot) -> bool:
         """Whether the other network has the same modules, parameters and functions, whatever their values."""
         return _same(self._parts, network._parts)
@@ -70,20 +75,6 @@ class Snapshot:
             if len(now) != len(before) or not all(map(operator.is_, now, before)):
                 return False
         return all(_state(tensor) == state for tensor, state in self._tensors)
-
-
-def modules_within(network: object) -> Iterator[nn.Module]:
-    """Yield a module, or the outermost modules that a function or callable object holds, and what these hold so."""
-    pending, seen = [network], set()
-    while pending:
-        part = pending.pop()
-        if id(part) in seen or (held := _held_by(part)) is None:
-            continue
-        seen.add(id(part))
-        if isinstance(part, nn.Module):
-            yield part
-            held = [each for module in part.modules() for each in _attributes(module)]
-        pending += [each for _, each in held if not _is_simple(each) and not isinstance(each, Tensor)]
 
 
 class LatestSnapshot:
