@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 
+import denoiser_error
 import diffpure_accuracy
 import execution
 import mnist_half
+import paired
 from cifar10 import CIFAR10_BUDGET, CIFAR10_RADII, CIFAR10_SWEEP, CIFAR10_TABLE
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from digits_classifiers import DIGITS_CLASSIFIERS
@@ -28,7 +30,9 @@ EXPERIMENTS = {
     "cifar10-table": CIFAR10_TABLE,
     "cifar10-radii": CIFAR10_RADII,
     "cifar10-budget": CIFAR10_BUDGET,
+    "cifar10-denoiser-error": denoiser_error,
     "mnist-half": mnist_half,
+    "paired": paired,
     "diffpure-accuracy": diffpure_accuracy,
     "execution": execution,
 }

@@ -29,7 +29,7 @@ PROTOCOL = Protocol(
     ),
 )
 SHORT = Protocol("p", PROTOCOL.attacks[:2])
-SAMPLES, EPS = 5, 0.05
+SAMPLES, EPS = 5, 0.1
 
 
 @pytest.fixture(autouse=True)

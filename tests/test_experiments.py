@@ -58,6 +58,12 @@ def test_every_row_has_settings_that_its_defense_takes(experiments):
             assert model is networks.undefended
 
 
+def test_the_published_differences_are_those_of_the_published_outcomes(experiments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "paired"])
+    sys.modules["run"].main()
+    assert capsys.readouterr().out == (ROOT / "docs/results/paired.md").read_text()
+
+
 def test_the_recommended_settings_are_a_row_of_the_table(experiments):
     (row,) = [row for row in experiments["mnist-table"].rows if row.name == "PurSAMERE, score, rho 0.05"]
     networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None, torch.nn.Identity())

@@ -11,7 +11,7 @@ from typing import NoReturn
 from pursamere._environment import package_version
 from pursamere._extras import MissingExtraError
 from pursamere._text import printable
-from pursamere.cli import demo, evaluate, info, purify, train, tune
+from pursamere.cli import compare, demo, evaluate, info, purify, train, tune
 from pursamere.cli.errors import CommandError
 from pursamere.cli.one_line_warnings import one_line_warnings
 from pursamere.cli.progress import say
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pursamere {package_version('pursamere')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (demo, purify, evaluate, train, tune, info):
+    for module in (demo, purify, evaluate, compare, train, tune, info):
         module.add_parser(commands, common)
     return parser
 

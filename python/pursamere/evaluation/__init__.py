@@ -3,6 +3,7 @@
 from pursamere.attacks import Attack
 
 from .folder import IncompleteRunError
+from .paired import PairedDifference, compare
 from .presets import PRESETS
 from .protocol import Protocol
 from .result import AttackResult, MaskingCheck, Proportion, Result
@@ -13,7 +14,9 @@ __all__ = [
     "AttackResult",
     "IncompleteRunError",
     "MaskingCheck",
+    "PairedDifference",
     "Proportion",
     "Protocol",
     "Result",
+    "compare",
 ]

@@ -14,10 +14,10 @@ from pursamere.attacks import Attack
 
 __all__ = ["AttackResult", "MaskingCheck", "Proportion", "Result", "wilson_interval"]
 
-_Z95 = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
+Z95 = 1.959963984540054  # the 0.975 quantile of the standard normal distribution
 
 
-def wilson_interval(correct: int, count: int, z: float = _Z95) -> tuple[float, float]:
+def wilson_interval(correct: int, count: int, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of the proportion ``correct / count``, 95 % by default.
 
     Unlike the normal approximation, it has positive length and stays in [0, 1] even at 0 and ``count``.
