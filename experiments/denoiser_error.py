@@ -1,8 +1,13 @@
-"""Whether the denoiser's error is what limits the worst case on CIFAR-10.
+"""What limits the worst case on CIFAR-10: the denoiser's error on clean images, or that it passes perturbations on.
 
-A control that no defender could run: D_a(y) = x + a (D(y) - x), where x is the clean image, has ``a`` times the error
-of the denoiser D that ships. The purifier has its usual settings, but follows the gradient itself, so that it ends
-nearer to x as ``a`` falls: steps of a fixed length don't. The attacks know D_a and differentiate it.
+A control that no defender could run. D is the denoiser that ships, x the clean image and y_k = x + sigma xi_k its noisy
+images; then E_k = D(y_k) - x is the error on the clean image, and for any other y
+
+    D_bc(y) = x + b E_k + c (D(y) - D(y_k))
+
+has b times that error, and passes on c times what changes in y. D_11 is D. Since D_bc knows x, the figures are upper
+bounds of what such a denoiser would give. The purifier has its usual settings, but ``step_rule="gradient"``, because
+unit steps have the same length however small the error is. The attacks differentiate D_bc.
 """
 
 from __future__ import annotations
@@ -15,28 +20,44 @@ import torch
 from torch import Tensor, nn
 
 import pursamere as ps
-from pursamere.attacks import pgd
+from pursamere.attacks import apgd, pgd
+from pursamere.evaluation.paired import paired_difference
 from pursamere.functional import perturb
 from pursamere.pretrained import EPS, TUNED, Pretrained, make_purifier
 
-SHARES = (1.0, 0.75, 0.5, 0.25)
+SHARES = (1.0, 0.5)
 STEPS = 20
 (RADIUS,) = EPS["cifar10"]
 SIGMA, DRAWS = TUNED["cifar10"]["sigma"], TUNED["cifar10"]["draws"]
-HEADER = ("classifier", "a", "root mean squared error", "clean", "PGD, BPDA", "PGD, exact", "worst case")
+SETTINGS = {"step_rule": "gradient", "step_size": 0.25, "invariance": "off"}
+HEADER = (
+    "classifier",
+    "b",
+    "c",
+    "clean",
+    "PGD, BPDA",
+    "PGD, exact",
+    "APGD-T, exact",
+    "worst case",
+    "against b = c = 1",
+)
 
 
 class Mixed(nn.Module):
-    """D_a for these clean images, which must be purified together and in this order."""
+    """D_bc for these clean images, which must be purified together and in this order."""
 
-    def __init__(self, denoiser: nn.Module, clean: Tensor, share: float) -> None:
+    def __init__(self, denoiser: nn.Module, clean: Tensor, noisy: Tensor, b: float, c: float) -> None:
         super().__init__()
-        self.denoiser, self.share = denoiser, share
-        self.clean = clean
+        self.denoiser, self.c = denoiser, c
+        with torch.no_grad():
+            denoised = denoiser(noisy, SIGMA)
+        clean = clean.repeat(DRAWS, 1, 1, 1)  # the rows of a draw are contiguous
+        self.constant = clean + b * (denoised - clean) - c * denoised
 
     def forward(self, y: Tensor, sigma: float) -> Tensor:
-        clean = self.clean.repeat(DRAWS, 1, 1, 1)[: len(y)].to(y.dtype)  # the rows of a draw are contiguous
-        mixed: Tensor = torch.lerp(clean, self.denoiser(y, sigma), self.share)
+        if len(y) not in (len(self.constant), DRAWS):  # the check of derivatives takes one image, whichever
+            raise RuntimeError(f"expected the noisy images of all clean ones, {len(self.constant)}, got {len(y)}")
+        mixed: Tensor = self.constant[: len(y)].to(y.dtype) + self.c * self.denoiser(y, sigma)
         return mixed
 
 
@@ -50,23 +71,28 @@ def run(arguments: argparse.Namespace) -> None:
     test = networks.test.head(arguments.samples)
     x, labels = test.images.to(arguments.device), test.labels.to(arguments.device)
     print("| " + " | ".join(HEADER) + " |\n|---|" + "---:|" * (len(HEADER) - 1))
-    for name, share in product(("classifier", "undefended"), SHARES):
-        cells = [f"{figure:.3f}" for figure in figures(networks, getattr(networks, name), x, labels, share)]
-        print(f"| {name} | {share:g} | {' | '.join(cells)} |", flush=True)
+    for name in ("classifier", "undefended"):
+        reference: list[bool] = []
+        for b, c in product(SHARES, SHARES):
+            withstood = outcomes(networks, getattr(networks, name), x, labels, b, c)
+            worst = withstood.all(0).tolist()
+            reference = reference or worst
+            cells = [f"{share:.3f}" for share in (*withstood.float().mean(1).tolist(), sum(worst) / len(worst))]
+            print(
+                f"| {name} | {b:g} | {c:g} | {' | '.join(cells)} | {paired_difference(worst, reference)} |", flush=True
+            )
 
 
-def figures(networks: Pretrained, classifier: nn.Module, x: Tensor, labels: Tensor, share: float) -> list[float]:
-    """The columns of the table after ``a``."""
-    denoiser = Mixed(networks.denoiser, x, share)
-    options = {"step_rule": "gradient", "step_size": 0.25, "micro_batch": len(x), "invariance": "off"}
-    purifier = make_purifier("cifar10", denoiser, **options)
+def outcomes(networks: Pretrained, classifier: nn.Module, x: Tensor, labels: Tensor, b: float, c: float) -> Tensor:
+    """Whether each image withstands no attack, and each of the attacks: bool [4, B]."""
+    noise = make_purifier("cifar10", networks.denoiser).noise
+    denoiser = Mixed(networks.denoiser, x, perturb(x, SIGMA, noise).flatten(0, 1), b, c)
+    purifier = make_purifier("cifar10", denoiser, micro_batch=len(x), **SETTINGS)
     model = ps.PurifiedClassifier(purifier, classifier)
     bpda = ps.PurifiedClassifier(purifier, classifier, gradient="identity")
     # Without stop_at_success, which would take images out of the batch.
-    attack = partial(pgd, images=x, labels=labels, eps=RADIUS, steps=STEPS, stop_at_success=False)
-    images = [x, attack(bpda), attack(model)]
+    common = {"images": x, "labels": labels, "eps": RADIUS, "steps": STEPS, "stop_at_success": False}
+    attacks = (partial(pgd, bpda), partial(pgd, model), partial(apgd, model, loss="targeted_dlr"))
+    found = [x, *(attack(**common) for attack in attacks)]
     with torch.no_grad():
-        noisy = perturb(x, SIGMA, purifier.noise)
-        error = (denoiser(noisy.flatten(0, 1), SIGMA).unflatten(0, (DRAWS, -1)) - x).square().mean().sqrt()
-        withstood = torch.stack([model(each).argmax(1) == labels for each in images])
-    return [float(error), *withstood.float().mean(1).tolist(), float(withstood.all(0).float().mean())]
+        return torch.stack([model(images).argmax(1) == labels for images in found])

@@ -13,7 +13,10 @@ from pursamere.pretrained import Pretrained, make_purifier
 from pursamere.training import ClassifierConfiguration, configuration
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table", "cifar10-sweep")
+NAMES = (
+    "digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table", "cifar10-sweep",
+    "cifar10-table",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def experiments():
 
 
 def published(name):
-    tables = ("digits-table", "digits-classifiers", "mnist-table")
+    tables = ("digits-table", "digits-classifiers", "mnist-table", "cifar10-table")
     file = f"{name.removesuffix('-table')}-outcomes" if name in tables else name
     with open(ROOT / "docs" / "results" / f"{file}.csv", newline="") as stream:
         return list(csv.reader(stream))
@@ -47,7 +50,7 @@ def test_the_rows_are_those_of_the_published_results(experiments, name):
 def test_every_row_has_settings_that_its_defense_takes(experiments):
     networks = Pretrained(lambda y, sigma: y, torch.nn.Identity(), None, None, torch.nn.Identity())
     comparisons = [experiment for experiment in experiments.values() if hasattr(experiment, "rows")]
-    assert len(comparisons) >= 9
+    assert len(comparisons) >= 10
     for experiment in comparisons:
         assert len({row.name for row in experiment.rows}) == len(experiment.rows)
     for row in (row for experiment in comparisons for row in experiment.rows):
@@ -133,3 +136,44 @@ def test_processes_divide_the_rows_of_an_experiment(experiments, tmp_path, monke
         sys.modules["run"].main()
     assert capsys.readouterr().out.startswith("again ")
     assert not (tmp_path / small.rows[0].name).exists()
+
+
+def test_adjusted_p_values_reject_what_the_step_down_method_does(experiments):
+    """Holm's step-down method by its definition: reject in order while p <= alpha / (number left)."""
+    paired = importlib.import_module("paired")
+    values = [0.01, 0.04, 0.03, 0.005, 0.5, 0.04]
+    adjusted = paired.holm(values)
+    for alpha in (0.01, 0.03, 0.05, 0.06, 0.12, 0.13, 0.5, 0.9):
+        rejected, ordered = set(), sorted(range(6), key=values.__getitem__)
+        for left, i in zip(range(6, 0, -1), ordered, strict=True):
+            if values[i] > alpha / left:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(adjusted) if p <= alpha + 1e-12} == rejected
+
+
+def test_outcomes_are_paired_by_sample_not_by_line(experiments, tmp_path):
+    paired = importlib.import_module("paired")
+    lines = ["a,0.1,2,pgd", "a,0.1,0,", "b,0.1,0,pgd", "b,0.1,2,", "a,0.1,1,", "b,0.1,1,clean"]
+    (tmp_path / "x.csv").write_text("\n".join(["defense,eps,sample,fell_to", *lines]))
+    assert paired.read(tmp_path / "x.csv") == {("0.1", "a"): [True, True, False], ("0.1", "b"): [False, False, True]}
+
+
+@pytest.mark.slow
+def test_the_mixed_denoiser_scales_error_and_sensitivity_apart(experiments):
+    module = importlib.import_module("denoiser_error")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 3, 8, 8, generator=generator)
+    clean = x.repeat(module.DRAWS, 1, 1, 1)
+    noisy, moved = (clean + 0.2 * torch.randn(clean.shape, generator=generator) for _ in range(2))
+
+    def denoiser(y, sigma):
+        return 0.3 + 0.5 * y.tanh()
+
+    for b, c in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.25, 0.5)):
+        mixed = module.Mixed(denoiser, x, noisy, b, c)
+        torch.testing.assert_close(mixed(noisy, 0.2) - clean, b * (denoiser(noisy, 0.2) - clean))
+        change = denoiser(moved, 0.2) - denoiser(noisy, 0.2)
+        torch.testing.assert_close(mixed(moved, 0.2) - mixed(noisy, 0.2), c * change)
+        with pytest.raises(RuntimeError, match="expected the noisy images of all clean ones, 6, got 4"):
+            mixed(moved[:4], 0.2)
