@@ -6,8 +6,9 @@ images; then E_k = D(y_k) - x is the error on the clean image, and for any other
     D_bc(y) = x + b E_k + c (D(y) - D(y_k))
 
 has b times that error, and passes on c times what changes in y. D_11 is D. Since D_bc knows x, the figures are upper
-bounds of what such a denoiser would give. The purifier has its usual settings, but ``step_rule="gradient"``, because
-unit steps have the same length however small the error is. The attacks differentiate D_bc.
+bounds of what such a denoiser would give. The classifier is the one that was trained behind the purifier. That has its
+usual settings, but ``step_rule="gradient"``, because unit steps have the same length however small the error is. The
+attacks differentiate D_bc.
 """
 
 from __future__ import annotations
@@ -70,26 +71,23 @@ def run(arguments: argparse.Namespace) -> None:
     networks = ps.load_pretrained("cifar10", arguments.device)
     test = networks.test.head(arguments.samples)
     x, labels = test.images.to(arguments.device), test.labels.to(arguments.device)
-    print("| " + " | ".join(HEADER) + " |\n|---|" + "---:|" * (len(HEADER) - 1))
-    for name in ("classifier", "undefended"):
-        reference: list[bool] = []
-        for b, c in product(SHARES, SHARES):
-            withstood = outcomes(networks, getattr(networks, name), x, labels, b, c)
-            worst = withstood.all(0).tolist()
-            reference = reference or worst
-            cells = [f"{share:.3f}" for share in (*withstood.float().mean(1).tolist(), sum(worst) / len(worst))]
-            print(
-                f"| {name} | {b:g} | {c:g} | {' | '.join(cells)} | {paired_difference(worst, reference)} |", flush=True
-            )
+    print("| " + " | ".join(HEADER) + " |\n|" + "---:|" * len(HEADER))
+    reference: list[bool] = []
+    for b, c in product(SHARES, SHARES):
+        withstood = outcomes(networks, x, labels, b, c)
+        worst = withstood.all(0).tolist()
+        reference = reference or worst
+        cells = [f"{share:.3f}" for share in (*withstood.float().mean(1).tolist(), sum(worst) / len(worst))]
+        print(f"| {b:g} | {c:g} | {' | '.join(cells)} | {paired_difference(worst, reference)} |", flush=True)
 
 
-def outcomes(networks: Pretrained, classifier: nn.Module, x: Tensor, labels: Tensor, b: float, c: float) -> Tensor:
+def outcomes(networks: Pretrained, x: Tensor, labels: Tensor, b: float, c: float) -> Tensor:
     """Whether each image withstands no attack, and each of the attacks: bool [4, B]."""
     noise = make_purifier("cifar10", networks.denoiser).noise
     denoiser = Mixed(networks.denoiser, x, perturb(x, SIGMA, noise).flatten(0, 1), b, c)
     purifier = make_purifier("cifar10", denoiser, micro_batch=len(x), **SETTINGS)
-    model = ps.PurifiedClassifier(purifier, classifier)
-    bpda = ps.PurifiedClassifier(purifier, classifier, gradient="identity")
+    model = ps.PurifiedClassifier(purifier, networks.classifier)
+    bpda = ps.PurifiedClassifier(purifier, networks.classifier, gradient="identity")
     # Without stop_at_success, which would take images out of the batch.
     common = {"images": x, "labels": labels, "eps": RADIUS, "steps": STEPS, "stop_at_success": False}
     attacks = (partial(pgd, bpda), partial(pgd, model), partial(apgd, model, loss="targeted_dlr"))

@@ -49,12 +49,13 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         ),
         *(
             (f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {reference}")
-            for reference in (
-                "scoreopt_o", "likelihood_maximization", "diffpure_fixed_noise", "no purifier",
-            )
+            for reference in ("diffpure_fixed_noise", "no purifier")
         ),
         (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, score without SAM"),
-        (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, no purifier"),
+        *(
+            (f"{name}, {direction} without SAM", f"{ADVERSARIAL}, no purifier")
+            for name, direction in ((TRAINED, "score"), (TRAINED, "ERE"), (ADVERSARIAL, "ERE"))
+        ),
         (f"{TRAINED}, score without SAM", f"{TRAINED}, no purifier"),
     ],
 }  # fmt: skip
