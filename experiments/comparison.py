@@ -79,7 +79,8 @@ class Experiment:
     """Rows evaluated on the first ``samples`` images of a split.
 
     The radii of the attacks are those that the purifiers were tuned for, unless ``eps`` has others. With an
-    introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise NAME.csv.
+    introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise NAME.csv. The
+    table has images/s only if ``timed``, which runs beside other work are not.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Experiment:
     rows: tuple[Row, ...]
     introduction: str = ""
     eps: tuple[float, ...] = ()
+    timed: bool = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -144,7 +146,7 @@ class Experiment:
             return {f"{self.name}.csv": _csv(worst_case_rows(results))}
         introduction = self.introduction.format(samples=samples, conditions=self._conditions(results))
         return {
-            f"{self.name}.md": f"{introduction}\n\n{markdown_tables(results)}\n",
+            f"{self.name}.md": f"{introduction}\n\n{markdown_tables(results, timed=self.timed)}\n",
             f"{self.name}-outcomes.csv": _csv(outcome_rows(results)),
         }
 

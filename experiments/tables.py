@@ -14,9 +14,11 @@ _SHOWN = [
 ]  # fmt: skip
 
 
-def markdown_tables(results: Results) -> str:
-    """A table for each radius, with a row for each defense."""
-    header = ["defense", "passes", "images/s", "clean", *(title for _, title in _SHOWN), "**worst case**", "warnings"]
+def markdown_tables(results: Results, *, timed: bool = True) -> str:
+    """A table for each radius, with a row for each defense; no images/s if they were measured beside other work."""
+    titles = [title for _, title in _SHOWN]
+    speed = ["images/s"] if timed else []
+    header = ["defense", "passes", *speed, "clean", *titles, "**worst case**", "warnings"]
     parts = []
     for eps in results[0][1].worst_case:
         rows = [header, ["---", *["---:"] * (len(header) - 2), "---"]]
@@ -30,7 +32,8 @@ def markdown_tables(results: Results) -> str:
             suffix = f"eps {eps:.4g}"
             warned = [c.name.removesuffix(f", {suffix}") for c in result.checks if not c.passed
                       and ("eps" not in c.name or c.name.endswith(suffix) or "with eps" in c.name)]  # fmt: skip
-            rows.append([name, passes, f"{cost['images_per_second']:,.0f}", f"{result.clean.value:.3f}",
+            speed = [f"{cost['images_per_second']:,.0f}"] if timed else []
+            rows.append([name, passes, *speed, f"{result.clean.value:.3f}",
                          *shown, worst, ", ".join(warned)])  # fmt: skip
         parts.append(f"## eps {_radius(eps)} (Linf)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts)
