@@ -89,7 +89,7 @@ CIFAR10_TABLE = Experiment(
         Row("undefended, score without SAM", "pursamere", CENTER, classifier=UNDEFENDED),
     ),
     f"""\
-# CIFAR-10 at Linf 8/255: PurSAMERE, the baselines and adversarial training
+# CIFAR-10 at Linf 8/255: PurSAMERE, DiffPure and adversarial training
 
 ```
 $ python experiments/run.py cifar10-table -o FOLDER --write docs/results
