@@ -31,17 +31,7 @@ STEPS = 20
 (RADIUS,) = EPS["cifar10"]
 SIGMA, DRAWS = TUNED["cifar10"]["sigma"], TUNED["cifar10"]["draws"]
 SETTINGS = {"step_rule": "gradient", "step_size": 0.25, "invariance": "off"}
-HEADER = (
-    "classifier",
-    "b",
-    "c",
-    "clean",
-    "PGD, BPDA",
-    "PGD, exact",
-    "APGD-T, exact",
-    "worst case",
-    "against b = c = 1",
-)
+HEADER = ("b", "c", "clean", "PGD, BPDA", "PGD, exact", "APGD-T, exact", "worst case", "against b = c = 1")
 
 
 class Mixed(nn.Module):

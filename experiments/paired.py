@@ -70,11 +70,22 @@ From the files `*-outcomes.csv` beside this page, which say for every sample whe
 "Defense only" and "reference only" count the discordant samples, which withstood them under one of the two alone. \
 95 % confidence intervals after Bonett and Price (2012), and p-values of McNemar's exact test, which is \
 conservative: where p is a little above 0.05, the interval may exclude 0. Neither is adjusted for the number of \
-comparisons, as the last column is (Holm's method, over a table). They treat the samples as random and all else as \
-fixed: attacks, noise, the training of networks. Attacks on purifiers are further from the strongest possible than \
-those on a bare classifier, and diffpure, whose noise is fresh in every call, had to withstand many draws of it. \
-`pursamere compare` computes the same from the folders of runs."""
-HEADER = ("eps", "defense", "reference", "worst cases", "defense only", "reference only", "difference", "p, Holm")
+comparisons, as "p, Holm" is (Holm's method, over a table). "Clean" has the difference on images without attack. \
+They treat the samples as random and all else as fixed: attacks, noise, the training of networks. Attacks on \
+purifiers are further from the strongest possible than those on a bare classifier, and diffpure, whose noise is \
+fresh in every call, had to withstand many draws of it. `pursamere compare` computes the same from the folders of \
+runs."""
+HEADER = (
+    "eps",
+    "defense",
+    "reference",
+    "worst cases",
+    "defense only",
+    "reference only",
+    "difference",
+    "p, Holm",
+    "clean",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,16 +102,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def table(name: str) -> str:
-    withstood = read(RESULTS / f"{name}-outcomes.csv")
+    fell_to = read(RESULTS / f"{name}-outcomes.csv")
+    withstood = {key: [not attack for attack in attacks] for key, attacks in fell_to.items()}
+    clean = {key: [attack != "clean" for attack in attacks] for key, attacks in fell_to.items()}
     radii = dict.fromkeys(eps for eps, _ in withstood)
     pairs = [(eps, *pair) for eps in radii for pair in PAIRS[name]]
     found = [paired_difference(withstood[eps, mine], withstood[eps, theirs]) for eps, mine, theirs in pairs]
-    rows = [HEADER, ("---:", "---", "---", *["---:"] * 5)]
+    rows = [HEADER, ("---:", "---", "---", *["---:"] * 6)]
     for (eps, *names), difference, adjusted in zip(pairs, found, holm([each.p_value for each in found]), strict=True):
         worst = " / ".join(f"{sum(alive) / len(alive):.3f}" for alive in (withstood[eps, each] for each in names))
         counts = (str(difference.won), str(difference.lost))
         told = p_told(adjusted).removeprefix("= ")
-        rows.append((radius(float(eps)), *names, worst, *counts, str(difference), told))
+        on_clean = paired_difference(*(clean[eps, each] for each in names))
+        rows.append((radius(float(eps)), *names, worst, *counts, str(difference), told, str(on_clean)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -113,10 +127,10 @@ def holm(values: list[float]) -> list[float]:
     return adjusted
 
 
-def read(path: Path) -> dict[tuple[str, str], list[bool]]:
-    """By radius and defense, which samples withstood all attacks, in the order of the samples."""
-    withstood: dict[tuple[str, str], dict[int, bool]] = {}
+def read(path: Path) -> dict[tuple[str, str], list[str]]:
+    """By radius and defense, the first attack that each sample fell to, or "", in the order of the samples."""
+    fell_to: dict[tuple[str, str], dict[int, str]] = {}
     with open(path, newline="") as stream:
         for row in csv.DictReader(stream):
-            withstood.setdefault((row["eps"], row["defense"]), {})[int(row["sample"])] = not row["fell_to"]
-    return {key: [alive[sample] for sample in range(len(alive))] for key, alive in withstood.items()}
+            fell_to.setdefault((row["eps"], row["defense"]), {})[int(row["sample"])] = row["fell_to"]
+    return {key: [attacks[sample] for sample in range(len(attacks))] for key, attacks in fell_to.items()}

@@ -56,7 +56,7 @@ def model_and_data(samples: int = 13):
     images = (means[labels] + 0.12 * torch.randn(samples, 1, 3, 3, generator=generator)).clamp(0, 1)
     classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.utils.skip_init(torch.nn.Linear, 9, 4))
     with torch.no_grad():
-        # The log-likelihood ratios of the blobs, which are minus the squared distances up to terms they share.
+        # -5 times the squared distances to the means, up to a term that all classes share.
         classifier[1].weight.copy_(10 * means.flatten(1))
         classifier[1].bias.copy_(-5 * means.flatten(1).square().sum(1))
     return ps.PurifiedClassifier(purifier, classifier.eval()), images, labels

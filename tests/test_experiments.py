@@ -156,7 +156,7 @@ def test_outcomes_are_paired_by_sample_not_by_line(experiments, tmp_path):
     paired = importlib.import_module("paired")
     lines = ["a,0.1,2,pgd", "a,0.1,0,", "b,0.1,0,pgd", "b,0.1,2,", "a,0.1,1,", "b,0.1,1,clean"]
     (tmp_path / "x.csv").write_text("\n".join(["defense,eps,sample,fell_to", *lines]))
-    assert paired.read(tmp_path / "x.csv") == {("0.1", "a"): [True, True, False], ("0.1", "b"): [False, False, True]}
+    assert paired.read(tmp_path / "x.csv") == {("0.1", "a"): ["", "", "pgd"], ("0.1", "b"): ["pgd", "clean", ""]}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pursamere._warn import warn_user
 
 from .result import Z95, Result
 
-__all__ = ["PairedDifference", "compare", "paired_difference"]
+__all__ = ["PairedDifference", "compare", "p_told", "paired_difference"]
 
 _RUN_AGAIN = "run the same evaluation again, which finds its attacks done"
 # What must be equal, and what it is called. Seeds and chunks decide the attacks' random starts.
@@ -42,6 +42,7 @@ class PairedDifference:
         lost: how many of them only the reference withstood.
 
     Raises:
+        TypeError: a count is not an integer.
         ValueError: the counts are negative, or more than the samples.
     """
 
