@@ -2,8 +2,9 @@
 
     python tests/gpu_check.py [--output DIR] [--budget SECONDS]
 
-Uses the Python that runs it, which needs torch with CUDA, the build tools and pytest, and installs nothing into it.
-Leaves summary.md, report.json, log.txt, junit.xml and ops-cuda.json in DIR. The exit code is 0 if every step succeeds.
+Uses the Python that runs it, which needs torch with CUDA, the build tools, pytest and pytest-xdist, and installs
+nothing into it. Tests and sanitizers run at the same time; the benchmark has the GPU to itself. Leaves summary.md,
+report.json, a log of each step, junit.xml and ops-cuda.json in DIR. The exit code is 0 if every step succeeds.
 """
 
 import argparse
@@ -16,13 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 DEVICE = "import torch; torch.zeros(1, device='cuda'); print('torch', torch.__version__, torch.cuda.get_device_name())"
 SANITIZER = ["compute-sanitizer", "--error-exitcode", "9", "--report-api-errors", "no", "--tool"]
 CLEAN = r"^========= \w+ SUMMARY: 0 .*$"
+FIRST, LAST = ("device", "build"), ("benchmark",)  # alone; the other steps run at the same time
+REPORTS = ("summary.md", "report.json", "junit.xml", "ops-cuda.json")
+RACE_PARTS = 4  # it is by far the slowest
 
 
 def steps(output, work):
@@ -31,67 +35,105 @@ def steps(output, work):
     # --isolated: the Makefile's constraints are for its .venv.
     install = ["-m", "pip", "--isolated", "install", "--verbose", "--no-index", "--no-deps", "--no-build-isolation"]
     install += ["--config-settings=cmake.define.PURSAMERE_CUDA=ON", f"--config-settings=build-dir={work}/build"]
-    pytest = ["-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", f"--junitxml={output}/junit.xml"]
+    # A test that crashes ends one of the processes, not the others.
+    pytest = ["-m", "pytest", "-p", "xdist.plugin", "-n", "4", "-m", "cuda", "-p", "no:cacheprovider"]
+    pytest += [f"--junitxml={output}/junit.xml", *sorted(TESTS.glob("test_cuda*.py"))]
     benchmark = [TESTS.parent / "benchmarks/bench_ops.py", "--device", "cuda", "--rounds", "21"]
     yield "device", [python, "-c", DEVICE], 90, r"^torch .*$"
     yield "build", [python, *install, f"--target={work}/site", TESTS.parent], 180, r"^Successfully installed.*$"
-    yield "tests", [python, *pytest, *sorted(TESTS.glob("test_cuda*.py"))], 240, r"\d+ passed.*"
-    yield "benchmark", [python, *benchmark, f"--json={output}/ops-cuda.json"], 120, r"^float32, .*$"
-    for tool, limit in (("memcheck", 60), ("synccheck", 60), ("initcheck", 60), ("racecheck", 300)):
-        yield tool, [*SANITIZER, tool, python, TESTS / "gpu_check_ops.py"], limit, CLEAN
+    yield "tests", [python, *pytest], 300, r"\d+ passed.*"
+    for tool in ("memcheck", "synccheck", "initcheck"):
+        yield tool, [*SANITIZER, tool, python, TESTS / "gpu_check_ops.py"], 120, CLEAN
+    for part in range(RACE_PARTS):
+        command = [*SANITIZER, "racecheck", python, TESTS / "gpu_check_ops.py", "--part", part, RACE_PARTS]
+        yield f"racecheck-{part + 1}", [*map(str, command)], 300, CLEAN
+    yield "benchmark", [python, *benchmark, f"--json={output}/ops-cuda.json"], 180, r"^float32, .*$"
 
 
-def stop(process, number):
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+class Step:
+    """A running command, its output in a file; ``result`` says whether it succeeded, and a line on that."""
+
+    def __init__(self, step, folder, end, environment):
+        self.name, command, limit, self.wanted = step
+        self.log, self.began, self.result = folder / f"{self.name}.log", time.monotonic(), None
+        self.limit = max(0, min(limit, end - self.began))
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        with self.log.open("wb") as stream:
+            stream.write(f"$ {' '.join(map(str, command))}\n".encode())
+            stream.flush()
+            try:  # in a session of its own, so that whatever it starts can be stopped with it
+                self.process = subprocess.Popen(
+                    command, cwd=TESTS, env=environment, start_new_session=True, stdout=stream, **streams
+                )
+            except FileNotFoundError:
+                self.process, self.result = None, (False, f"{command[0]} not found")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process is not None:
+            self._stop(signal.SIGKILL)
+            self.process.wait()
+
+    def finished(self):
+        """Return whether it has ended, and end it if its time is over."""
+        if self.result is None:
+            code, seconds = self.process.poll(), time.monotonic() - self.began
+            if code is None and seconds < self.limit:
+                return False
+            problem = f"exit code {code}" if code else None
+            if code is None:
+                problem = f"stopped after {self.limit:.0f} s"
+                self._stop(signal.SIGINT)  # on which pytest still writes its results
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5)
+            self.result = self._judge(problem)
+        return True
+
+    def _judge(self, problem):
+        output = self.log.read_text(errors="replace").partition("\n")[2]
+        found = re.findall(self.wanted, output, re.MULTILINE)
+        if found and not problem:
+            return True, found[-1]
+        return False, f"{problem or 'no success in its output'}: {''.join(output.splitlines()[-1:])}"
+
+    def _stop(self, number):
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
-def run_step(command, limit, wanted, stream, environment):
-    """Run a command, its output appended to a stream. Return whether it succeeded, and a line on that."""
-    begin = stream.tell()
-    problem, streams = None, {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
-    try:  # in a session of its own, so that whatever it starts can be stopped with it
-        process = subprocess.Popen(command, cwd=TESTS, env=environment, start_new_session=True, **streams)
-    except FileNotFoundError:
-        return False, f"{command[0]} not found"
-    try:
-        if process.wait(limit) != 0:
-            problem = f"exit code {process.returncode}"
-    except subprocess.TimeoutExpired:
-        problem = f"stopped after {limit:.0f} s"
-        stop(process, signal.SIGINT)  # on which pytest still writes its results
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-    finally:
-        stop(process, signal.SIGKILL)
-        process.wait()
-    stream.seek(begin)
-    output = stream.read().decode(errors="replace")
-    found = re.findall(wanted, output, re.MULTILINE)
-    if found and not problem:
-        return True, found[-1]
-    return False, f"{problem or 'no success in its output'}: {''.join(output.splitlines()[-1:])}"
+def run_together(chosen, output, end, environment):
+    """Run steps at the same time and yield each when it has ended."""
+    with ExitStack() as stack:
+        running = [stack.enter_context(Step(step, output, end, environment)) for step in chosen]
+        while running:
+            ended = [step for step in running if step.finished()]
+            running = [step for step in running if step not in ended]
+            yield from ended
+            time.sleep(0.05)
 
 
 def run_steps(chosen, output, budget, environment, commit):
     """Run the steps, also after one has failed, and report after each. Return whether all succeeded."""
     end, report = time.monotonic() + budget, {"ok": False, "commit": commit, "steps": []}
     table = f"commit {commit}\n\n| step | result | seconds | |\n|---|---|---|---|\n"
-    for name, command, limit, wanted in chosen:
-        begin = time.monotonic()
-        with (output / "log.txt").open("a+b", buffering=0) as stream:
-            stream.write(f"\n===== {name}: {' '.join(map(str, command))}\n".encode())
-            ok, detail = run_step(command, max(0, min(limit, end - begin)), wanted, stream, environment)
-        step = {"name": name, "ok": ok, "seconds": round(time.monotonic() - begin, 1), "detail": detail}
-        report["steps"].append(step)
-        report["ok"] = len(report["steps"]) == len(chosen) and all(step["ok"] for step in report["steps"])
-        result = "ok" if ok else "FAILED"
-        print(f"{name}: {result}: {detail}", flush=True)
-        table += f"| {name} | {result} | {step['seconds']:.0f} | {detail.replace('|', ' ')} |\n"
-        (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        title = f"# GPU check: {'ok' if report['ok'] else 'FAILED or not finished'}"
-        (output / "summary.md").write_text(f"{title}\n\n{table}")
-        if not ok and name in ("device", "build"):  # there is nothing to check
+    together = [step for step in chosen if step[0] not in FIRST + LAST]
+    groups = [[step] for step in chosen if step[0] in FIRST] + [together]
+    groups += [[step] for step in chosen if step[0] in LAST]
+    for group in groups:
+        for step in run_together(group, output, end, environment):
+            ok, detail = step.result
+            done = {"name": step.name, "ok": ok, "seconds": round(time.monotonic() - step.began, 1), "detail": detail}
+            report["steps"].append(done)
+            report["ok"] = len(report["steps"]) == len(chosen) and all(step["ok"] for step in report["steps"])
+            result = "ok" if ok else "FAILED"
+            print(f"{step.name}: {result}: {detail}", flush=True)
+            table += f"| {step.name} | {result} | {done['seconds']:.0f} | {detail.replace('|', ' ')} |\n"
+            (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+            title = f"# GPU check: {'ok' if report['ok'] else 'FAILED or not finished'}"
+            (output / "summary.md").write_text(f"{title}\n\n{table}")
+        if not report["steps"][-1]["ok"] and report["steps"][-1]["name"] in FIRST:  # there is nothing to check
             break
     return report["ok"]
 
@@ -103,8 +145,8 @@ def main():
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    for name in ("summary.md", "report.json", "log.txt", "junit.xml", "ops-cuda.json"):
-        (output / name).unlink(missing_ok=True)  # an earlier run's
+    for old in [*output.glob("*.log"), *(output / name for name in REPORTS)]:
+        old.unlink(missing_ok=True)  # an earlier run's
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the running step is stopped too
     describe = ["git", "-C", TESTS, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""

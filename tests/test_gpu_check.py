@@ -46,7 +46,7 @@ def test_steps_run_after_one_that_fails_and_each_is_judged_by_its_own_output(tmp
         "missing": (False, "no-such-sanitizer not found"),
         "good": (True, "3 passed in 1 s"),
     }
-    assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "bad.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["device", "build"])
@@ -62,7 +62,7 @@ def test_a_step_that_takes_too_long_is_stopped_with_what_it_started(tmp_path, li
     ok, found = run([step("long", code, limit)], tmp_path, budget)
     assert not ok
     assert found["long"][1].startswith("stopped after 1 s")
-    child = next(int(line) for line in (tmp_path / "log.txt").read_text().splitlines() if line.isdigit())
+    child = next(int(line) for line in (tmp_path / "long.log").read_text().splitlines() if line.isdigit())
     for _ in range(50):
         if not running(child):
             return
@@ -89,9 +89,35 @@ def test_the_steps_name_files_that_exist(tmp_path):
         assert all(Path(part).is_file() for part in map(str, command) if part.endswith(".py")), name
 
 
+def test_steps_run_at_the_same_time_but_the_build_and_the_benchmark(tmp_path):
+    """Two that wait for each other's files, while none of the others runs."""
+    waiting = "import pathlib, time; here = pathlib.Path({0!r}); (here / '{1}').touch()\n"
+    waiting += "while not (here / '{2}').exists(): time.sleep(0.01)"
+    one, two = (step(a, waiting.format(str(tmp_path), a, b), 20) for a, b in (("one", "two"), ("two", "one")))
+    alone = "import pathlib; here = pathlib.Path({0!r}); print('both' if (here / 'two').exists() else 'none')"
+    build, benchmark = (step(name, alone.format(str(tmp_path)), wanted="both|none") for name in ("build", "benchmark"))
+    ok, found = run([benchmark, one, two, build], tmp_path)
+    assert ok
+    assert next(iter(found)) == "build"
+    assert found["build"][1] == "none"
+    assert [*found][-1] == "benchmark"
+    assert found["benchmark"][1] == "both"
+
+
 def test_the_ops_for_the_sanitizers_run(monkeypatch):
     monkeypatch.setattr(gpu_check_ops, "SHAPES", [(3, 5)])
     gpu_check_ops.main(torch.device("cpu"))
+
+
+def test_processes_divide_the_ops_for_the_sanitizers(monkeypatch):
+    calls = [("op", (number,), 0) for number in range(10)]
+    found = []
+    monkeypatch.setattr(gpu_check_ops, "every_call", lambda device: iter(calls))
+    monkeypatch.setattr(gpu_check_ops, "OPS", type("Ops", (), {"op": staticmethod(found.append)}))
+    for part in range(3):
+        gpu_check_ops.main(torch.device("cpu"), part, 3)
+    assert sorted(found) == [*range(10)]
+    assert found[:4] == [0, 3, 6, 9]
 
 
 @pytest.mark.slow
