@@ -133,7 +133,7 @@ class Experiment:
             folder=arguments.output / row.name,
             eps=self.eps or EPS[self.data],
             preset=row.protocol or self.protocol,
-            micro_batch=MICRO_BATCH,
+            micro_batch=MICRO_BATCH if device.type == "cpu" else arguments.samples,
             chunk=arguments.samples,
             threads=arguments.threads,
             data=f"{images.name}, {self.split} split",
