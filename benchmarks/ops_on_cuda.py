@@ -25,6 +25,7 @@ EAGER_TARGETS = {
     "perturb": 1,
     "perturb_bank": 1,
     "residual": 4,
+    "residual_backward": 2,
     "accumulate_ascend": 3,
     "accumulate_ascend_perturb": 2,
     "accumulate_descend": 3,
