@@ -172,5 +172,9 @@ def run_on_cuda(ops: tuple[str, ...], rounds: int, write: Callable[[dict[str, An
         for other, reason in report["rows"][-1]["not_run"].items():
             print(f"    {other} was not run: {reason}", flush=True)
         write(report)
+    print(f"\n{verdict(report)}")
+
+
+def verdict(report: dict[str, Any]) -> str:
     goals = [target for row in report["rows"] + report["host"] for target in row["targets"].values()]
-    print(f"\ntargets: {sum(t['met'] for t in goals)} of {len(goals)} met")
+    return f"targets: {sum(t['met'] for t in goals)} of {len(goals)} met"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -102,6 +103,16 @@ def test_steps_run_at_the_same_time_but_the_build_and_the_benchmark(tmp_path):
     assert found["build"][1] == "none"
     assert [*found][-1] == "benchmark"
     assert found["benchmark"][1] == "both"
+
+
+def test_the_benchmark_is_judged_by_its_last_line_and_has_targets_for_every_op(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(gpu_check.__file__).parents[1] / "benchmarks")
+    import ops_on_cuda
+    from op_cases import OPS
+
+    wanted = {name: pattern for name, _, _, pattern in gpu_check.steps(tmp_path, tmp_path)}["benchmark"]
+    assert re.findall(wanted, f"float32\n{ops_on_cuda.verdict({'rows': [], 'host': []})}\n", re.MULTILINE)
+    assert set(ops_on_cuda.EAGER_TARGETS) == set(OPS)
 
 
 def test_the_ops_for_the_sanitizers_run(monkeypatch):
