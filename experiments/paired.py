@@ -14,6 +14,7 @@ from pursamere.evaluation.paired import p_told, paired_difference
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TRAINED = "trained behind the purifier"
 ADVERSARIAL = "adversarially trained"
+FURTHER = "adversarially trained further"
 BEHIND = (
     "clean", ADVERSARIAL, "purified images, from clean", "purified BPDA images, from clean",
     "purified BPDA images, from adversarially trained", "purified exact and BPDA images, from adversarially trained",
@@ -49,13 +50,15 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         ),
         *(
             (f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {reference}")
-            for reference in ("diffpure_fixed_noise", "no purifier")
+            for reference in ("no purifier",)
         ),
         (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, score without SAM"),
         *(
             (f"{name}, {direction} without SAM", f"{ADVERSARIAL}, no purifier")
             for name, direction in ((TRAINED, "score"), (TRAINED, "ERE"), (ADVERSARIAL, "ERE"))
         ),
+        (f"{TRAINED}, score without SAM", f"{FURTHER}, no purifier"),
+        (f"{FURTHER}, no purifier", f"{ADVERSARIAL}, no purifier"),
         (f"{TRAINED}, score without SAM", f"{TRAINED}, no purifier"),
     ],
 }  # fmt: skip
