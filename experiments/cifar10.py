@@ -89,10 +89,11 @@ CIFAR10_TABLE = Experiment(
         Row("trained behind the purifier, no purifier", classifier=PURIFIED),
         *(Row(f"trained behind the purifier, {name}", "pursamere", options) for name, options in PURIFIERS.items()),
         *(before_adversarial(name, "pursamere", options) for name, options in PURIFIERS.items()),
+        before_adversarial("diffpure_fixed_noise", "diffpure_fixed_noise", CHOSEN["diffpure_fixed_noise"], PASSES),
         Row("undefended, score without SAM", "pursamere", CENTER, classifier=UNDEFENDED),
     ),
     f"""\
-# CIFAR-10 at Linf 8/255: PurSAMERE and adversarial training
+# CIFAR-10 at Linf 8/255: PurSAMERE, DiffPure and adversarial training
 
 ```
 $ python experiments/run.py cifar10-table -o FOLDER --write docs/results
@@ -123,7 +124,6 @@ CIFAR10_BASELINES = Experiment(
     "quick",
     (
         *(before_adversarial(name, name, CHOSEN[name], PASSES) for name in ("scoreopt_o", "likelihood_maximization")),
-        before_adversarial("diffpure_fixed_noise", "diffpure_fixed_noise", CHOSEN["diffpure_fixed_noise"], PASSES),
         before_adversarial("diffpure", "diffpure", CHOSEN["diffpure_fixed_noise"], PASSES),
         Row(
             "undefended, diffpure_fixed_noise",

@@ -50,7 +50,7 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         ),
         *(
             (f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {reference}")
-            for reference in ("no purifier",)
+            for reference in ("diffpure_fixed_noise", "no purifier")
         ),
         (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, score without SAM"),
         *(
