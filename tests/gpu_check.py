@@ -26,7 +26,8 @@ SANITIZER = ["compute-sanitizer", "--error-exitcode", "9", "--report-api-errors"
 CLEAN = r"^========= \w+ SUMMARY: 0 .*$"
 FIRST, LAST = ("device", "build"), ("benchmark",)  # alone; the other steps run at the same time
 REPORTS = ("summary.md", "report.json", "junit.xml", "ops-cuda.json")
-RACE_PARTS = 4  # it is by far the slowest
+RACE_PARTS = 4  # racecheck is by far the slowest
+GRACE = 5  # seconds from asking a step to stop to killing it
 
 
 def steps(output, work):
@@ -56,7 +57,7 @@ class Step:
     def __init__(self, step, folder, end, environment):
         self.name, command, limit, self.wanted = step
         self.log, self.began, self.result = folder / f"{self.name}.log", time.monotonic(), None
-        self.limit = max(0, min(limit, end - self.began))
+        self.limit, self.asked = max(0, min(limit, end - self.began)), False
         streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         with self.log.open("wb") as stream:
             stream.write(f"$ {' '.join(map(str, command))}\n".encode())
@@ -72,9 +73,7 @@ class Step:
         return self
 
     def __exit__(self, *_):
-        if self.process is not None:
-            self._stop(signal.SIGKILL)
-            self.process.wait()
+        self._end()
 
     def finished(self):
         """Return whether it has ended, and end it if its time is over."""
@@ -82,14 +81,22 @@ class Step:
             code, seconds = self.process.poll(), time.monotonic() - self.began
             if code is None and seconds < self.limit:
                 return False
-            problem = f"exit code {code}" if code else None
-            if code is None:
-                problem = f"stopped after {self.limit:.0f} s"
+            if code is None and not self.asked:
                 self._stop(signal.SIGINT)  # on which pytest still writes its results
-                with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(5)
-            self.result = self._judge(problem)
+                self.asked = True
+            if code is None and seconds < self.limit + GRACE:
+                return False
+            self._end()
+            stopped = f"stopped after {self.limit:.0f} s" if self.asked else None
+            self.result = self._judge(stopped or (f"exit code {code}" if code else None))
         return True
+
+    def _end(self):
+        """Kill what is left of the step, at once, while its process group is still its own."""
+        if self.process is not None:
+            self._stop(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
     def _judge(self, problem):
         output = self.log.read_text(errors="replace").partition("\n")[2]
@@ -145,8 +152,8 @@ def main():
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    for old in [*output.glob("*.log"), *(output / name for name in REPORTS)]:
-        old.unlink(missing_ok=True)  # an earlier run's
+    for old in [*(f"{step[0]}.log" for step in steps(output, output)), *REPORTS]:
+        (output / old).unlink(missing_ok=True)  # an earlier run's
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the running step is stopped too
     describe = ["git", "-C", TESTS, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""

@@ -71,6 +71,18 @@ def test_a_step_that_takes_too_long_is_stopped_with_what_it_started(tmp_path, li
     pytest.fail("the child is still running")
 
 
+def test_a_step_that_does_not_stop_when_asked_is_killed_while_others_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "GRACE", 0.2)
+    deaf = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(os.getpid(), flush=True)\n"
+    steps = [step("deaf", f"{deaf}time.sleep(60)", 1.0), step("longer", "import time; time.sleep(4); print('done')")]
+    alive = []
+    for ended in gpu_check.run_together(steps, tmp_path, time.monotonic() + 60, os.environ):
+        process = int((tmp_path / "deaf.log").read_text().splitlines()[-1])
+        alive.append((ended.name, running(process)))
+        assert ended.result[0] == (ended.name == "longer")
+    assert alive == [("deaf", False), ("longer", False)]
+
+
 @pytest.mark.parametrize(
     ("summary", "clean"),
     [
