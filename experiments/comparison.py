@@ -27,7 +27,7 @@ from pursamere.evaluation import Protocol
 from pursamere.pretrained import EPS, Pretrained
 from pursamere.pretrained.digits import make_denoiser
 
-MICRO_BATCH = 32
+MICRO_BATCH, GPU_MICRO_BATCH = 32, 512
 SWEEP = Protocol(
     "sweep",
     (
@@ -133,7 +133,7 @@ class Experiment:
             folder=arguments.output / row.name,
             eps=self.eps or EPS[self.data],
             preset=row.protocol or self.protocol,
-            micro_batch=MICRO_BATCH if device.type == "cpu" else arguments.samples,
+            micro_batch=MICRO_BATCH if device.type == "cpu" else GPU_MICRO_BATCH,
             chunk=arguments.samples,
             threads=arguments.threads,
             data=f"{images.name}, {self.split} split",

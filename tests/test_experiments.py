@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pursamere as ps
 from pursamere.pretrained import Pretrained, make_purifier
 from pursamere.training import ClassifierConfiguration, configuration
 
@@ -121,6 +122,14 @@ def test_a_classifier_is_trained_once_with_the_threads_of_the_experiment(experim
     assert weights["first"] != weights["second"]
     other = networks.Training("first", settings).checkpoint(tmp_path / "again", threads=1)
     assert (other / "model.safetensors").read_bytes() == weights["first"]
+
+
+def test_the_classifiers_that_rows_name_exist(experiments):
+    rows = [row for experiment in experiments.values() for row in getattr(experiment, "rows", ())]
+    checkpoints = {row.classifier for row in rows if isinstance(row.classifier, Path)}
+    assert checkpoints
+    for checkpoint in checkpoints:
+        assert ps.load_checkpoint(checkpoint).image_shape == (3, 32, 32), checkpoint
 
 
 @pytest.mark.slow

@@ -103,18 +103,19 @@ def test_the_steps_name_files_that_exist(tmp_path):
 
 
 def test_steps_run_at_the_same_time_but_the_build_and_the_benchmark(tmp_path):
-    """Two that wait for each other's files, while none of the others runs."""
+    """Two that wait for each other's files, after the build and before the benchmark."""
     waiting = "import pathlib, time; here = pathlib.Path({0!r}); (here / '{1}').touch()\n"
-    waiting += "while not (here / '{2}').exists(): time.sleep(0.01)"
+    waiting += "while not (here / '{2}').exists(): time.sleep(0.01)\ntime.sleep(0.3); (here / '{1} ended').touch()"
     one, two = (step(a, waiting.format(str(tmp_path), a, b), 20) for a, b in (("one", "two"), ("two", "one")))
-    alone = "import pathlib; here = pathlib.Path({0!r}); print('both' if (here / 'two').exists() else 'none')"
-    build, benchmark = (step(name, alone.format(str(tmp_path)), wanted="both|none") for name in ("build", "benchmark"))
+    alone = "import pathlib; print(sorted(path.name for path in pathlib.Path({0!r}).glob('* ended')))"
+    build, benchmark = (step(name, alone.format(str(tmp_path)), wanted=r"\[.*\]") for name in ("build", "benchmark"))
     ok, found = run([benchmark, one, two, build], tmp_path)
     assert ok
     assert next(iter(found)) == "build"
-    assert found["build"][1] == "none"
+    assert found["build"][1] == "[]"
     assert [*found][-1] == "benchmark"
-    assert found["benchmark"][1] == "both"
+    assert found["benchmark"][1] == "['one ended', 'two ended']"
+    assert run([benchmark], tmp_path)[0]
 
 
 def test_the_benchmark_is_judged_by_its_last_line_and_has_targets_for_every_op(tmp_path, monkeypatch):
@@ -123,7 +124,10 @@ def test_the_benchmark_is_judged_by_its_last_line_and_has_targets_for_every_op(t
     from op_cases import OPS
 
     wanted = {name: pattern for name, _, _, pattern in gpu_check.steps(tmp_path, tmp_path)}["benchmark"]
-    assert re.findall(wanted, f"float32\n{ops_on_cuda.verdict({'rows': [], 'host': []})}\n", re.MULTILINE)
+    nothing = {"rows": [], "host": []}
+    one = {"rows": [{"targets": {"% of copy": {"met": False}}}], "host": []}
+    assert not re.findall(wanted, ops_on_cuda.verdict(nothing), re.MULTILINE)
+    assert re.findall(wanted, f"float32\n{ops_on_cuda.verdict(one)}\n", re.MULTILINE)
     assert set(ops_on_cuda.EAGER_TARGETS) == set(OPS)
 
 
@@ -141,6 +145,11 @@ def test_processes_divide_the_ops_for_the_sanitizers(monkeypatch):
         gpu_check_ops.main(torch.device("cpu"), part, 3)
     assert sorted(found) == [*range(10)]
     assert found[:4] == [0, 3, 6, 9]
+
+
+def test_the_steps_for_races_are_all_parts(tmp_path):
+    races = [command for name, command, _, _ in gpu_check.steps(tmp_path, tmp_path) if name.startswith("racecheck")]
+    assert [command[-3:] for command in races] == [["--part", str(i), str(len(races))] for i in range(len(races))]
 
 
 @pytest.mark.slow
