@@ -124,7 +124,6 @@ CIFAR10_BASELINES = Experiment(
     "quick",
     (
         *(before_adversarial(name, name, CHOSEN[name], PASSES) for name in ("scoreopt_o", "likelihood_maximization")),
-        before_adversarial("diffpure", "diffpure", CHOSEN["diffpure_fixed_noise"], PASSES),
         Row(
             "undefended, diffpure_fixed_noise",
             "diffpure_fixed_noise",
@@ -132,6 +131,7 @@ CIFAR10_BASELINES = Experiment(
             PASSES,
             UNDEFENDED,
         ),
+        before_adversarial("diffpure", "diffpure", CHOSEN["diffpure_fixed_noise"], PASSES),
     ),
 )
 

@@ -14,24 +14,19 @@ attacks differentiate D_bc.
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from itertools import product
 
 import torch
+from short_attacks import outcomes, print_header, print_line
 from torch import Tensor, nn
 
 import pursamere as ps
-from pursamere.attacks import apgd, pgd
-from pursamere.evaluation.paired import paired_difference
 from pursamere.functional import perturb
-from pursamere.pretrained import EPS, TUNED, Pretrained, make_purifier
+from pursamere.pretrained import TUNED, Pretrained, make_purifier
 
 SHARES = (1.0, 0.5)
-STEPS = 20
-(RADIUS,) = EPS["cifar10"]
 SIGMA, DRAWS = TUNED["cifar10"]["sigma"], TUNED["cifar10"]["draws"]
 SETTINGS = {"step_rule": "gradient", "step_size": 0.25, "invariance": "off"}
-HEADER = ("b", "c", "clean", "PGD, BPDA", "PGD, exact", "APGD-T, exact", "worst case", "against b = c = 1")
 
 
 class Mixed(nn.Module):
@@ -61,26 +56,19 @@ def run(arguments: argparse.Namespace) -> None:
     networks = ps.load_pretrained("cifar10", arguments.device)
     test = networks.test.head(arguments.samples)
     x, labels = test.images.to(arguments.device), test.labels.to(arguments.device)
-    print("| " + " | ".join(HEADER) + " |\n|" + "---:|" * len(HEADER))
-    reference: list[bool] = []
+    print_header(("b", "c"), "b = c = 1")
+    reference = None
     for b, c in product(SHARES, SHARES):
-        withstood = outcomes(networks, x, labels, b, c)
-        worst = withstood.all(0).tolist()
-        reference = reference or worst
-        cells = [f"{share:.3f}" for share in (*withstood.float().mean(1).tolist(), sum(worst) / len(worst))]
-        print(f"| {b:g} | {c:g} | {' | '.join(cells)} | {paired_difference(worst, reference)} |", flush=True)
+        exact, bpda = models(networks, x, b, c)
+        # Images that leave the batch would no longer be denoised with their own clean images.
+        withstood = outcomes(exact, bpda, x, labels, stop_at_success=False)
+        reference = withstood if reference is None else reference
+        print_line((f"{b:g}", f"{c:g}"), withstood, reference)
 
 
-def outcomes(networks: Pretrained, x: Tensor, labels: Tensor, b: float, c: float) -> Tensor:
-    """Whether each image withstands no attack, and each of the attacks: bool [4, B]."""
+def models(networks: Pretrained, x: Tensor, b: float, c: float) -> list[ps.PurifiedClassifier]:
+    """The model with D_bc for these clean images, with its exact gradient and with BPDA."""
     noise = make_purifier("cifar10", networks.denoiser).noise
     denoiser = Mixed(networks.denoiser, x, perturb(x, SIGMA, noise).flatten(0, 1), b, c)
     purifier = make_purifier("cifar10", denoiser, micro_batch=len(x), **SETTINGS)
-    model = ps.PurifiedClassifier(purifier, networks.classifier)
-    bpda = ps.PurifiedClassifier(purifier, networks.classifier, gradient="identity")
-    # Without stop_at_success, which would take images out of the batch.
-    common = {"images": x, "labels": labels, "eps": RADIUS, "steps": STEPS, "stop_at_success": False}
-    attacks = (partial(pgd, bpda), partial(pgd, model), partial(apgd, model, loss="targeted_dlr"))
-    found = [x, *(attack(**common) for attack in attacks)]
-    with torch.no_grad():
-        return torch.stack([model(images).argmax(1) == labels for images in found])
+    return [ps.PurifiedClassifier(purifier, networks.classifier, gradient) for gradient in ("exact", "identity")]

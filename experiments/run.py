@@ -14,6 +14,7 @@ import diffpure_accuracy
 import execution
 import mnist_half
 import paired
+import purifier_variants
 from cifar10 import CIFAR10_BASELINES, CIFAR10_BUDGET, CIFAR10_RADII, CIFAR10_SWEEP, CIFAR10_TABLE
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from digits_classifiers import DIGITS_CLASSIFIERS
@@ -32,6 +33,7 @@ EXPERIMENTS = {
     "cifar10-radii": CIFAR10_RADII,
     "cifar10-budget": CIFAR10_BUDGET,
     "cifar10-denoiser-error": denoiser_error,
+    "cifar10-variants": purifier_variants,
     "mnist-half": mnist_half,
     "paired": paired,
     "diffpure-accuracy": diffpure_accuracy,

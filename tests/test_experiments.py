@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pursamere as ps
+from pursamere.datasets import Dataset
 from pursamere.pretrained import Pretrained, make_purifier
 from pursamere.training import ClassifierConfiguration, configuration
 
@@ -186,3 +187,40 @@ def test_the_mixed_denoiser_scales_error_and_sensitivity_apart(experiments):
         torch.testing.assert_close(mixed(moved, 0.2) - mixed(noisy, 0.2), c * change)
         with pytest.raises(RuntimeError, match="expected the noisy images of all clean ones, 6, got 4"):
             mixed(moved[:4], 0.2)
+
+
+def test_steps_with_a_cosine_become_shorter_and_are_together_as_long(experiments):
+    module = importlib.import_module("purifier_variants")
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) / 2 + 0.25
+    settings = {"sigma": 0.2, "radius": 1.0, "step_size": 0.1, "ascent_radius": 0.0, "direction": "score"}
+
+    def denoiser(y, sigma):
+        return 0.3 + 0.2 * y.tanh()
+
+    images = module.CosineStepSize(denoiser, steps=4, **settings).trace(x).images
+    lengths = (images[1:] - images[:-1]).flatten(2).norm(dim=2)
+    expected = torch.tensor([2.0, 1.0 + 0.5**0.5, 1.0, 1.0 - 0.5**0.5]) * 0.1 * 4 / 5
+    torch.testing.assert_close(lengths, expected[:, None].expand(4, 2))
+    ordinary, cosine = (kind(denoiser, steps=1, **settings) for kind in (ps.Purifier, module.CosineStepSize))
+    assert torch.equal(ordinary(x), cosine(x))
+
+
+def test_variants_of_the_purifier_are_compared_with_the_center(experiments, monkeypatch, capsys):
+    generator = torch.Generator().manual_seed(0)
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4)).eval().requires_grad_(False)
+    images = torch.rand(6, 3, 8, 8, generator=generator)
+    data = Dataset("small", images, classifier(images).argmax(1), ("a", "b", "c", "d"))
+    networks = Pretrained(lambda y, sigma: y.tanh(), classifier, None, data, classifier)
+    monkeypatch.setattr(ps, "load_pretrained", lambda name, device: networks)
+    monkeypatch.setattr(ps.datasets, "load", lambda name, split: data)
+    monkeypatch.setattr(sys, "argv", ["run.py", "cifar10-variants", "--samples", "5"])
+    sys.modules["run"].main()
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("| variant | passes | clean | PGD, BPDA |")
+    cells = [line.removeprefix("| ").split(" | ") for line in lines]
+    names = importlib.import_module("purifier_variants").VARIANTS
+    assert [row[:2] for row in cells] == [list(row) for row in zip(names, ("8", "8", "16", "16"), strict=True)]
+    assert cells[0][-1].startswith("+0.000")
+    for row in cells:
+        clean, *attacked, worst = map(float, row[2:7])
+        assert worst <= min(attacked) <= clean
