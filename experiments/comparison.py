@@ -66,12 +66,12 @@ class Row:
     def model(self, networks: Pretrained, own: Any = None, device: torch.device | str = "cpu") -> Any:
         """Return the model, with ``own`` for its classifier if that isn't None."""
         if self.defense is None:
-            return own or networks.undefended
+            return networks.undefended if own is None else own
         options, denoiser = dict(self.options), networks.denoiser
         if "bandwidth" in options:  # of the digits' kernel density
             denoiser = make_denoiser(options.pop("bandwidth"), device)
         purifier = build_defense(self.defense, denoiser, options, self.passes)
-        return ps.PurifiedClassifier(purifier, own or networks.classifier)
+        return ps.PurifiedClassifier(purifier, networks.classifier if own is None else own)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class Experiment:
             arguments.write.mkdir(parents=True, exist_ok=True)
         device = own_device(arguments.device)
         networks = ps.load_pretrained(self.data, device)
-        images = networks.test if self.split == "test" else ps.datasets.load(self.data, self.split)
+        images = networks.test
+        if self.split != "test":  # of the same source: the split of another one may have images of the trainings
+            images = ps.datasets.load(images.name, self.split)
         images = images.head(arguments.samples)
         results: dict[str, ps.evaluation.Result] = {}
         # What another process is at comes last, and only if its results are needed.
@@ -162,7 +164,7 @@ class Experiment:
         )
 
 
-def told(options: Mapping[str, Any]) -> str:
+def describe(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comparison import MICRO_BATCH, SWEEP, Experiment, Row, told
+from comparison import MICRO_BATCH, SWEEP, Experiment, Row, describe
 
 from pursamere.pretrained import TUNED
 from pursamere.pretrained.digits import BANDWIDTH
@@ -74,10 +74,10 @@ DIGITS_SWEEP = Experiment(
     128,
     SWEEP,
     (
-        *(Row(told(change) or "center", "pursamere", {"micro_batch": MICRO_BATCH, **CENTER, **change})
+        *(Row(describe(change) or "center", "pursamere", {"micro_batch": MICRO_BATCH, **CENTER, **change})
           for change in CHANGES),
         # A baseline runs its network on one draw at a time, so a larger micro-batch costs no more memory.
-        *(baseline(f"{name} {told(options)}", name, options, 4 * MICRO_BATCH) for name, options in BASELINES),
+        *(baseline(f"{name} {describe(options)}", name, options, 4 * MICRO_BATCH) for name, options in BASELINES),
     ),
 )  # fmt: skip
 

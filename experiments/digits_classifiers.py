@@ -66,7 +66,7 @@ $ python experiments/run.py digits-classifiers -o FOLDER --write docs/results
 {{samples}} digits of the test split, {{conditions}}
 
 The purifier is one and the same, the score direction without SAM at 80 network passes for an image, as in \
-`digits.md`. In front of it stand classifiers of one architecture. "Clean" was trained on images as they are, \
+`digits.md`. In front of it stand classifiers of one architecture. "Clean" was trained on clean images, \
 "adversarially trained" on those that 3 steps of PGD found at eps {_LARGEST}, the others for another 1,000 steps \
 on purified images: of clean images alone, or of 4 adversarial images to 1 clean one, found by one step of BPDA, \
 or in half of the training steps with the exact gradient. The experiment trains them itself, in ten minutes \

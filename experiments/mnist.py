@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comparison import MICRO_BATCH, SWEEP, Experiment, Row, told
+from comparison import MICRO_BATCH, SWEEP, Experiment, Row, describe
 
 from pursamere.pretrained import TUNED
 
@@ -30,7 +30,7 @@ def row(name: str, options: dict[str, Any]) -> Row:
 
 
 MNIST_SWEEP = Experiment(
-    "mnist-sweep", "mnist", "validation", 32, SWEEP, tuple(row(told(options), options) for options in SWEPT)
+    "mnist-sweep", "mnist", "validation", 32, SWEEP, tuple(row(describe(options), options) for options in SWEPT)
 )
 
 CHOSEN = TUNED["mnist"]

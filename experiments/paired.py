@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pursamere._files import write_bytes
 from pursamere._text import radius
-from pursamere.evaluation.paired import p_told, paired_difference
+from pursamere.evaluation.paired import format_p, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TRAINED = "trained behind the purifier"
@@ -19,6 +19,8 @@ BEHIND = (
     "clean", ADVERSARIAL, "purified images, from clean", "purified BPDA images, from clean",
     "purified BPDA images, from adversarially trained", "purified exact and BPDA images, from adversarially trained",
 )  # fmt: skip
+PURIFIERS = ("ERE without SAM", "PurSAMERE, ERE, rho 0.05", "score without SAM", "PurSAMERE, score, rho 0.05")
+BASELINES = ("diffpure_fixed_noise",)
 # Defenses and what each of them is compared with, by the name of the table.
 PAIRS: dict[str, list[tuple[str, str]]] = {
     "digits": [
@@ -48,18 +50,18 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
             for classifier in (TRAINED, ADVERSARIAL)
             for direction in ("ERE", "score")
         ),
+        *((f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {baseline}") for baseline in BASELINES),
         *(
-            (f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {reference}")
-            for reference in ("diffpure_fixed_noise", "no purifier")
+            (f"{classifier}, {purifier}", f"{classifier}, no purifier")
+            for classifier, purifiers in (
+                (TRAINED, PURIFIERS), (ADVERSARIAL, (*PURIFIERS, *BASELINES)),
+            )
+            for purifier in purifiers
         ),
+        *((f"{TRAINED}, {purifier}", f"{ADVERSARIAL}, no purifier") for purifier in ("no purifier", *PURIFIERS)),
+        *((f"{TRAINED}, {purifier}", f"{FURTHER}, no purifier") for purifier in ("no purifier", *PURIFIERS)),
         (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, score without SAM"),
-        *(
-            (f"{name}, {direction} without SAM", f"{ADVERSARIAL}, no purifier")
-            for name, direction in ((TRAINED, "score"), (TRAINED, "ERE"), (ADVERSARIAL, "ERE"))
-        ),
-        (f"{TRAINED}, score without SAM", f"{FURTHER}, no purifier"),
         (f"{FURTHER}, no purifier", f"{ADVERSARIAL}, no purifier"),
-        (f"{TRAINED}, score without SAM", f"{TRAINED}, no purifier"),
     ],
 }  # fmt: skip
 INTRODUCTION = """\
@@ -74,10 +76,10 @@ From the files `*-outcomes.csv` beside this page, which say for every sample whe
 95 % confidence intervals after Bonett and Price (2012), and p-values of McNemar's exact test, which is \
 conservative: where p is a little above 0.05, the interval may exclude 0. Neither is adjusted for the number of \
 comparisons, as "p, Holm" is (Holm's method, over a table). "Clean" has the difference on images without attack. \
-They treat the samples as random and all else as fixed: attacks, noise, the training of networks. Attacks on \
-purifiers are further from the strongest possible than those on a bare classifier, and diffpure, whose noise is \
-fresh in every call, had to withstand many draws of it. `pursamere compare` computes the same from the folders of \
-runs."""
+Intervals and p-values treat the samples as random and all else as fixed: attacks, noise, the training of networks. \
+Attacks on purifiers are further from the strongest possible than those on a bare classifier, and diffpure, whose \
+noise is fresh in every call, had to withstand many draws of it. `pursamere compare` computes the same from the \
+folders of runs."""
 HEADER = (
     "eps",
     "defense",
@@ -115,9 +117,9 @@ def table(name: str) -> str:
     for (eps, *names), difference, adjusted in zip(pairs, found, holm([each.p_value for each in found]), strict=True):
         worst = " / ".join(f"{sum(alive) / len(alive):.3f}" for alive in (withstood[eps, each] for each in names))
         counts = (str(difference.won), str(difference.lost))
-        told = p_told(adjusted).removeprefix("= ")
+        p_adjusted = format_p(adjusted).removeprefix("= ")
         on_clean = paired_difference(*(clean[eps, each] for each in names))
-        rows.append((radius(float(eps)), *names, worst, *counts, str(difference), told, str(on_clean)))
+        rows.append((radius(float(eps)), *names, worst, *counts, str(difference), p_adjusted, str(on_clean)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

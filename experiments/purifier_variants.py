@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from short_attacks import outcomes, print_header, print_line
@@ -17,15 +18,18 @@ from torch import Tensor, nn
 
 import pursamere as ps
 from pursamere.descent import descend
-from pursamere.pretrained import TUNED, Pretrained, make_purifier
+from pursamere.determinism import copy_with
+from pursamere.pretrained import TUNED, make_purifier
 from pursamere.stepping import StepMode
-
-SETTINGS = TUNED["cifar10"]
-VARIANTS = ("center", "cosine step size", "mean logits of two noise seeds", "twice the draws")
 
 
 class CosineStepSize(ps.Purifier):
-    """Plain descent whose unit steps become shorter like a cosine; ``step_size`` is their mean length."""
+    """Plain descent whose steps become shorter like a cosine; ``step_size`` is their mean length."""
+
+    def __init__(self, denoiser: Any, **settings: Any) -> None:
+        super().__init__(denoiser, **settings)
+        if self.ascent_radius != 0:
+            raise ValueError(f"ascent_radius must be 0, there is no ascent here, got {self.ascent_radius}")
 
     def _step(self, t: int, x: Tensor, x0: Tensor, mode: StepMode) -> Tensor:
         lengths = [1 + math.cos(math.pi * step / self.steps) for step in range(self.steps)]
@@ -62,32 +66,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     networks = ps.load_pretrained("cifar10", arguments.device)
-    images = ps.datasets.load("cifar10", "validation").head(arguments.samples)
+    images = ps.datasets.load(networks.test.name, "validation").head(arguments.samples)
     x, labels = images.images.to(arguments.device), images.labels.to(arguments.device)
-    print_header(("variant", "passes"), VARIANTS[0])
-    reference = None
-    for name in VARIANTS:
-        chosen = purifiers(name, networks)
-        exact, bpda = (model(chosen, networks, gradient) for gradient in ("exact", "identity"))
-        withstood = outcomes(exact, bpda, x, labels)
-        reference = withstood if reference is None else reference
+    variants = purifiers(networks.denoiser)
+    center = next(iter(variants))
+    print_header(("variant", "passes"), center)
+    found: dict[str, Tensor] = {}
+    for name, chosen in variants.items():
+        exact, bpda = (mean_logits(chosen, networks.classifier, gradient) for gradient in ("exact", "identity"))
+        found[name] = outcomes(exact, bpda, x, labels)
         passes = sum(purifier.network_passes.total for purifier in chosen)
-        print_line((name, str(passes)), withstood, reference)
+        print_line((name, str(passes)), found[name], found[center])
 
 
-def purifiers(name: str, networks: Pretrained) -> list[ps.Purifier]:
-    """The purifier of a variant, or those whose logits are averaged."""
-    center = make_purifier("cifar10", networks.denoiser)
-    if name == "cosine step size":
-        settings = {key: value for key, value in SETTINGS.items() if key != "draws"}
-        return [CosineStepSize(networks.denoiser, noise=center.noise, **settings)]
-    if name == "mean logits of two noise seeds":
-        other = ps.determinism.copy_with(center, noise=replace(center.noise, seed=center.noise.seed + 1))
-        return [center, other]
-    if name == "twice the draws":
-        return [make_purifier("cifar10", networks.denoiser, draws=2 * SETTINGS["draws"])]
-    return [center]
+def purifiers(denoiser: Any) -> dict[str, list[ps.Purifier]]:
+    """The purifiers of every variant; where there are several, their logits are averaged."""
+    center = make_purifier("cifar10", denoiser)
+    settings = {key: value for key, value in TUNED["cifar10"].items() if key != "draws"}
+    other_noise = copy_with(center, noise=replace(center.noise, seed=center.noise.seed + 1))
+    return {
+        "center": [center],
+        "cosine step size": [CosineStepSize(denoiser, noise=center.noise, **settings)],
+        "mean logits of two noise seeds": [center, other_noise],
+        "twice the draws": [make_purifier("cifar10", denoiser, draws=2 * center.noise.draws)],
+    }
 
 
-def model(chosen: list[ps.Purifier], networks: Pretrained, gradient: str) -> nn.Module:
-    return MeanLogits(*(ps.PurifiedClassifier(purifier, networks.classifier, gradient) for purifier in chosen)).eval()
+def mean_logits(chosen: list[ps.Purifier], classifier: nn.Module, gradient: str) -> MeanLogits:
+    return MeanLogits(*(ps.PurifiedClassifier(purifier, classifier, gradient) for purifier in chosen)).eval()

@@ -15,7 +15,7 @@ import execution
 import mnist_half
 import paired
 import purifier_variants
-from cifar10 import CIFAR10_BASELINES, CIFAR10_BUDGET, CIFAR10_RADII, CIFAR10_SWEEP, CIFAR10_TABLE
+from cifar10 import CIFAR10_BUDGET, CIFAR10_RADII, CIFAR10_SWEEP, CIFAR10_TABLE
 from digits import DIGITS_SWEEP, DIGITS_TABLE
 from digits_classifiers import DIGITS_CLASSIFIERS
 from mnist import MNIST_SWEEP, MNIST_TABLE
@@ -29,7 +29,6 @@ EXPERIMENTS = {
     "mnist-table": MNIST_TABLE,
     "cifar10-sweep": CIFAR10_SWEEP,
     "cifar10-table": CIFAR10_TABLE,
-    "cifar10-baselines": CIFAR10_BASELINES,
     "cifar10-radii": CIFAR10_RADII,
     "cifar10-budget": CIFAR10_BUDGET,
     "cifar10-denoiser-error": denoiser_error,

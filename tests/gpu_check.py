@@ -37,7 +37,7 @@ def steps(output, work):
     install = ["-m", "pip", "--isolated", "install", "--verbose", "--no-index", "--no-deps", "--no-build-isolation"]
     install += ["--config-settings=cmake.define.PURSAMERE_CUDA=ON", f"--config-settings=build-dir={work}/build"]
     # A test that crashes ends one of the processes, not the others.
-    pytest = ["-m", "pytest", "-p", "xdist.plugin", "-n", "4", "-m", "cuda", "-p", "no:cacheprovider"]
+    pytest = ["-m", "pytest", "-rs", "-p", "xdist.plugin", "-n", "4", "-m", "cuda", "-p", "no:cacheprovider"]
     pytest += [f"--junitxml={output}/junit.xml", *sorted(TESTS.glob("test_cuda*.py"))]
     benchmark = [TESTS.parent / "benchmarks/bench_ops.py", "--device", "cuda", "--rounds", "21"]
     yield "device", [python, "-c", DEVICE], 90, r"^torch .*$"

@@ -16,6 +16,7 @@ import pursamere as ps
 from pursamere.cli import build_parser, main
 from pursamere.cli.defenses import build_defense
 from pursamere.cli.model import build_model
+from pursamere.datasets import Dataset
 from pursamere.pretrained import make_purifier
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
@@ -221,6 +222,30 @@ def test_data_sets_have_the_networks_that_ship(data, name):
     by_name = ("--data", "other.npz", "--denoiser", name, "--classifier", name)
     changed = ("--option", "steps=1", "--option", "sigma=0.3", "--option", "ascent_radius=0")
     assert torch.equal(said(*by_name, *changed), expected(steps=1, sigma=0.3, ascent_radius=0.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "warns"),
+    [
+        ("cifar10", ["--split", "validation"], True),
+        ("cifar10", ["--split", "validation", "--classifier", "classifier"], True),
+        ("cifar10", ["--split", "validation", "--classifier", "classifier", "--defense", "none"], False),
+        ("cifar10", ["--split", "test"], False),
+        ("cifar10_jpeg", ["--split", "validation"], False),
+    ],
+)
+def test_images_that_the_networks_were_trained_on(monkeypatch, capsys, name, arguments, warns):
+    """Other files of CIFAR-10 have another order, and so other validation images."""
+    monkeypatch.setattr(
+        "pursamere.cli.model.load_network",
+        lambda option, source, device: ps.ConvClassifier((3, 32, 32), 10, [8]).eval(),
+    )
+    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "cifar10", *arguments])
+    parsed.device = torch.device("cpu")
+    build_model(
+        parsed, Dataset(name, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
+    )
+    assert ("were trained on most of the validation images" in capsys.readouterr().err) is warns
 
 
 @pytest.mark.parametrize(

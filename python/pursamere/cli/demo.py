@@ -27,7 +27,7 @@ _DESCRIPTION = """\
 Evaluate a classifier on held-out images, undefended and behind a purifier, with a few short attacks. OUTPUT gets a
 picture (demo.png), and a folder for each of the two, like that of pursamere evaluate, with a report and the outcome of
 every attack on every image. For cifar10, the classifier behind the purifier was trained there, and the undefended one
-on images as they are. Nothing is downloaded. Takes a minute on two cores, or two for mnist and cifar10. The accuracies
+on clean images. Nothing is downloaded. Takes a minute on two cores, or two for mnist and cifar10. The accuracies
 are the same every time; a demo that was killed resumes when the same command is given again.
 """
 _SAMPLES = {"digits": 256, "mnist": 32, "cifar10": 32}

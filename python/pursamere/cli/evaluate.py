@@ -37,7 +37,7 @@ _MODEL = (
 )
 _CLASSIFIER = (
     "mnist or cifar10 for the one that comes with the library, or a checkpoint of pursamere train; the default is that "
-    "of the data (with --defense none, one trained on images as they are), for digits a network trained in seconds"
+    "of the data (with --defense none, one trained on clean images), for digits a network trained in seconds"
 )
 _DENOISER = (
     "mnist, cifar10, or a checkpoint; the default is that of the data, and for digits the kernel density of their "

@@ -45,11 +45,13 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
     defended = defense != "none"
     if "denoiser" in arguments and not defended:
         raise CommandError("--denoiser: the defense none doesn't use one")
-    for name in ("classifier", *(["denoiser"] if defended else [])):
+    names = ["classifier", *(["denoiser"] if defended else [])]
+    for name in names:
         if name not in arguments and known_name(arguments.data) not in TUNED:
             raise CommandError(
                 f"--{name}: only {', '.join(TUNED)} have their own; give {', '.join(SHIPPED)}, a checkpoint, --model"
             )
+    _warn_of_training_images({getattr(arguments, name, known_name(arguments.data)) for name in names}, arguments, data)
     if not defended and "classifier" not in arguments and known_name(arguments.data) in SHIPPED:
         classifier = load_pretrained(known_name(arguments.data), arguments.device).undefended
     else:
@@ -67,6 +69,15 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
         with progress_bar(EPOCHS, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
             classifier = train_classifier(seed=arguments.seed, progress=advance).to(arguments.device)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
+
+
+def _warn_of_training_images(networks: set[str], arguments: argparse.Namespace, data: Dataset) -> None:
+    """Validation images are held out by position, and the files that CIFAR-10's networks know are ordered otherwise."""
+    if "cifar10" in networks and data.name == "cifar10" and arguments.split != "test":
+        say(
+            f"cifar10's networks were trained on most of the {arguments.split} images: their own validation images are "
+            "those of cifar10_jpeg.npz, which has another order"
+        )
 
 
 def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:

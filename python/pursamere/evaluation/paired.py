@@ -18,7 +18,7 @@ from pursamere._warn import warn_user
 
 from .result import Z95, Result
 
-__all__ = ["PairedDifference", "compare", "p_told", "paired_difference"]
+__all__ = ["PairedDifference", "compare", "format_p", "paired_difference"]
 
 _RUN_AGAIN = "run the same evaluation again, which finds its attacks done"
 # What must be equal, and what it is called. Seeds and chunks decide the attacks' random starts.
@@ -84,13 +84,13 @@ class PairedDifference:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.value:+.3f} ({low:+.3f} to {high:+.3f}), p {p_told(self.p_value)}"
+        return f"{self.value:+.3f} ({low:+.3f} to {high:+.3f}), p {format_p(self.p_value)}"
 
     def __repr__(self) -> str:
         return f"PairedDifference(+{self.won} -{self.lost} of {self.samples}: {self})"
 
 
-def p_told(p: float) -> str:
+def format_p(p: float) -> str:
     """A p-value with its relation, like "= 0.03"."""
     return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 

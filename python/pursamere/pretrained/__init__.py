@@ -68,7 +68,7 @@ class Pretrained:
             CIFAR-10's was trained behind the purifier, on adversarial images.
         purifier: the denoiser with the settings in :data:`TUNED`.
         test: the first 512 images of the test set, with their labels, on the CPU.
-        undefended: the classifier to compare with, trained on images as they are; the same one for digits and MNIST.
+        undefended: the classifier to compare with, trained on clean images; the same one for digits and MNIST.
     """
 
     denoiser: Denoiser
