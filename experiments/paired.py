@@ -20,7 +20,7 @@ BEHIND = (
     "purified BPDA images, from adversarially trained", "purified exact and BPDA images, from adversarially trained",
 )  # fmt: skip
 PURIFIERS = ("ERE without SAM", "PurSAMERE, ERE, rho 0.05", "score without SAM", "PurSAMERE, score, rho 0.05")
-BASELINES = ("diffpure_fixed_noise",)
+BASELINES = ("diffpure_fixed_noise", "scoreopt_o", "likelihood_maximization")
 # Defenses and what each of them is compared with, by the name of the table.
 PAIRS: dict[str, list[tuple[str, str]]] = {
     "digits": [
@@ -54,12 +54,13 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         *(
             (f"{classifier}, {purifier}", f"{classifier}, no purifier")
             for classifier, purifiers in (
-                (TRAINED, PURIFIERS), (ADVERSARIAL, (*PURIFIERS, *BASELINES)),
+                (TRAINED, PURIFIERS), (ADVERSARIAL, (*PURIFIERS, *BASELINES)), (FURTHER, ("score without SAM",)),
             )
             for purifier in purifiers
         ),
         *((f"{TRAINED}, {purifier}", f"{ADVERSARIAL}, no purifier") for purifier in ("no purifier", *PURIFIERS)),
         *((f"{TRAINED}, {purifier}", f"{FURTHER}, no purifier") for purifier in ("no purifier", *PURIFIERS)),
+        (f"{TRAINED}, score without SAM", f"{FURTHER}, score without SAM"),
         (f"{TRAINED}, score without SAM", f"{ADVERSARIAL}, score without SAM"),
         (f"{FURTHER}, no purifier", f"{ADVERSARIAL}, no purifier"),
     ],

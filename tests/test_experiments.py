@@ -17,7 +17,7 @@ from pursamere.training import ClassifierConfiguration, configuration
 ROOT = Path(__file__).parents[1]
 NAMES = (
     "digits-sweep", "digits-table", "digits-classifiers", "mnist-sweep", "mnist-table", "cifar10-sweep",
-    "cifar10-table", "cifar10-radii",
+    "cifar10-table", "cifar10-radii", "cifar10-budget",
 )  # fmt: skip
 
 
