@@ -40,6 +40,7 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         (f"{BEHIND[4]}, no purifier", "clean, no purifier"),
     ],
     "mnist": [
+        *((f"{direction} without SAM", f"{ADVERSARIAL}, no purifier") for direction in ("ERE", "score")),
         ("PurSAMERE, ERE, rho 0.05", "ERE without SAM"),
         ("PurSAMERE, score, rho 0.05", "score without SAM"),
         ("score without SAM", "ERE without SAM"),
