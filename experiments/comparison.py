@@ -107,7 +107,7 @@ class Experiment:
         device = own_device(arguments.device)
         networks = ps.load_pretrained(self.data, device)
         images = networks.test
-        if self.split != "test":  # of the same source: the split of another one may have images of the trainings
+        if self.split != "test":  # from the same files, since others hold out images that the networks were trained on
             images = ps.datasets.load(images.name, self.split)
         images = images.head(arguments.samples)
         results: dict[str, ps.evaluation.Result] = {}

@@ -26,9 +26,9 @@ SWEPT: list[dict[str, Any]] = [
     {**SCORE, "ascent_radius": 0.5},
 ]
 BASELINES: list[tuple[str, dict[str, Any]]] = [
-    *(("diffpure_fixed_noise", {"sigma_max": value}) for value in (0.3, 0.5, 0.8)),
+    *(("diffpure_fixed_noise", {"sigma_max": value}) for value in (0.15, 0.3, 0.5, 0.8)),
     *(("scoreopt_o", {"sigma": 0.5, "learning_rate": value}) for value in (0.02, 0.05, 0.1, 0.2)),
-    *(("likelihood_maximization", {"radius": 0.3, "learning_rate": value}) for value in (0.02, 0.05, 0.1, 0.2)),
+    *(("likelihood_maximization", {"radius": 0.3, "learning_rate": value}) for value in (0.02, 0.05, 0.1, 0.2, 0.4)),
 ]
 
 
