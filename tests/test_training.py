@@ -109,7 +109,10 @@ def test_classifier_learns_and_half_precision_decides_alike(data, tmp_path, no_p
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [*((kind, {}) for kind in KINDS), ("classifier", {"normalization": "batch", "whitening": 2})],
+    [
+        *((kind, {"channels_last": channels_last}) for kind in KINDS for channels_last in (False, True)),
+        ("classifier", {"normalization": "batch", "whitening": 2}),
+    ],
 )
 def test_a_killed_training_goes_on_with_the_same_bits(data, tmp_path, no_pictures, kind, changes):
     settings = settings_of(kind, data, **changes)

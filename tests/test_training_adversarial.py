@@ -246,6 +246,11 @@ def test_a_classifier_is_no_purifier(data, tmp_path):
     ("changes", "message"),
     [
         ({"adversarial_eps": -0.1}, "adversarial_eps must be"),
+        ({"adversarial_eps": 8.0}, r"adversarial_eps must be in \[0, 1\], got 8.0"),
+        (
+            {"adversarial_eps": 0.1, "adversarial_fraction": 0.0},
+            "adversarial_fraction must be above 0 for adversarial_eps=0.1, got 0",
+        ),
         ({"adversarial_fraction": 1.5}, r"adversarial_fraction must be in \[0, 1\], got 1.5"),
         ({"adversarial_exact_fraction": 1.5}, r"adversarial_exact_fraction must be in \[0, 1\], got 1.5"),
         (

@@ -8,11 +8,13 @@ from torch.optim.swa_utils import AveragedModel
 from training_case import settings_of, write_data
 
 import pursamere as ps
+from pursamere.models.checkpoints import read_configuration
 from pursamere.models.conv_classifier import _BatchNorm
+from pursamere.pretrained import folder, make_purifier
 from pursamere.training import ClassifierConfiguration, DenoiserConfiguration, Watcher
 from pursamere.training.augmentation import augment
-from pursamere.training.classifier import ClassifierTask, build_classifier
-from pursamere.training.configuration import configuration
+from pursamere.training.classifier import ClassifierTask, build_classifier, build_purifier
+from pursamere.training.configuration import configuration, with_precision
 from pursamere.training.data import load_data
 from pursamere.training.data_parallel import Processes
 from pursamere.training.denoiser import DenoiserTask, build_denoiser, noise_levels
@@ -231,11 +233,41 @@ def test_data_that_is_not_split_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar10_jpeg"])
-def test_networks_for_cifar10_have_the_size_that_is_kept(dataset):
-    """A denoiser of 5 to 15 million parameters, and at most 20 MB for both in half precision."""
-    settings = {"dataset": dataset}
-    denoiser = build_denoiser(configuration(DenoiserConfiguration, settings), (3, 32, 32))
-    classifier = build_classifier(configuration(ClassifierConfiguration, settings), (3, 32, 32), tuple("0123456789"))
-    counts = [sum(p.numel() for p in network.parameters()) for network in (denoiser, classifier)]
-    assert 5e6 <= counts[0] <= 15e6
-    assert 2 * sum(counts) <= 20e6
+def test_the_settings_for_cifar10_are_those_of_networks_that_ship(dataset):
+    for kind, name in ((DenoiserConfiguration, "denoiser"), (ClassifierConfiguration, "adversarial")):
+        recorded = read_configuration(folder("cifar10") / name)["training"]["settings"]
+        chosen = configuration(kind, {"dataset": dataset}).to_json()
+        # The first are given with the command, the others are a matter of the machine.
+        others = {"adversarial_eps", "adversarial_steps", "dataset", "channels_last", "precision", "save_every"}
+        for key in recorded.keys() - others:
+            assert chosen[key] == recorded[key], key
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"purifier": "cifar10_jpeg", "purifier_radius": 0.1}, {"radius": 0.1, "ascent_radius": 0.0}),
+        ({"purifier": "a/checkpoint", "dataset": "mnist"}, {"sigma": 0.5, "step_size": 3.0}),
+        ({"purifier": "a/checkpoint", "dataset": "a/folder"}, {"sigma": 0.2, "step_size": 0.6}),
+        ({"dataset": "mnist"}, {"sigma": 0.2, "step_size": 0.6}),
+    ],
+)
+def test_the_settings_of_the_purifier_follow_from_its_denoiser_or_the_data(given, expected):
+    settings = configuration(ClassifierConfiguration, given)
+    assert {name: getattr(settings, f"purifier_{name}") for name in expected} == expected
+
+
+@pytest.mark.parametrize(("name", "shape"), [("digits", (1, 8, 8)), ("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))])
+def test_the_purifier_of_a_training_is_the_tuned_one(name, shape):
+    purifier = build_purifier(configuration(ClassifierConfiguration, {"purifier": name}), shape, torch.device("cpu"))
+    tuned = make_purifier(name, purifier.denoiser)
+    for each in ("sigma", "radius", "norm", "steps", "step_rule", "step_size", "ascent_radius", "direction", "noise"):
+        assert getattr(purifier, each) == getattr(tuned, each), each
+
+
+def test_the_precision_of_a_training_is_that_of_its_device():
+    settings = ClassifierConfiguration()
+    assert with_precision(settings, torch.device("cuda")).precision == "bfloat16"
+    assert with_precision(settings, torch.device("cpu")).precision == "float32"
+    chosen = ClassifierConfiguration(precision="bfloat16")
+    assert with_precision(chosen, torch.device("cpu")) is chosen

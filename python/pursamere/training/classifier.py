@@ -15,7 +15,8 @@ from pursamere.datasets import Dataset
 from pursamere.denoisers import Denoiser
 from pursamere.models import ConvClassifier, EDMUNet, load_checkpoint
 from pursamere.noise import GaussianNoise
-from pursamere.pretrained import TUNED, known_name, load_pretrained
+from pursamere.pretrained import SHIPPED, folder, known_name
+from pursamere.pretrained.digits import make_denoiser
 from pursamere.purifier import Purifier
 
 from .adversarial import adversarial_images
@@ -81,7 +82,7 @@ def build_purifier(
         sigma=settings.purifier_sigma,
         radius=settings.purifier_radius,
         steps=settings.purifier_steps,
-        step_size=settings.purifier_step_size,
+        step_size=settings.purifier_step_size or None,
         ascent_radius=settings.purifier_ascent_radius,
         direction=settings.purifier_direction,
         noise=GaussianNoise(draws=settings.purifier_draws, antithetic=settings.purifier_draws % 2 == 0),
@@ -91,10 +92,11 @@ def build_purifier(
 
 
 def _build_denoiser(source: str, image_shape: tuple[int, ...], device: torch.device) -> Denoiser:
-    if known_name(source) in TUNED:
-        denoiser: Any = load_pretrained(known_name(source), device).denoiser
+    name = known_name(source)
+    if name == "digits":
+        denoiser: Any = make_denoiser(device=device)
     else:
-        denoiser = load_checkpoint(source, device=device)
+        denoiser = load_checkpoint(folder(name) / "denoiser" if name in SHIPPED else source, device=device)
         if not isinstance(denoiser, EDMUNet):
             raise ValueError(f"purifier must hold a denoiser, got a {type(denoiser).__name__} in {source}")
     shape = tuple(denoiser.image_shape)
@@ -201,6 +203,6 @@ def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:
 
     They are evenly spread over the batch, so that every process has its share.
     """
-    count = math.ceil(fraction * size)
+    count = math.ceil(fraction * size - 1e-9)  # 0.07 * 100 is a little above 7
     index = torch.arange(size, device="cpu")  # not on a GPU, which every step would wait for
     return ((index + 1) * count // size > index * count // size)[mine].nonzero().squeeze(1)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+import torch
 
 from pursamere._validation import LARGEST_SIZE, check_choice, check_integer, check_nonnegative, check_positive
 from pursamere.models.conv_classifier import LARGEST_WHITENING, NORMALIZATIONS
 from pursamere.models.edm_unet import LARGEST_PATCH, MOST_LAYERS
 from pursamere.noise import MAX_SEED
+from pursamere.pretrained import TUNED, known_name
 from pursamere.purifier import DIRECTIONS
 
 _STEPS = (1, 2**31 - 1)
@@ -150,7 +153,7 @@ class ClassifierConfiguration(TrainingConfiguration):
     label_smoothing: float = _setting(0.0, "label smoothing of the cross-entropy", check=_check_fraction)
     initial: str = _setting("", "checkpoint of a classifier to start from")
     adversarial_eps: float = _setting(
-        0.0, "Linf radius of adversarial training images, in pixel units; 0 disables them", check=check_nonnegative
+        0.0, "Linf radius of adversarial training images, in pixel units; 0 disables them", check=_check_share
     )
     adversarial_steps: int = _setting(
         1, "gradient steps per adversarial image; 1 is fast adversarial training", (1, 1000)
@@ -167,8 +170,10 @@ class ClassifierConfiguration(TrainingConfiguration):
         0.06, "Linf radius of the purifier's neighborhood, in pixel units", check=check_positive
     )
     purifier_steps: int = _setting(4, "steps of the purifier", (1, 100_000))
-    purifier_step_size: float = _setting(0.6, "L2 length of a step of the purifier", check=check_positive)
-    purifier_draws: int = _setting(2, "noise draws of the purifier", (1, 2**16))
+    purifier_step_size: float = _setting(
+        0.6, "L2 length of a step of the purifier; 0 for the default of pursamere.Purifier", check=check_nonnegative
+    )
+    purifier_draws: int = _setting(2, "noise draws of the purifier, antithetic if even", (1, 2**16))
     purifier_ascent_radius: float = _setting(
         0.05, "ascent radius of the purifier, an L2 length in pixel units", check=check_nonnegative
     )
@@ -178,6 +183,8 @@ class ClassifierConfiguration(TrainingConfiguration):
         super().__post_init__()
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("purifier_direction", self.purifier_direction, DIRECTIONS)
+        if self.adversarial_eps > 0 and self.adversarial_fraction == 0:
+            raise ValueError(f"adversarial_fraction must be above 0 for adversarial_eps={self.adversarial_eps}, got 0")
         if self.adversarial_exact_fraction > 0 and not (self.purifier and self.adversarial_eps > 0):
             raise ValueError(
                 "adversarial_exact_fraction must be 0 without a purifier and adversarial_eps, got "
@@ -185,27 +192,23 @@ class ClassifierConfiguration(TrainingConfiguration):
             )
 
 
-# Tuned on validation splits, except for CIFAR-10, where both networks together fit in 20 MB. Other settings have the
-# defaults above.
+# Tuned on validation splits; CIFAR-10's are those of the denoiser and the adversarially trained classifier that ship.
+# Other settings have the defaults above.
 DENOISERS: dict[str, dict[str, Any]] = {
     "digits": {"steps": 3000, "ema_decay": 0.995},
     "mnist": {"channels": (32, 64), "patch": 2, "steps": 6000, "precision": "bfloat16"},
     "cifar10": {
-        "channels": (64, 128, 128),
-        "layers": 2,
-        "attention": True,
-        "groups": 32,
+        "channels": (32, 64, 96),
+        "patch": 2,
         "sigma_data": 0.5,
-        "sigma_min": 0.01,
+        "sigma_min": 0.02,
         "sigma_max": 1.0,
-        "steps": 10000,
+        "steps": 9000,
         "batch_size": 256,
-        "learning_rate": 6e-4,
-        "warmup_steps": 500,
-        "channels_last": True,
+        "warmup_steps": 300,
         "flip": True,
-        "validate_every": 2000,
-        "save_every": 2000,
+        "validate_every": 1500,
+        "save_every": 1500,
     },
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
@@ -215,23 +218,23 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
         "widths": (64, 128, 256, 256),
         "residual": True,
         "groups": 32,
-        "steps": 8000,
+        "steps": 3650,
         "batch_size": 512,
-        "learning_rate": 2e-3,
-        "warmup_steps": 500,
+        "learning_rate": 3e-3,
+        "warmup_steps": 304,
         "weight_decay": 0.05,
-        "channels_last": True,
+        "ema_decay": 0.998,
         "flip": True,
         "shift": 4,
         "label_smoothing": 0.1,
-        "validate_every": 1000,
-        "save_every": 1000,
+        "validate_every": 912,
+        "save_every": 912,
     },
 }
 
 
 def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
-    """Combine the given settings with those of the data set, if it has any, and the defaults.
+    """Combine the given settings with those of the data set and of its purifier, if it has any, and the defaults.
 
     Args:
         kind: :class:`DenoiserConfiguration` or :class:`ClassifierConfiguration`.
@@ -246,8 +249,24 @@ def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
     if unknown:
         raise ValueError(f"settings must be among {', '.join(known)}, got {', '.join(unknown)}")
     named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
-    dataset = str(settings.get("dataset", "digits"))
-    return kind(**{**named.get("cifar10" if dataset == "cifar10_jpeg" else dataset, {}), **settings})
+    dataset = known_name(str(settings.get("dataset", "digits")))
+    return kind(**{**named.get(dataset, {}), **_purifier_settings(settings, dataset), **settings})
+
+
+def _purifier_settings(settings: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """The tuned settings for a named denoiser, or else for the data set."""
+    name = known_name(str(settings.get("purifier", "")))
+    tuned = TUNED.get(name, TUNED.get(dataset)) if name else None
+    if tuned is None:
+        return {}
+    return {f"purifier_{key}": value for key, value in {"step_size": 0.0, "direction": "ere", **tuned}.items()}
+
+
+def with_precision(settings: _T, device: torch.device) -> _T:
+    """Return the settings with the precision that "auto" means on a device, which a resumed training must keep."""
+    if settings.precision != "auto":
+        return settings
+    return replace(settings, precision="bfloat16" if device.type == "cuda" else "float32")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -65,13 +64,14 @@ def fit(
     """Train, resuming from the state in ``folder``; return the averaged network in evaluation mode and the history.
 
     The history has one entry per validation: the step, the mean training loss since the previous entry, and metrics. On
-    a CPU, the same settings and data give the same bits whether or not training was interrupted. ``data`` is the
-    result of ``describe_data`` for the task's data.
+    a CPU, the same settings, data and number of threads give the same bits whether or not training was interrupted.
+    ``settings.precision`` must not be "auto". ``data`` is the result of ``describe_data`` for the task's data.
 
     Raises:
         ValueError: the state or the checkpoint in ``folder`` is damaged or belongs to other settings or data.
         RuntimeError: the loss is not finite.
     """
+    low = settings.precision == "bfloat16"
     network.to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -98,7 +98,7 @@ def fit(
             parameter_group["lr"] = learning_rate(step, settings)
         optimizer.zero_grad(set_to_none=False)
         mine = group.rows(settings.batch_size)
-        with torch.enable_grad(), _precision(settings, device):
+        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low):
             parts = task.losses(network, order.batch(step), mine, noise_generator(settings.seed, step, device))
             loss = parts.sum() / settings.batch_size
         loss.backward()
@@ -144,13 +144,6 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + seen) / (10 + seen)))
 
     return update
-
-
-@contextmanager
-def _precision(settings: TrainingConfiguration, device: torch.device) -> Iterator[None]:
-    low = settings.precision == "bfloat16" or (settings.precision == "auto" and device.type == "cuda")
-    with torch.autocast(device.type, torch.bfloat16, enabled=low):
-        yield
 
 
 def _validate(task: Task, network: nn.Module) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pursamere.models.conv_classifier import ConvClassifier
 from pursamere.models.edm_unet import EDMUNet
 
 from .classifier import ClassifierTask, build_classifier
-from .configuration import ClassifierConfiguration, DenoiserConfiguration
+from .configuration import ClassifierConfiguration, DenoiserConfiguration, with_precision
 from .data import describe_checkpoints, describe_data, load_data
 from .data_parallel import Processes, processes
 from .denoiser import DenoiserTask, build_denoiser
@@ -77,6 +77,7 @@ def train(
     require_own(folder, "train")
     folder, where = Path(folder), own_device(device)
     check_supported_device("device", where)
+    settings = with_precision(settings, where)
     storage_name(dtype)
     for module in ("safetensors", "matplotlib.figure"):  # fail before training, not after it
         require(module, extra="train")

@@ -98,6 +98,9 @@ def restore_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.
             weight = parameters[index]
             like = {"step": torch.tensor(0.0), "exp_avg": weight, "exp_avg_sq": weight}
             _require_like(f"optimizer/{index}", values, like)
+            # The fused optimizer walks the memory of weight and moments side by side, and the file has lost its format.
+            for name in ("exp_avg", "exp_avg_sq"):
+                values[name] = torch.empty_like(weight, device="cpu", requires_grad=False).copy_(values[name])
     for name, module in modules.items():
         module.load_state_dict(parts[name])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
