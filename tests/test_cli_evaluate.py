@@ -234,8 +234,10 @@ def test_data_sets_have_the_networks_that_ship(data, name):
         ("cifar10_jpeg", ["--split", "validation"], False),
     ],
 )
-def test_images_that_the_networks_were_trained_on(monkeypatch, capsys, name, arguments, warns):
+def test_images_that_the_networks_were_trained_on(tmp_path, monkeypatch, capsys, name, arguments, warns):
     """Other files of CIFAR-10 have another order, and so other validation images."""
+    monkeypatch.chdir(tmp_path)
+    ps.save_checkpoint("classifier", ps.ConvClassifier((3, 32, 32), 10, [8]))
     monkeypatch.setattr(
         "pursamere.cli.model.load_network",
         lambda option, source, device: ps.ConvClassifier((3, 32, 32), 10, [8]).eval(),
@@ -246,6 +248,44 @@ def test_images_that_the_networks_were_trained_on(monkeypatch, capsys, name, arg
         parsed, Dataset(name, torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
     )
     assert ("were trained on most of the validation images" in capsys.readouterr().err) is warns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], None),
+        (["--option", "micro_batch=4"], None),
+        (["--option", "sigma=0.1"], "with the defense pursamere and other settings"),
+        (["--defense", "diffpure_fixed_noise"], "with the defense diffpure_fixed_noise:"),
+        (["--defense", "none", "--classifier", "cifar10"], "with the defense none:"),
+        (["--defense", "none"], None),  # takes the classifier that was trained without one
+        (["--defense", "diffpure_fixed_noise", "--classifier", "classifier"], None),
+    ],
+)
+def test_a_classifier_that_was_trained_behind_another_purifier(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    ps.save_checkpoint("classifier", ps.ConvClassifier((3, 32, 32), 10, [8]))
+    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "cifar10", *arguments])
+    parsed.device = torch.device("cpu")
+    images = Dataset("images", torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
+    build_model(parsed, images)
+    warning = capsys.readouterr().err
+    assert ("was trained behind pursamere with sigma=0.2, radius=0.06" in warning) is (said is not None)
+    assert said is None or said in warning
+
+
+def test_a_denoiser_of_ones_own_has_the_settings_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ps.save_checkpoint("classifier", ps.ConvClassifier((1, 28, 28), 10, [8]))
+    ps.save_checkpoint("denoiser", tiny_denoiser((1, 28, 28)))
+    networks = ["--denoiser", "denoiser", "--classifier", "classifier"]
+    images = Dataset("mnist", torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
+    for data, settings in (("mnist", "mnist"), ("other.npz", "digits")):
+        purifier = build_model(
+            build_parser().parse_args(["evaluate", "-o", "run", "--data", data, *networks]), images
+        ).purifier
+        expected = make_purifier(settings, purifier.denoiser, micro_batch=purifier.micro_batch)
+        assert purifier.extra_repr() == expected.extra_repr()
 
 
 @pytest.mark.parametrize(

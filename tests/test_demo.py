@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from scipy import stats
 
 import pursamere as ps
@@ -135,6 +137,12 @@ def test_cifar10_has_a_classifier_of_its_own_behind_the_purifier(tmp_path):
     cifar10 = ps.load_pretrained("cifar10")
     images = cifar10.test.images[:3]
     purified = ps.PurifiedClassifier(cifar10.purifier, cifar10.classifier)
+    alone, behind = re.search(r"is right on (\S+) without the purifier and (\S+) with it\.", out).groups()
+    file = folder / "undefended" / "adversarial" / f"pgd-margin-eps{8 / 255}-00000.safetensors"
+    adversarial = load_file(file)["images"]
+    for model, share in ((cifar10.classifier, alone), (purified, behind)):
+        right = model(adversarial).argmax(1) == cifar10.test.labels[: len(adversarial)]
+        assert f"{float(right.float().mean()):.3f}" == share
     for kind, judge in (("undefended", cifar10.undefended), ("purified", purified)):
         clean = [row for row in outcomes(folder / kind) if row["attack"] == "clean"]
         with torch.no_grad():

@@ -18,6 +18,7 @@ from pursamere.cli.defenses import build_defense
 from pursamere.cli.errors import CommandError
 from pursamere.cli.networks import load_network
 from pursamere.cli.progress import progress_bar, say
+from pursamere.cli.provenance import warn_of_another_purifier, warn_of_training_images
 from pursamere.datasets import Dataset
 from pursamere.pretrained import SHIPPED, TUNED, known_name, load_pretrained
 from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
@@ -51,7 +52,7 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
             raise CommandError(
                 f"--{name}: only {', '.join(TUNED)} have their own; give {', '.join(SHIPPED)}, a checkpoint, --model"
             )
-    _warn_of_training_images({getattr(arguments, name, known_name(arguments.data)) for name in names}, arguments, data)
+    warn_of_training_images({getattr(arguments, name, known_name(arguments.data)) for name in names}, arguments, data)
     if not defended and "classifier" not in arguments and known_name(arguments.data) in SHIPPED:
         classifier = load_pretrained(known_name(arguments.data), arguments.device).undefended
     else:
@@ -65,19 +66,12 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
             _check_shape("--denoiser: digits", denoiser, data)
         purifier = build_defense(defense, denoiser, options, getattr(arguments, "passes", None))
         say(f"{defense}: {purifier.extra_repr()}")
+    if defended or "classifier" in arguments:
+        warn_of_another_purifier(getattr(arguments, "classifier", known_name(arguments.data)), defense, purifier)
     if classifier is None:  # trained last, after everything else was found to be in order
         with progress_bar(EPOCHS, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
             classifier = train_classifier(seed=arguments.seed, progress=advance).to(arguments.device)
     return classifier if purifier is None else PurifiedClassifier(purifier, classifier)
-
-
-def _warn_of_training_images(networks: set[str], arguments: argparse.Namespace, data: Dataset) -> None:
-    """Validation images are held out by position, and the files that CIFAR-10's networks know are ordered otherwise."""
-    if "cifar10" in networks and data.name == "cifar10" and arguments.split != "test":
-        say(
-            f"cifar10's networks were trained on most of the {arguments.split} images: their own validation images are "
-            "those of cifar10_jpeg.npz, which has another order"
-        )
 
 
 def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
@@ -105,7 +99,8 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[st
         raise CommandError("--option bandwidth is for the kernel density of the digits, and there is another denoiser")
     defaults: dict[str, Any] = {"micro_batch": arguments.micro_batch}
     if defense in ("pursamere", "ere_descent"):
-        defaults |= TUNED.get(denoiser, TUNED["digits"])
+        # Without a name of its own, the denoiser was trained for the data.
+        defaults |= TUNED.get(denoiser, TUNED.get(known_name(arguments.data), TUNED["digits"]))
         if "passes" in arguments:  # they determine the steps
             del defaults["steps"]
         if defense == "ere_descent":
