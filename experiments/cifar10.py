@@ -54,7 +54,6 @@ CIFAR10_SWEEP = Experiment(
     "cifar10",
     "validation",
     64,
-    SWEEP,
     (
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
         Row("trained behind the purifier, no purifier", classifier=PURIFIED),
@@ -62,6 +61,7 @@ CIFAR10_SWEEP = Experiment(
         *(adversarial_row(describe(change) or "center", "pursamere", {**CENTER, **change}) for change in MILDER),
         *(adversarial_row(f"{name} {describe(options)}", name, options, PASSES) for name, options in BASELINES),
     ),
+    protocol=SWEEP,
 )
 
 # Every purifier takes 8 network passes for an image, so that those with an ascent have half the draws. The sweep found
@@ -82,7 +82,6 @@ CIFAR10_TABLE = Experiment(
     "cifar10",
     "test",
     128,
-    "quick",
     (
         Row("undefended"),
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
@@ -127,7 +126,6 @@ better ones. The settings of the baselines are the best of two in that sweep (`c
 classifiers, and so did an earlier version of this table, on the same test images. Worst case: per sample over all \
 attacks of the preset, including those on survivors, which have no column; in brackets 95 % Wilson intervals. \
 `cifar10-outcomes.csv` has every sample with the first attack that it fell to.""",
-    timed=False,
 )
 
 CIFAR10_RADII = Experiment(
@@ -135,7 +133,6 @@ CIFAR10_RADII = Experiment(
     "cifar10",
     "test",
     64,
-    "quick",
     (
         Row("undefended"),
         Row("adversarially trained", classifier=ADVERSARIAL),
@@ -165,6 +162,5 @@ CIFAR10_BUDGET = Experiment(
     "cifar10",
     "test",
     64,
-    SWEEP,
     tuple(Row(f"{steps} steps", "pursamere", CENTER, protocol=longer(steps)) for steps in (10, 20, 50, 100)),
 )

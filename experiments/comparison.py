@@ -79,19 +79,18 @@ class Experiment:
     """Rows evaluated on the first ``samples`` images of a split.
 
     The radii of the attacks are those that the purifiers were tuned for, unless ``eps`` has others. With an
-    introduction, which has {samples} and {conditions}, it makes NAME.md and NAME-outcomes.csv, otherwise NAME.csv. The
-    table has images/s only if ``timed``, which runs beside other work are not.
+    introduction, which has {samples} and {conditions}, it makes NAME.md, otherwise NAME.csv, and on test images
+    NAME-outcomes.csv too.
     """
 
     name: str
     data: str
     split: str
     samples: int
-    protocol: str | Protocol
     rows: tuple[Row, ...]
     introduction: str = ""
+    protocol: str | Protocol = "quick"
     eps: tuple[float, ...] = ()
-    timed: bool = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
@@ -144,24 +143,27 @@ class Experiment:
         )
 
     def files(self, results: Results, samples: int) -> dict[str, str]:
+        files = {f"{self.name}-outcomes.csv": _csv(outcome_rows(results))} if self.split == "test" else {}
         if not self.introduction:
-            return {f"{self.name}.csv": _csv(worst_case_rows(results))}
-        introduction = self.introduction.format(samples=samples, conditions=self._conditions(results))
-        return {
-            f"{self.name}.md": f"{introduction}\n\n{markdown_tables(results, timed=self.timed)}\n",
-            f"{self.name}-outcomes.csv": _csv(outcome_rows(results)),
-        }
+            return {f"{self.name}.csv": _csv(worst_case_rows(results)), **files}
+        introduction = self.introduction.format(samples=samples, conditions=_conditions(results))
+        return {f"{self.name}.md": f"{introduction}\n\n{markdown_tables(results)}\n", **files}
 
-    def _conditions(self, results: Results) -> str:
-        environment = results[0][1].environment
-        protocol = results[0][1].config["protocol"]
-        place = f"{environment['machine']}, CPU threads of a process: {environment['threads']}"
-        if environment["device"] != "cpu":
-            place = environment["device"]
-        return (
-            f"preset `{protocol['name']}`, torch {environment['versions']['torch']} ({place}). Left out of the full "
-            f"protocol: {protocol['left_out']}."
-        )
+
+def _conditions(results: Results) -> str:
+    """The preset and where the rows were evaluated, which may be several places."""
+    protocol = results[0][1].config["protocol"]
+    places = dict.fromkeys(_place(result.environment) for _, result in results)
+    return (
+        f"preset `{protocol['name']}`, {' and '.join(places)}. Left out of the full protocol: {protocol['left_out']}."
+    )
+
+
+def _place(environment: Mapping[str, Any]) -> str:
+    where = environment["device"]
+    if where == "cpu":
+        where = f"{environment['machine']}, CPU threads of a process: {environment['threads']}"
+    return f"torch {environment['versions']['torch']} ({where})"
 
 
 def describe(options: Mapping[str, Any]) -> str:

@@ -72,13 +72,13 @@ DIGITS_SWEEP = Experiment(
     "digits",
     "validation",
     128,
-    SWEEP,
     (
         *(Row(describe(change) or "center", "pursamere", {"micro_batch": MICRO_BATCH, **CENTER, **change})
           for change in CHANGES),
         # A baseline runs its network on one draw at a time, so a larger micro-batch costs no more memory.
         *(baseline(f"{name} {describe(options)}", name, options, 4 * MICRO_BATCH) for name, options in BASELINES),
     ),
+    protocol=SWEEP,
 )  # fmt: skip
 
 
@@ -100,7 +100,6 @@ DIGITS_TABLE = Experiment(
     "digits",
     "test",
     256,
-    "standard",
     (
         Row("no purifier"),
         *(baseline(name, name, options, 2 * MICRO_BATCH) for name, options in CHOSEN.items()),
@@ -129,4 +128,5 @@ Worst case: per sample over all attacks of the preset, also those on survivors, 
 Wilson intervals. `digits-outcomes.csv` has every sample with the first attack that it fell to. diffpure takes Euler's \
 steps and draws fresh noise in every call; a sample counts as fallen when any one of the attacks' dozen judgements \
 goes wrong, be it by luck.""",
+    protocol="standard",
 )

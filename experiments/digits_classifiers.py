@@ -44,7 +44,6 @@ DIGITS_CLASSIFIERS = Experiment(
     "digits",
     "test",
     256,
-    "standard",
     (
         Row("clean, no purifier", classifier=CLEAN),
         behind("clean", CLEAN),
@@ -71,5 +70,6 @@ The purifier is one and the same, the score direction without SAM at 80 network 
 on purified images: of clean images alone, or of 4 adversarial images to 1 clean one, found by one step of BPDA, \
 or in half of the training steps with the exact gradient. The experiment trains them itself, in ten minutes \
 (`experiments/digits_classifiers.py`). Worst case: per sample over all attacks of the preset, also those on \
-survivors, which have no column; in brackets 95 % Wilson intervals. "images/s" was measured beside other work.""",
+survivors, which have no column; in brackets 95 % Wilson intervals.""",
+    protocol="standard",
 )

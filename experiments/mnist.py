@@ -32,8 +32,9 @@ BASELINES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def row(name: str, options: dict[str, Any]) -> Row:
-    return Row(name, "pursamere", {**options, "micro_batch": max(1, MICRO_BATCH // options["draws"])})
+def row(name: str, options: dict[str, Any], classifier: Training | None = None) -> Row:
+    options = {**options, "micro_batch": max(1, MICRO_BATCH // options["draws"])}
+    return Row(name, "pursamere", options, classifier=classifier)
 
 
 def baseline(name: str, defense: str, options: dict[str, Any]) -> Row:
@@ -45,11 +46,11 @@ MNIST_SWEEP = Experiment(
     "mnist",
     "validation",
     32,
-    SWEEP,
     (
         *(row(describe(options), options) for options in SWEPT),
         *(baseline(f"{name} {describe(options)}", name, options) for name, options in BASELINES),
     ),
+    protocol=SWEEP,
 )
 
 # From the weights of the classifier that ships: from random ones it was still at chance after 1,000 steps.
@@ -62,19 +63,19 @@ ADVERSARIAL = Training(
     },
 )  # fmt: skip
 CHOSEN = TUNED["mnist"]
+SCORE_ALONE = {**CHOSEN, "ascent_radius": 0.0, "draws": 4}
 MNIST_TABLE = Experiment(
     "mnist",
     "mnist",
     "test",
     64,
-    "quick",
     (
         Row("no purifier"),
         Row("adversarially trained, no purifier", classifier=ADVERSARIAL),
         row("ERE without SAM", {**ERE, "ascent_radius": 0.0, "draws": 4}),
         row("PurSAMERE, ERE, rho 0.05", ERE),
-        row("score without SAM", {**CHOSEN, "ascent_radius": 0.0, "draws": 4}),
-        row("PurSAMERE, score, rho 0.05", {**CHOSEN}),
+        row("score without SAM", SCORE_ALONE),
+        row("PurSAMERE, score, rho 0.05", CHOSEN),
     ),
     """\
 # MNIST: PurSAMERE with the networks that ship

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from locks import lock
 
 from pursamere._threads import cpu_threads
+from pursamere.models.checkpoints import CONFIGURATION, read_configuration
 from pursamere.training import ClassifierConfiguration, Watcher, configuration, train
+from pursamere.training.configuration import CHECKPOINTS, with_precision
+from pursamere.training.data import describe_checkpoints
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Training:
     initial: Training | None = None
 
     def checkpoint(self, folder: Path, device: Any = "cpu", threads: int = 1) -> Path:
-        """Train, or finish the training, and return the checkpoint's folder; other processes wait meanwhile.
+        """Train unless that is done, and return the checkpoint's folder; other processes wait meanwhile.
 
         The weights depend on the number of CPU threads.
         """
@@ -30,6 +34,18 @@ class Training:
         if self.initial is not None:
             settings["initial"] = str(self.initial.checkpoint(folder, device, threads))
         with lock(folder / ".locks" / self.name, wait=True), cpu_threads(threads):
-            watcher = Watcher(report=lambda text: print(f"{self.name}: {text}", flush=True))
-            train(configuration(ClassifierConfiguration, settings), folder / self.name, device=device, watcher=watcher)
+            chosen = with_precision(configuration(ClassifierConfiguration, settings), torch.device(device))
+            if not _is_trained(folder / self.name, chosen):
+                watcher = Watcher(report=lambda text: print(f"{self.name}: {text}", flush=True))
+                train(chosen, folder / self.name, device=device, watcher=watcher)
         return folder / self.name
+
+
+def _is_trained(folder: Path, settings: ClassifierConfiguration) -> bool:
+    """Whether the folder has the checkpoint of a training with these settings, from the same weights."""
+    if not (folder / CONFIGURATION).exists():
+        return False
+    record = read_configuration(folder)["training"]
+    wanted = settings.to_json()
+    same = all(record["settings"][name] == value for name, value in wanted.items() if name not in CHECKPOINTS)
+    return same and describe_checkpoints(settings).items() <= record["data"].items()

@@ -7,8 +7,9 @@ import csv
 import sys
 from pathlib import Path
 
+from tables import radius
+
 from pursamere._files import write_bytes
-from pursamere._text import radius
 from pursamere.evaluation.paired import format_p, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

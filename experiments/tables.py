@@ -14,11 +14,10 @@ _SHOWN = [
 ]  # fmt: skip
 
 
-def markdown_tables(results: Results, *, timed: bool = True) -> str:
-    """A table for each radius, with a row for each defense; no images/s if they were measured beside other work."""
+def markdown_tables(results: Results) -> str:
+    """A table for each radius, with a row for each defense."""
     titles = [title for _, title in _SHOWN]
-    speed = ["images/s"] if timed else []
-    header = ["defense", "passes", *speed, "clean", *titles, "**worst case**", "warnings"]
+    header = ["defense", "passes", "clean", *titles, "**worst case**", "warnings"]
     parts = []
     for eps in results[0][1].worst_case:
         rows = [header, ["---", *["---:"] * (len(header) - 2), "---"]]
@@ -32,16 +31,14 @@ def markdown_tables(results: Results, *, timed: bool = True) -> str:
             suffix = f"eps {eps:.4g}"
             warned = [c.name.removesuffix(f", {suffix}") for c in result.checks if not c.passed
                       and ("eps" not in c.name or c.name.endswith(suffix) or "with eps" in c.name)]  # fmt: skip
-            speed = [f"{cost['images_per_second']:,.0f}"] if timed else []
-            rows.append([name, passes, *speed, f"{result.clean.value:.3f}",
-                         *shown, worst, ", ".join(warned)])  # fmt: skip
-        parts.append(f"## eps {_radius(eps)} (Linf)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+            rows.append([name, passes, f"{result.clean.value:.3f}", *shown, worst, ", ".join(warned)])
+        parts.append(f"## eps {radius(eps)} (Linf)\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(parts)
 
 
 def worst_case_rows(results: Results) -> list[list[Any]]:
     """A header, and for each defense its clean accuracy and the worst case at every radius."""
-    rows: list[list[Any]] = [["setting", "clean", *(f"worst_{_radius(eps)}" for eps in results[0][1].worst_case)]]
+    rows: list[list[Any]] = [["setting", "clean", *(f"worst_{radius(eps)}" for eps in results[0][1].worst_case)]]
     for name, result in results:
         rows.append([name, *(f"{share.value:.3f}" for share in (result.clean, *result.worst_case.values()))])
     return rows
@@ -61,6 +58,7 @@ def outcome_rows(results: Results) -> list[list[Any]]:
     return rows
 
 
-def _radius(eps: float) -> str:
+def radius(eps: float) -> str:
+    """A radius with two decimals, or the multiple of 1/255 that it equals."""
     parts = round(255 * eps)
     return f"{parts}/255" if abs(parts / 255 - eps) < 1e-6 and round(eps, 2) != eps else f"{eps:.2f}"
