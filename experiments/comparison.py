@@ -58,20 +58,20 @@ class Row:
 
     def load_classifier(self, folder: Path, device: torch.device, threads: int) -> Any:
         """Return the row's own classifier, or None; it is trained in ``folder``."""
-        own = self.classifier
-        if isinstance(own, Training):
-            own = own.checkpoint(folder, device, threads)
-        return ps.load_checkpoint(own, device) if own else None
+        source = self.classifier
+        if isinstance(source, Training):
+            source = source.checkpoint(folder, device, threads)
+        return ps.load_checkpoint(source, device) if source else None
 
-    def model(self, networks: Pretrained, own: Any = None, device: torch.device | str = "cpu") -> Any:
-        """Return the model, with ``own`` for its classifier if that isn't None."""
+    def model(self, networks: Pretrained, classifier: Any = None, device: torch.device | str = "cpu") -> Any:
+        """Return the model, with the classifier of the data set if none is given."""
         if self.defense is None:
-            return networks.undefended if own is None else own
+            return networks.undefended if classifier is None else classifier
         options, denoiser = dict(self.options), networks.denoiser
         if "bandwidth" in options:  # of the digits' kernel density
             denoiser = make_denoiser(options.pop("bandwidth"), device)
         purifier = build_defense(self.defense, denoiser, options, self.passes)
-        return ps.PurifiedClassifier(purifier, networks.classifier if own is None else own)
+        return ps.PurifiedClassifier(purifier, networks.classifier if classifier is None else classifier)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Experiment:
         # What another process is at comes last, and only if its results are needed.
         for wait in (False, True) if arguments.write else (False,):
             for row in (row for row in self.rows if row.name not in results):
-                with lock(arguments.output / ".locks" / row.name, wait=wait) as mine:
-                    if mine:
+                with lock(arguments.output / ".locks" / row.name, wait=wait) as held:
+                    if held:
                         results[row.name] = self._evaluate(row, networks, images, arguments, device)
                         print(f"{row.name:40} {results[row.name].verdict}", flush=True)
         if arguments.write:
@@ -126,9 +126,9 @@ class Experiment:
     def _evaluate(
         self, row: Row, networks: Pretrained, images: Dataset, arguments: argparse.Namespace, device: torch.device
     ) -> ps.evaluation.Result:
-        own = row.load_classifier(arguments.output / "networks", device, arguments.threads)
+        classifier = row.load_classifier(arguments.output / "networks", device, arguments.threads)
         return ps.evaluate(
-            row.model(networks, own, device),
+            row.model(networks, classifier, device),
             images.images.to(device),
             images.labels.to(device),
             folder=arguments.output / row.name,

@@ -1,4 +1,4 @@
-"""What limits the worst case on CIFAR-10: the denoiser's error on clean images, or that it passes perturbations on.
+"""What a denoiser with less error, or less response to perturbations, would bring on CIFAR-10.
 
 A control that no defender could run. D is the denoiser that ships, x the clean image and y_k = x + sigma xi_k its noisy
 images; then E_k = D(y_k) - x is the error on the clean image, and for any other y

@@ -11,10 +11,10 @@ import torch
 from locks import lock
 
 from pursamere._threads import cpu_threads
-from pursamere.models.checkpoints import CONFIGURATION, read_configuration
+from pursamere.models.checkpoints import CONFIGURATION, WEIGHTS, read_configuration
 from pursamere.training import ClassifierConfiguration, Watcher, configuration, train
 from pursamere.training.configuration import CHECKPOINTS, with_precision
-from pursamere.training.data import describe_checkpoints
+from pursamere.training.data import describe_checkpoints, describe_data, load_data
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,13 @@ class Training:
 
 
 def _is_trained(folder: Path, settings: ClassifierConfiguration) -> bool:
-    """Whether the folder has the checkpoint of a training with these settings, from the same weights."""
-    if not (folder / CONFIGURATION).exists():
+    """Whether the folder has the checkpoint of a training with these settings, data and initial weights."""
+    if not (folder / CONFIGURATION).exists() or not (folder / WEIGHTS).exists():
         return False
-    record = read_configuration(folder)["training"]
-    wanted = settings.to_json()
-    same = all(record["settings"][name] == value for name, value in wanted.items() if name not in CHECKPOINTS)
-    return same and describe_checkpoints(settings).items() <= record["data"].items()
+    record = read_configuration(folder).get("training") or {}
+    data = describe_data(*load_data(settings.dataset, lambda _: None)) | describe_checkpoints(settings)
+    # Checkpoints are compared by content, not by path.
+    found, wanted = (
+        {**each, **dict.fromkeys(CHECKPOINTS)} for each in (record.get("settings", {}), settings.to_json())
+    )
+    return found == wanted and record.get("data") == data

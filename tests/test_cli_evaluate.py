@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from training_case import tiny_denoiser
+from training_case import settings_of, tiny_denoiser, write_data
 
 import pursamere as ps
 from pursamere.cli import build_parser, main
 from pursamere.cli.defenses import build_defense
 from pursamere.cli.model import build_model
+from pursamere.cli.provenance import trained_behind
 from pursamere.datasets import Dataset
 from pursamere.pretrained import make_purifier
+from pursamere.training import train
 
 CHEAP = ["--option", "direction=score", "--option", "steps=1", "--option", "draws=2", "--option", "ascent_radius=0"]
 
@@ -255,7 +257,11 @@ def test_images_that_the_networks_were_trained_on(tmp_path, monkeypatch, capsys,
     [
         ([], None),
         (["--option", "micro_batch=4"], None),
-        (["--option", "sigma=0.1"], "with the defense pursamere and other settings"),
+        *(
+            (["--option", option], "with the defense pursamere with another denoiser or other settings")
+            for option in ("sigma=0.1", "step_rule=gradient", "noise_seed=5", "antithetic=false")
+        ),
+        (["--denoiser", "denoiser"], "with the defense pursamere with another denoiser or other settings"),
         (["--defense", "diffpure_fixed_noise"], "with the defense diffpure_fixed_noise:"),
         (["--defense", "none", "--classifier", "cifar10"], "with the defense none:"),
         (["--defense", "none"], None),  # takes the classifier that was trained without one
@@ -265,13 +271,37 @@ def test_images_that_the_networks_were_trained_on(tmp_path, monkeypatch, capsys,
 def test_a_classifier_that_was_trained_behind_another_purifier(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     ps.save_checkpoint("classifier", ps.ConvClassifier((3, 32, 32), 10, [8]))
+    ps.save_checkpoint("denoiser", tiny_denoiser((3, 32, 32)))
     parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "cifar10", *arguments])
     parsed.device = torch.device("cpu")
     images = Dataset("images", torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
     build_model(parsed, images)
     warning = capsys.readouterr().err
-    assert ("was trained behind pursamere with sigma=0.2, radius=0.06" in warning) is (said is not None)
+    assert ("was trained behind pursamere (sigma=0.2, radius=0.06, " in warning) is (said is not None)
     assert said is None or said in warning
+
+
+@pytest.mark.parametrize("record", [{}, {"settings": None}, {"settings": {"purifier": "a"}}])
+def test_records_of_trainings_that_say_nothing_of_a_purifier(tmp_path, record):
+    ps.save_checkpoint(tmp_path / "classifier", ps.ConvClassifier((1, 8, 8), 10, [8]), information=record)
+    assert trained_behind(str(tmp_path / "classifier")) is None
+
+
+def test_a_classifier_is_evaluated_behind_the_purifier_of_its_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_data(tmp_path)
+    ps.save_checkpoint("denoiser", tiny_denoiser())
+    settings = settings_of(
+        "classifier", data, purifier="denoiser", purifier_draws=3, purifier_sigma=0.3, purifier_steps=1, steps=1
+    )
+    train(settings, "classifier")
+    capsys.readouterr()
+    networks = ["--denoiser", "denoiser", "--classifier", "classifier"]
+    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", str(data), *networks])
+    purifier = build_model(parsed, ps.datasets.load(data)).purifier
+    assert (purifier.sigma, purifier.steps, purifier.step_size) == (0.3, 1, 0.6)
+    assert purifier.noise == ps.GaussianNoise(draws=3, antithetic=False)
+    assert "was trained behind" not in capsys.readouterr().err
 
 
 def test_a_denoiser_of_ones_own_has_the_settings_of_the_data(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_cifar10_has_a_classifier_of_its_own_behind_the_purifier(tmp_path):
     cifar10 = ps.load_pretrained("cifar10")
     images = cifar10.test.images[:3]
     purified = ps.PurifiedClassifier(cifar10.purifier, cifar10.classifier)
-    alone, behind = re.search(r"is right on (\S+) without the purifier and (\S+) with it\.", out).groups()
+    alone, behind = re.search(r"gets (\S+) right without the purifier, and (\S+) with it\.", out).groups()
     file = folder / "undefended" / "adversarial" / f"pgd-margin-eps{8 / 255}-00000.safetensors"
     adversarial = load_file(file)["images"]
     for model, share in ((cifar10.classifier, alone), (purified, behind)):

@@ -36,6 +36,18 @@ def experiments():
                 del sys.modules[name]
 
 
+IN_THE_README = {
+    "none": "no purifier",
+    "adversarial training": "adversarially trained, no purifier",
+    "PurSAMERE, ERE": "PurSAMERE, ERE, rho 0.05",
+    "PurSAMERE, score": "PurSAMERE, score, rho 0.05",
+    "the same, fine-tuned with 10 % clean images": "adversarially trained further, no purifier",
+    "purifier (score), its classifier adversarially trained behind it":
+        "trained behind the purifier, score without SAM",
+    "purifier (score), classifier trained on clean images": "undefended, score without SAM",
+}  # fmt: skip
+
+
 def published(name):
     tables = ("digits-table", "digits-classifiers", "mnist-table", "cifar10-table")
     file = f"{name.removesuffix('-table')}-outcomes" if name in tables else name
@@ -71,6 +83,20 @@ def test_the_purifiers_of_a_table_take_the_same_passes(experiments, name, passes
     assert len(purifiers) > 3
     for purifier in purifiers:
         assert passes - 2 < purifier.network_passes.total <= passes  # steps of several passes may leave one over
+
+
+@pytest.mark.parametrize(("name", "radii"), [("mnist", 2), ("cifar10", 1)])
+def test_the_figures_in_the_readme_are_those_of_the_tables(name, radii):
+    table = (ROOT / "docs" / "results" / f"{name}.md").read_text().split("\n## ")[1:]
+    published = [{tuple(line.strip("| ").replace("**", "").split(" | ")[index] for index in (0, 1, 2, 8))
+                  for line in part.splitlines() if line.count(" | ") == 9} for part in table]  # fmt: skip
+    readme = (ROOT / "README.md").read_text().split(f"run.py {name}-table")[1].split("\n\n")[1].splitlines()[2:]
+    assert len(readme) >= 4
+    for line in readme:
+        defense, passes, clean, *worst = line.strip("| ").split(" | ")
+        assert len(worst) == radii == len(published)
+        for found, known in zip(worst, published, strict=True):
+            assert (IN_THE_README.get(defense, defense), passes, clean, found) in known, line
 
 
 @pytest.mark.parametrize("name", ["cifar10-radii", "cifar10-budget"])
@@ -133,20 +159,25 @@ def test_the_settings_of_every_training_are_valid(experiments):
 
 
 @pytest.mark.slow
-def test_a_classifier_is_trained_once_with_the_threads_of_the_experiment(experiments, tmp_path):
+def test_a_classifier_is_trained_once_with_the_threads_of_the_experiment(experiments, tmp_path, monkeypatch):
     networks = importlib.import_module("networks")
     settings = {"dataset": "digits", "steps": 2, "validate_every": 2}
     first = networks.Training("first", settings)
     second = networks.Training("second", {**settings, "steps": 1, "validate_every": 1}, first)
     threads = torch.get_num_threads()
-    written = []
+    trained = []
+
+    def train(settings, folder, **options):
+        trained.append(folder.name)
+        return networks_train(settings, folder, **options)
+
+    networks_train = networks.train
+    monkeypatch.setattr(networks, "train", train)
     for _ in range(2):
         folder = second.checkpoint(tmp_path, threads=1)
-        files = {name: tmp_path / name / "model.safetensors" for name in ("first", "second")}
-        written.append([file.stat().st_mtime_ns for file in files.values()])
         (folder / "training.safetensors").unlink(missing_ok=True)  # as one may at the end
-    assert written[0] == written[1]
-    weights = {name: file.read_bytes() for name, file in files.items()}
+    assert trained == ["first", "second"]
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}
     assert folder == tmp_path / "second"
     assert torch.get_num_threads() == threads
     assert weights["first"] != weights["second"]
@@ -157,6 +188,11 @@ def test_a_classifier_is_trained_once_with_the_threads_of_the_experiment(experim
     elsewhere = networks.Training("other", {**settings, "seed": 1}).checkpoint(tmp_path, threads=1)
     with pytest.raises(ValueError, match="another checkpoint for initial"):
         networks.Training("second", {**second.settings, "initial": str(elsewhere)}).checkpoint(tmp_path, threads=1)
+    with pytest.raises(ValueError, match="holds a training with"):
+        networks.Training("second", second.settings).checkpoint(tmp_path, threads=1)
+    (folder / "model.safetensors").unlink()
+    second.checkpoint(tmp_path, threads=1)
+    assert (folder / "model.safetensors").read_bytes() == weights["second"]
 
 
 def test_the_classifiers_that_rows_name_exist(experiments):

@@ -32,8 +32,8 @@ def test_the_commands_in_a_model_card_have_the_settings_of_the_checkpoints(card)
         settings = with_precision(configuration(kind, given), torch.device(arguments.device)).to_json()
         recorded = read_configuration(card.parent / arguments.output)["training"]["settings"]
         recorded["precision"] = "bfloat16" if recorded["precision"] == "auto" else recorded["precision"]
-        # How often a state was saved doesn't matter, and a checkpoint's path says where it was.
-        for name in recorded.keys() - {"save_every", "initial", "purifier"}:
+        # These don't change the weights.
+        for name in recorded.keys() - {"validate_every", "save_every", "initial", "purifier"}:
             if recorded.get("purifier") or not name.startswith("purifier_"):
                 assert settings[name] == recorded[name], (command, name)
         trained.add(arguments.output.name)

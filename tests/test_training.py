@@ -1,5 +1,6 @@
 """Training: it learns, it goes on after a kill with the same bits, and processes share it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -20,8 +21,10 @@ import pursamere as ps
 from pursamere.cli import main
 from pursamere.training import ClassifierConfiguration, Watcher, train
 from pursamere.training import run as training_run
+from pursamere.training.configuration import with_precision
 from pursamere.training.data_parallel import Processes
-from pursamere.training.loop import fit
+from pursamere.training.loop import _check_same_settings, fit
+from pursamere.training.state import read_record
 
 KINDS = ["denoiser", "classifier"]
 
@@ -291,3 +294,24 @@ def test_dtypes_are_checked_before_any_work(data, tmp_path):
     with pytest.raises(ValueError, match=r"dtype must be torch.float32"):
         train(settings_of("classifier", data), tmp_path / "out", dtype=torch.float64)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_state_by_an_early_version_does_not_say_what_its_precision_meant(data, tmp_path, no_pictures):
+    settings = settings_of("classifier", data)
+    _check_same_settings(
+        {**settings.to_json(), "precision": "auto"}, with_precision(settings, torch.device("cpu")), tmp_path
+    )
+    with pytest.raises(ValueError, match="holds a training with precision='bfloat16', not 'float32'"):
+        _check_same_settings(
+            {**settings.to_json(), "precision": "bfloat16"}, with_precision(settings, torch.device("cpu")), tmp_path
+        )
+
+
+def test_a_resumed_training_keeps_the_precision_that_it_began_with(data, tmp_path, no_pictures):
+    """As if it had begun on a GPU, where "auto" is bfloat16."""
+    settings = settings_of("classifier", data)
+    train(dataclasses.replace(settings, precision="bfloat16"), tmp_path / "run")
+    train(settings, tmp_path / "run")
+    assert read_record(tmp_path / "run")["settings"]["precision"] == "bfloat16"
+    with pytest.raises(ValueError, match="holds a training with precision='bfloat16', not 'float32'"):
+        train(dataclasses.replace(settings, precision="float32"), tmp_path / "run")

@@ -139,8 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     if classifier is not undefended:  # so not all of the difference is the purifier's
         alone, behind = (_accuracy(model, adversarial, labels) for model in (classifier, models["purified"][0]))
         tell(
-            f"Of the images found on the undefended classifier at eps {EPS[name][-1]:.3g}, the other classifier is "
-            f"right on {alone:.3f} without the purifier and {behind:.3f} with it."
+            f"Of the adversarial images made for the undefended classifier (eps {EPS[name][-1]:.3g}), the classifier "
+            f"behind the purifier gets {alone:.3f} right without the purifier, and {behind:.3f} with it."
         )
     written = [printable(output / file) for file in ("demo.png", "purified/report.html")]
     tell(f"wrote {' and '.join(written)}")

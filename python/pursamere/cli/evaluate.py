@@ -46,7 +46,8 @@ _DENOISER = (
 _DEFENSE = "none, pursamere (the default), or one of pursamere.baselines"
 _OPTION = (
     "an argument of the defense's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
-    "be repeated. PurSAMERE's defaults are those for mnist or cifar10 with such a denoiser, and for digits otherwise"
+    "be repeated. PurSAMERE's defaults are the settings that the classifier was trained behind, or else those tuned "
+    "for the denoiser or the data, or else for digits"
 )
 
 

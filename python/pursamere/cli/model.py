@@ -18,7 +18,12 @@ from pursamere.cli.defenses import build_defense
 from pursamere.cli.errors import CommandError
 from pursamere.cli.networks import load_network
 from pursamere.cli.progress import progress_bar, say
-from pursamere.cli.provenance import warn_of_another_purifier, warn_of_training_images
+from pursamere.cli.provenance import (
+    TrainedBehind,
+    trained_behind,
+    warn_of_another_purifier,
+    warn_of_training_images,
+)
 from pursamere.datasets import Dataset
 from pursamere.pretrained import SHIPPED, TUNED, known_name, load_pretrained
 from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
@@ -57,17 +62,18 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
         classifier = load_pretrained(known_name(arguments.data), arguments.device).undefended
     else:
         classifier = _network(arguments, "classifier", data)
+    trained = trained_behind(_source(arguments, "classifier"))
     purifier = None
     if defended:
-        options = _complete(options, arguments)
+        options = _complete(options, arguments, trained)
         denoiser = _network(arguments, "denoiser", data)
         if denoiser is None:
             denoiser = make_denoiser(options.pop("bandwidth", BANDWIDTH), arguments.device)
             _check_shape("--denoiser: digits", denoiser, data)
         purifier = build_defense(defense, denoiser, options, getattr(arguments, "passes", None))
         say(f"{defense}: {purifier.extra_repr()}")
-    if defended or "classifier" in arguments:
-        warn_of_another_purifier(getattr(arguments, "classifier", known_name(arguments.data)), defense, purifier)
+    if trained is not None and (defended or "classifier" in arguments):
+        warn_of_another_purifier(trained, defense, purifier, _source(arguments, "denoiser") if defended else None)
     if classifier is None:  # trained last, after everything else was found to be in order
         with progress_bar(EPOCHS, "train the classifier", unit="epoch", quiet=arguments.quiet) as advance:
             classifier = train_classifier(seed=arguments.seed, progress=advance).to(arguments.device)
@@ -76,13 +82,19 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
 
 def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     """The network that an option names, checked for the shape of its images; ``None`` for the digits' own."""
-    name = known_name(arguments.data)
-    source = getattr(arguments, option, name if name in SHIPPED else None)
-    if source is None or (option == "denoiser" and source == "digits"):
+    source = _source(arguments, option)
+    if source is None:
         return None
     network = load_network(option, source, arguments.device)
     _check_shape(f"--{option}: {printable(source)}", network, data)
     return network
+
+
+def _source(arguments: argparse.Namespace, option: str) -> str | None:
+    """What the option names, or else the data set if its networks ship; ``None`` for the digits' own."""
+    name = known_name(arguments.data)
+    source: str | None = getattr(arguments, option, name if name in SHIPPED else None)
+    return None if option == "denoiser" and source == "digits" else source
 
 
 def _check_shape(where: str, network: Any, data: Dataset) -> None:
@@ -91,8 +103,11 @@ def _check_shape(where: str, network: Any, data: Dataset) -> None:
         raise CommandError(f"{where} must be for the images of {data.name}, {shape}, and is for {needed}")
 
 
-def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Add the options that were not given: the micro-batch, and the tuned settings of PurSAMERE and ERE descent."""
+def _complete(options: dict[str, Any], arguments: argparse.Namespace, trained: TrainedBehind | None) -> dict[str, Any]:
+    """Add the options that were not given: the micro-batch, and the settings of PurSAMERE and ERE descent.
+
+    These are the ones that the classifier was trained behind, or else the tuned ones.
+    """
     denoiser = getattr(arguments, "denoiser", known_name(arguments.data))
     defense = getattr(arguments, "defense", "pursamere")
     if "bandwidth" in options and denoiser != "digits":
@@ -101,6 +116,8 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace) -> dict[st
     if defense in ("pursamere", "ere_descent"):
         # Without a name of its own, the denoiser was trained for the data.
         defaults |= TUNED.get(denoiser, TUNED.get(known_name(arguments.data), TUNED["digits"]))
+        if trained is not None:
+            defaults |= trained.settings
         if "passes" in arguments:  # they determine the steps
             del defaults["steps"]
         if defense == "ere_descent":

@@ -1,8 +1,9 @@
-"""Warnings when networks were trained for something else than what they are evaluated for."""
+"""What the records of trainings say about networks: the purifier that a classifier knows, and the images they saw."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,71 @@ from pursamere._text import printable
 from pursamere.cli.progress import say
 from pursamere.datasets import Dataset
 from pursamere.models.checkpoints import read_configuration
-from pursamere.pretrained import SHIPPED, folder, known_name
+from pursamere.noise import GaussianNoise
+from pursamere.pretrained import SHIPPED, folder
 from pursamere.purifier import Purifier
 
-__all__ = ["warn_of_another_purifier", "warn_of_training_images"]
+__all__ = ["TrainedBehind", "trained_behind", "warn_of_another_purifier", "warn_of_training_images"]
 
-_SETTINGS = ("sigma", "radius", "steps", "step_size", "ascent_radius", "direction")
+_SETTINGS = ("sigma", "radius", "steps", "step_size", "ascent_radius", "direction", "draws")
+
+
+@dataclass(frozen=True)
+class TrainedBehind:
+    """The purifier that a classifier was trained behind.
+
+    Attributes:
+        settings: keyword arguments of :class:`pursamere.Purifier`, and the ``draws`` and ``antithetic`` of its noise.
+        denoiser: SHA-256 of the denoiser's weights; ``None`` for the digits' kernel density.
+    """
+
+    settings: dict[str, Any]
+    denoiser: str | None
+
+    def is_like(self, purifier: Any, denoiser: str | None) -> bool:
+        """Whether a purifier, with a denoiser of these weights, is the same."""
+        if not isinstance(purifier, Purifier) or denoiser != self.denoiser:
+            return False
+        expected = {**self.settings, "norm": "linf", "step_rule": "unit"}
+        noise = GaussianNoise(draws=expected.pop("draws"), antithetic=expected.pop("antithetic"))
+        return purifier.noise == noise and all(getattr(purifier, name) == value for name, value in expected.items())
+
+
+def trained_behind(classifier: str | None) -> TrainedBehind | None:
+    """Return the purifier in the record of a classifier's training, if there was one.
+
+    Args:
+        classifier: one of the networks that ship, or a checkpoint; ``None`` for the digits' own.
+    """
+    record: Any = _read(classifier, "classifier").get("training")
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict) or not settings.get("purifier"):
+        return None
+    data = record.get("data")
+    found = {name: settings.get(f"purifier_{name}") for name in _SETTINGS}
+    if not isinstance(found["draws"], int):  # a record by another version
+        return None
+    found |= {"step_size": found["step_size"] or None, "antithetic": found["draws"] % 2 == 0}
+    return TrainedBehind(found, data.get("purifier") if isinstance(data, dict) else None)
+
+
+def warn_of_another_purifier(trained: TrainedBehind, defense: str, purifier: Any, denoiser: str | None) -> None:
+    """Warn if a classifier is evaluated behind another purifier than the one that it was trained behind.
+
+    Args:
+        trained: the purifier in its training.
+        defense: name of the purifier now.
+        purifier: the purifier now, or ``None``.
+        denoiser: one of the denoisers that ship, or a checkpoint; ``None`` for the digits' own, or for no purifier.
+    """
+    if trained.is_like(purifier, _read(denoiser, "denoiser").get("weights", {}).get("sha256")):
+        return
+    settings = ", ".join(f"{name}={value}" for name, value in trained.settings.items())
+    other = " with another denoiser or other settings" if isinstance(purifier, Purifier) else ""
+    say(
+        f"the classifier was trained behind pursamere ({printable(settings)}), and is evaluated with the defense "
+        f"{defense}{other}: another classifier may do better there"
+    )
 
 
 def warn_of_training_images(networks: set[str], arguments: argparse.Namespace, data: Dataset) -> None:
@@ -27,37 +87,8 @@ def warn_of_training_images(networks: set[str], arguments: argparse.Namespace, d
         )
 
 
-def warn_of_another_purifier(classifier: str, defense: str, purifier: Any) -> None:
-    """Warn if a classifier was trained behind another purifier than the one that it is evaluated with.
-
-    Args:
-        classifier: what ``--classifier`` names, or the data set whose classifier it is.
-        defense: name of the purifier.
-        purifier: the purifier, or ``None``.
-    """
-    name = known_name(classifier)
-    if name == "digits":
-        return
-    path = folder(name) / "classifier" if name in SHIPPED else Path(classifier)
-    trained = _trained_behind(read_configuration(path).get("training"))
-    if trained is None:
-        return
-    here = None
-    if isinstance(purifier, Purifier):
-        here = {name: getattr(purifier, name) for name in _SETTINGS} | {"draws": purifier.noise.draws}
-    if here != trained:
-        settings = printable(", ".join(f"{name}={value}" for name, value in trained.items()))
-        evaluated = f"the defense {defense}{'' if here is None else ' and other settings'}"
-        say(
-            f"the classifier was trained behind pursamere with {settings}, and is evaluated with {evaluated}: another "
-            "classifier may do better there"
-        )
-
-
-def _trained_behind(record: Any) -> dict[str, Any] | None:
-    """The purifier's settings in the record of a classifier's training, if there was a purifier."""
-    settings = record.get("settings") if isinstance(record, dict) else None
-    if not isinstance(settings, dict) or not settings.get("purifier"):
-        return None
-    trained = {name: settings.get(f"purifier_{name}") for name in (*_SETTINGS, "draws")}
-    return {**trained, "step_size": trained["step_size"] or None}
+def _read(source: str | None, kind: str) -> dict[str, Any]:
+    """The configuration of a checkpoint; nothing for the digits' own networks."""
+    if source is None:
+        return {}
+    return read_configuration(folder(source) / kind if source in SHIPPED else Path(source))

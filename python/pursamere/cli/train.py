@@ -15,9 +15,9 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Train on the training split of a data set, validate on held-out images, and write a checkpoint, its history and
-pictures. digits, mnist and cifar10 have their own settings (other data need --config or flags to be trained well); a
-JSON file overrides them, and flags override both. A training that was stopped resumes when the same command is given
-again. Under torchrun the processes share every batch:
+pictures. digits, mnist and cifar10 have their own settings, also of the purifier in front of a classifier (other data
+need --config or flags to be trained well); a JSON file overrides them, and flags override both. A training that was
+stopped resumes when the same command is given again. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
 _OUTPUT = "output folder: a new or empty one, or that of a training to resume"

@@ -45,8 +45,8 @@ TUNED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Settings of :class:`pursamere.Purifier`, and the draws of its noise, by data set.
 
 They were chosen on validation images (``docs/results/*-sweep.csv``). Those of digits and MNIST keep the paper's ascent,
-though the sweeps have better settings without one; CIFAR-10's were chosen before its classifier was trained behind
-them, and its sweep found no better ones. One purifier faces all attacks, since a defender doesn't know their
+though the sweeps have settings as good or better without one; CIFAR-10's were chosen before its classifier was trained
+behind them, and its sweep found no better ones. One purifier faces all attacks, since a defender doesn't know their
 radius.
 """
 

@@ -203,6 +203,6 @@ def attacked_rows(size: int, fraction: float, mine: slice) -> Tensor:
 
     They are evenly spread over the batch, so that every process has its share.
     """
-    count = math.ceil(fraction * size - 1e-9)  # 0.07 * 100 is a little above 7
+    count = max(1, math.ceil(fraction * size - 1e-9))  # 0.07 * 100 is a little above 7
     index = torch.arange(size, device="cpu")  # not on a GPU, which every step would wait for
     return ((index + 1) * count // size > index * count // size)[mine].nonzero().squeeze(1)

@@ -227,8 +227,8 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
         "flip": True,
         "shift": 4,
         "label_smoothing": 0.1,
-        "validate_every": 912,
-        "save_every": 912,
+        "validate_every": 730,
+        "save_every": 730,
     },
 }
 
@@ -262,11 +262,13 @@ def _purifier_settings(settings: Mapping[str, Any], dataset: str) -> dict[str, A
     return {f"purifier_{key}": value for key, value in {"step_size": 0.0, "direction": "ere", **tuned}.items()}
 
 
-def with_precision(settings: _T, device: torch.device) -> _T:
-    """Return the settings with the precision that "auto" means on a device, which a resumed training must keep."""
+def with_precision(settings: _T, device: torch.device, before: str = "auto") -> _T:
+    """Return the settings with the precision that "auto" means on a device, or what the training had ``before``."""
     if settings.precision != "auto":
         return settings
-    return replace(settings, precision="bfloat16" if device.type == "cuda" else "float32")
+    if before == "auto":
+        before = "bfloat16" if device.type == "cuda" else "float32"
+    return replace(settings, precision=before)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

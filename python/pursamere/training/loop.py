@@ -163,6 +163,8 @@ def _check_same_settings(before: dict[str, Any], settings: TrainingConfiguration
     # Data is compared by content, not by path; but built-in sets choose validation images differently than files.
     if is_built_in(before.get("dataset", "")) == is_built_in(settings.dataset):
         names -= {"dataset"}
+    if before.get("precision") == "auto":  # in records by early versions, which don't say what it meant
+        names -= {"precision"}
     # So are checkpoints.
     names -= {name for name in CHECKPOINTS if before.get(name) and now.get(name)}
     for name in sorted(names):

@@ -26,6 +26,7 @@ from .data import describe_checkpoints, describe_data, load_data
 from .data_parallel import Processes, processes
 from .denoiser import DenoiserTask, build_denoiser
 from .loop import Watcher, fit
+from .state import read_record
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def train(
     require_own(folder, "train")
     folder, where = Path(folder), own_device(device)
     check_supported_device("device", where)
-    settings = with_precision(settings, where)
+    record = read_record(folder) or {"settings": {}}
+    settings = with_precision(settings, where, record["settings"].get("precision", "auto"))
     storage_name(dtype)
     for module in ("safetensors", "matplotlib.figure"):  # fail before training, not after it
         require(module, extra="train")
