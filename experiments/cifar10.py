@@ -65,7 +65,7 @@ CIFAR10_SWEEP = Experiment(
 )
 
 # Every purifier takes 8 network passes for an image, so that those with an ascent have half the draws. The sweep found
-# no better settings than CENTER; those of the baselines were chosen by it.
+# no better settings than CENTER in front of PURIFIED; those of the baselines were chosen by it.
 CHOSEN: dict[str, dict[str, Any]] = {
     "diffpure_fixed_noise": {"sigma_max": 0.1},
     "scoreopt_o": {"sigma": 0.2, "learning_rate": 0.01},
@@ -122,9 +122,9 @@ behind the purifier, score without SAM", on 90 % adversarial images of one step,
 of the steps and with BPDA in the others, for 600 steps.
 
 The settings of the purifier were fixed before its classifier was trained; a sweep on 64 validation images found no \
-better ones. The settings of the baselines are the best of two in that sweep (`cifar10-sweep.csv`). It used earlier \
-classifiers, and so did an earlier version of this table, on the same test images. Worst case: per sample over all \
-attacks of the preset, including those on survivors, which have no column; in brackets 95 % Wilson intervals. \
+better ones behind it. The settings of the baselines are the best of two in that sweep (`cifar10-sweep.csv`). It used \
+earlier classifiers, and so did an earlier version of this table, on the same test images. Worst case: per sample over \
+all attacks of the preset, including those on survivors, which have no column; in brackets 95 % Wilson intervals. \
 `cifar10-outcomes.csv` has every sample with the first attack that it fell to.""",
 )
 

@@ -7,6 +7,8 @@ import csv
 import sys
 from pathlib import Path
 
+from cifar10 import CHOSEN, PURIFIERS
+from mnist import CHOSEN_BASELINES
 from tables import radius
 
 from pursamere._files import write_bytes
@@ -20,8 +22,6 @@ BEHIND = (
     "clean", ADVERSARIAL, "purified images, from clean", "purified BPDA images, from clean",
     "purified BPDA images, from adversarially trained", "purified exact and BPDA images, from adversarially trained",
 )  # fmt: skip
-PURIFIERS = ("ERE without SAM", "PurSAMERE, ERE, rho 0.05", "score without SAM", "PurSAMERE, score, rho 0.05")
-BASELINES = ("diffpure_fixed_noise", "scoreopt_o", "likelihood_maximization")
 # Defenses and what each of them is compared with, by the name of the table.
 PAIRS: dict[str, list[tuple[str, str]]] = {
     "digits": [
@@ -45,6 +45,9 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
         ("PurSAMERE, ERE, rho 0.05", "ERE without SAM"),
         ("PurSAMERE, score, rho 0.05", "score without SAM"),
         ("score without SAM", "ERE without SAM"),
+        *(("score without SAM", baseline) for baseline in CHOSEN_BASELINES),
+        (f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, no purifier"),
+        (f"{ADVERSARIAL}, score without SAM", "score without SAM"),
     ],
     "cifar10": [
         *(
@@ -52,11 +55,11 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
             for classifier in (TRAINED, ADVERSARIAL)
             for direction in ("ERE", "score")
         ),
-        *((f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {baseline}") for baseline in BASELINES),
+        *((f"{ADVERSARIAL}, score without SAM", f"{ADVERSARIAL}, {baseline}") for baseline in CHOSEN),
         *(
             (f"{classifier}, {purifier}", f"{classifier}, no purifier")
             for classifier, purifiers in (
-                (TRAINED, PURIFIERS), (ADVERSARIAL, (*PURIFIERS, *BASELINES)), (FURTHER, ("score without SAM",)),
+                (TRAINED, PURIFIERS), (ADVERSARIAL, (*PURIFIERS, *CHOSEN)), (FURTHER, ("score without SAM",)),
             )
             for purifier in purifiers
         ),

@@ -40,6 +40,8 @@ IN_THE_README = {
     "none": "no purifier",
     "adversarial training": "adversarially trained, no purifier",
     "PurSAMERE, ERE": "PurSAMERE, ERE, rho 0.05",
+    "ScoreOpt-O": "scoreopt_o",
+    "likelihood maximization": "likelihood_maximization",
     "PurSAMERE, score": "PurSAMERE, score, rho 0.05",
     "the same, fine-tuned with 10 % clean images": "adversarially trained further, no purifier",
     "purifier (score), its classifier adversarially trained behind it":
@@ -59,6 +61,12 @@ def published(name):
 def test_the_rows_are_those_of_the_published_results(experiments, name):
     names = list(dict.fromkeys(row[0] for row in published(name)[1:]))
     assert [row.name for row in experiments[name].rows] == names
+
+
+@pytest.mark.parametrize("name", ["digits-table", "digits-classifiers", "mnist-table", "cifar10-table"])
+def test_the_published_introductions_are_those_of_the_experiments(experiments, name):
+    _, words = experiments[name].introduction.split("{conditions}")
+    assert words in (ROOT / "docs" / "results" / f"{name.removesuffix('-table')}.md").read_text()
 
 
 @pytest.mark.slow
