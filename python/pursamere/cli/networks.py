@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pursamere._validation import check_supported_device
 from pursamere.cli.errors import CommandError
 from pursamere.models import EDMUNet
 
-__all__ = ["find_device", "load_network"]
+__all__ = ["checkpoint_folder", "find_device", "load_network"]
 
 
 def find_device(name: str) -> torch.device:
@@ -37,6 +38,11 @@ def find_device(name: str) -> torch.device:
     return own_device(f"cuda:{int(number)}" if number else "cuda")
 
 
+def checkpoint_folder(option: str, source: str) -> Path:
+    """Return the folder that ``--denoiser`` or ``--classifier`` names: that of a network that ships, or a checkpoint."""
+    return pretrained.folder(source) / option if source in pretrained.SHIPPED else Path(source)
+
+
 def load_network(option: str, source: str, device: torch.device) -> Any:
     """Load the network that ``--denoiser`` or ``--classifier`` names: one that ships, or a checkpoint.
 
@@ -44,9 +50,8 @@ def load_network(option: str, source: str, device: torch.device) -> Any:
         CommandError: there is no such network, or it isn't a denoiser or a classifier.
         ValueError: a file is damaged.
     """
-    folder = pretrained.folder(source) / option if source in pretrained.SHIPPED else source
     try:
-        network = load_checkpoint(folder, device)
+        network = load_checkpoint(checkpoint_folder(option, source), device)
     except FileNotFoundError as error:
         names = ", ".join(pretrained.SHIPPED)
         raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error

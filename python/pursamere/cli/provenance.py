@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pursamere._text import printable
+from pursamere.cli.networks import checkpoint_folder
 from pursamere.cli.progress import say
 from pursamere.datasets import Dataset
 from pursamere.models.checkpoints import read_configuration
 from pursamere.noise import GaussianNoise
-from pursamere.pretrained import SHIPPED, folder
 from pursamere.purifier import Purifier
 
 __all__ = ["TrainedBehind", "trained_behind", "warn_of_another_purifier", "warn_of_training_images"]
@@ -89,6 +88,4 @@ def warn_of_training_images(networks: set[str], arguments: argparse.Namespace, d
 
 def _read(source: str | None, kind: str) -> dict[str, Any]:
     """The configuration of a checkpoint; nothing for the digits' own networks."""
-    if source is None:
-        return {}
-    return read_configuration(folder(source) / kind if source in SHIPPED else Path(source))
+    return {} if source is None else read_configuration(checkpoint_folder(kind, source))
