@@ -39,7 +39,7 @@ def find_device(name: str) -> torch.device:
 
 
 def checkpoint_folder(option: str, source: str) -> Path:
-    """Return the folder that ``--denoiser`` or ``--classifier`` names: that of a network that ships, or a checkpoint."""
+    """Return the folder that an option names: that of a network that ships, or a checkpoint."""
     return pretrained.folder(source) / option if source in pretrained.SHIPPED else Path(source)
 
 
