@@ -1,7 +1,9 @@
 """What may change between the forward and the backward pass of an exact gradient: nothing that it is computed from."""
 
+import argparse
 import copy
 import functools
+import warnings
 
 import pytest
 import torch
@@ -48,7 +50,24 @@ def _add_hook(model):
     model.denoiser.register_forward_hook(lambda module, arguments, result: 2 * result)
 
 
-CHANGES = [_write, _replace_memory, _assign, _replace_module, _set_attribute, _add_hook]
+def _add_backward_hook(model):
+    model.denoiser.net[0].register_full_backward_hook(lambda module, grads, _: grads)
+
+
+def _train_one_layer(model):
+    model.denoiser.net[0].train()  # which no check of the mode refuses: its own code decides what it does in training
+
+
+CHANGES = [
+    _write,
+    _replace_memory,
+    _assign,
+    _replace_module,
+    _set_attribute,
+    _add_hook,
+    _add_backward_hook,
+    _train_one_layer,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
@@ -78,7 +97,27 @@ def test_functional_call_gives_the_gradient_of_the_weights_that_it_used_or_none(
             result.sum().backward()
 
 
+class Sampler:
+    """An object that is not callable."""
+
+    def __init__(self, net):
+        self.inner = argparse.Namespace(net=net)
+
+    def denoise(self, y, sigma):
+        return self.inner.net(y, sigma)
+
+
+def _global_denoiser(net):
+    """A function of a module or notebook of its own, whose network is a global variable."""
+    scope = {"__name__": "notebook", "net": net}
+    exec("def helper(y, sigma): return net(y, sigma)\ndef denoiser(y, sigma): return helper(y, sigma)", scope)
+    return scope["denoiser"]
+
+
 WRAPPERS = {
+    "object in a closure": lambda net: (lambda sampler: lambda y, sigma: sampler.denoise(y, sigma))(Sampler(net)),
+    "method of an object": lambda net: Sampler(net).denoise,
+    "global variable": _global_denoiser,
     "closure": lambda net: lambda y, sigma: net(y, sigma),
     "default": lambda net: lambda y, sigma, net=net: net(y, sigma),
     "keyword default": lambda net: lambda y, sigma, *, net=net: net(y, sigma),
@@ -187,9 +226,26 @@ def test_a_setting_of_a_users_purifier_that_changes_between_the_passes_is_refuse
             y.sum().backward()
 
 
-def test_passes_may_overlap():
-    """What the first backward pass finds out about the denoiser is no change of it."""
-    model = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1)
+def _plain(net):
+    return net
+
+
+def _weight_norm(net):
+    with warnings.catch_warnings():  # deprecated, and still in many networks
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.nn.utils.weight_norm(net.net[0])
+    return net.requires_grad_(False)
+
+
+def _spectral_norm(net):
+    torch.nn.utils.spectral_norm(net.net[0])
+    return net.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("prepare", [_plain, _weight_norm, _spectral_norm])
+def test_passes_may_overlap(prepare):
+    """Neither what the first backward pass finds out about the denoiser nor what it computes anew is a change of it."""
+    model = ps.Purifier(prepare(conv_denoiser()), sigma=0.3, radius=0.2, steps=1)
     leaves = [tensor(seed, 2, 1, 6, 6, dtype=torch.float32).requires_grad_() for seed in range(2)]
     results = [model(leaf) for leaf in leaves]
     together = [torch.autograd.grad(result.sum(), leaf)[0] for leaf, result in zip(leaves, results, strict=True)]

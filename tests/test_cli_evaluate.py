@@ -120,6 +120,11 @@ def test_a_model_from_a_file_and_shards(data):
         (["--option", "sigma=much"], "sigma must be a real number, got str"),
         (["--passes", "1"], "passes must be at least"),
         (["--split", "final"], "split must be one of"),
+        (
+            ["--defense", "none", "--option", "steps=3", "--passes", "9"],
+            "--defense none doesn't purify, so --option, --passes cannot be given with it",
+        ),
+        (["--norm", "l2"], "--eps must be given with --norm l2: the default radii are those of linf"),
     ],
 )
 def test_what_is_refused(data, monkeypatch, capsys, arguments, message):
@@ -281,6 +286,17 @@ def test_a_classifier_that_was_trained_behind_another_purifier(tmp_path, monkeyp
     assert said is None or said in warning
 
 
+@pytest.mark.parametrize(("options", "warns"), [([], False), (["--option", "bandwidth=5"], True)])
+def test_another_bandwidth_of_the_digits_is_another_purifier(tmp_path, monkeypatch, capsys, options, warns):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of("classifier", tmp_path, purifier="digits").to_json()
+    network = ps.ConvClassifier((1, 8, 8), 10, [8])
+    ps.save_checkpoint("classifier", network, information={"settings": settings, "data": {}})
+    parsed = build_parser().parse_args(["evaluate", "-o", "run", "--classifier", "classifier", *options])
+    build_model(parsed, ps.datasets.load("digits", "test"))
+    assert ("with another denoiser or other settings" in capsys.readouterr().err) is warns
+
+
 @pytest.mark.parametrize("record", [{}, {"settings": None}, {"settings": {"purifier": "a"}}])
 def test_records_of_trainings_that_say_nothing_of_a_purifier(tmp_path, record):
     ps.save_checkpoint(tmp_path / "classifier", ps.ConvClassifier((1, 8, 8), 10, [8]), information=record)
@@ -323,7 +339,7 @@ def test_a_denoiser_of_ones_own_has_the_settings_of_the_data(tmp_path, monkeypat
     [
         (["--classifier", "classifier"], "--denoiser: only digits, mnist, cifar10 have their own"),
         (["--denoiser", "denoiser"], "--classifier: only digits, mnist, cifar10 have their own"),
-        (["--denoiser", "denoiser", "--defense", "none"], "--denoiser: the defense none doesn't use one"),
+        (["--denoiser", "denoiser", "--defense", "none"], "--defense none doesn't purify, so --denoiser cannot be"),
         (
             ["--classifier", "larger", "--denoiser", "digits", "--data", "larger.npz"],
             "--denoiser: digits must be for the images of larger, (1, 9, 9), and is for (1, 8, 8)",

@@ -44,11 +44,24 @@ def no_pictures(monkeypatch):
         ("denoiser", {"sigma_distribution": "flat"}, ValueError, "sigma_distribution must be one of 'log-uniform'"),
         ("classifier", {"shift": -1}, ValueError, r"shift must be in \[0, 64\], got -1"),
         ("classifier", {"label_smoothing": 1}, ValueError, r"label_smoothing must be in \[0, 1\), got 1"),
+        (
+            "classifier",
+            {"purifier_sigma": 0.3, "purifier_steps": 2},
+            ValueError,
+            "purifier must be given with purifier_sigma, purifier_steps: without it they have no effect",
+        ),
+        ("classifier", {"adversarial_steps": 3}, ValueError, "adversarial_eps must be given with adversarial_steps"),
+        ("classifier", {"adversarial_fraction": 0.5}, ValueError, "adversarial_eps must be given with adversarial_fr"),
     ],
 )
 def test_settings_that_are_refused(kind, changes, error, message):
     with pytest.raises(error, match=message):
         configuration(DenoiserConfiguration if kind == "denoiser" else ClassifierConfiguration, changes)
+
+
+def test_all_settings_of_a_training_can_be_given_again():
+    for settings in (ClassifierConfiguration(), ClassifierConfiguration(purifier="digits", purifier_steps=2)):
+        assert configuration(ClassifierConfiguration, settings.to_json()) == settings
 
 
 def test_a_data_set_has_settings_of_its_own_and_lists_become_tuples():

@@ -32,6 +32,11 @@ def shaped():
     denoiser.image_shape = (1, 6, 5)
     return denoiser
 
+def listed():
+    denoiser = make()
+    denoiser.image_shape = [1, 6, 5]
+    return denoiser
+
 def fails():
     def denoiser(y, sigma):
         raise OverflowError("no such image")
@@ -46,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "model.py").write_text(MODEL)
 
 
-@pytest.mark.parametrize("source", [["make", "--shape", "1,6,5"], ["shaped"]])
+@pytest.mark.parametrize("source", [["make", "--shape", "1,6,5"], ["shaped"], ["listed", "--shape", "1,6,5"]])
 def test_a_denoiser_of_ones_own(capsys, source):
     function, *shape = source
     assert main(["tune", "--model", f"model.py:{function}", *shape, *QUICK]) == 0

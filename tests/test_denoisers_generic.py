@@ -99,3 +99,15 @@ def test_prediction_of_rejects_what_is_no_denoiser():
 
     with pytest.raises(TypeError, match=r"denoiser.predict must be callable as predict\(y, sigma\).*got NoneType"):
         prediction_of(Incomplete())
+
+
+@pytest.mark.parametrize("build", [from_score, from_noise_prediction])
+def test_hooks_and_compiled_modules_are_called_not_only_their_predictions(build):
+    denoiser = build(lambda y, sigma: -y)
+    denoiser.register_forward_hook(lambda module, arguments, output: 0.5 * output)
+    assert prediction_of(denoiser) == ("denoised", denoiser)
+    compiled = torch.compile(build(lambda y, sigma: -y), backend="eager")
+    assert prediction_of(compiled) == ("denoised", compiled)
+    in_place = build(lambda y, sigma: -y)
+    in_place.compile(backend="eager")
+    assert prediction_of(in_place) == ("denoised", in_place)

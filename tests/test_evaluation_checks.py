@@ -85,6 +85,19 @@ def test_each_masking_check_can_warn():
     assert not [c for c in masking_checks(lines, [0.1], False, None) if c.name.startswith(("more steps", "loss"))]
 
 
+def test_zero_gradients_are_counted_where_the_median_is_zero():
+    for zeros, message in (
+        (1, "0.50% of 200 exact gradients are zero (at most 1% allowed); the largest is 2 times the median (at most"),
+        (60, "30.00% of 200 exact gradients are zero (at most 1% allowed); of blind, eps 0.1, 60 of 100, so that"),
+    ):
+        found = [line(PGD(name, steps=1), [True]) for name in ("seeing", "blind")]
+        found[0].gradients.update(count=100, zero=0, median=2.0, largest=4.0)
+        found[1].gradients.update(count=100, zero=zeros, median=0.0 if zeros > 50 else 2.0, largest=4.0)
+        check = check_of("gradients", *found)
+        assert check.detail.startswith(message)
+        assert check.passed == (zeros == 1)
+
+
 def fell(count, first, samples=100):
     """``count`` of the first samples fell, the others were judged as they are."""
     return [i >= count for i in range(first)] + [True] * (samples - first)

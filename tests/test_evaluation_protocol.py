@@ -15,7 +15,9 @@ from pursamere import _evaluate
 from pursamere._evaluate import evaluate
 from pursamere._extras import MissingExtraError
 from pursamere.attacks import APGD, PGD, Attack, AutoAttack, Clean, RandomSearch, Square, Transfer
+from pursamere.attacks._balls import check_radius
 from pursamere.evaluation import PRESETS, Protocol
+from pursamere.evaluation.protocol import sweep_radii
 
 
 @pytest.fixture(autouse=True)
@@ -112,15 +114,36 @@ def test_a_new_attack_refuses_what_it_cannot_run(tmp_path, monkeypatch):
     assert result.skipped == {"brightness": "12 classes are too many"}
 
 
-def test_an_attack_that_leaves_the_ball_is_an_error(tmp_path):
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: images + 0.2, r"returned images outside the ball of radius 0.1 .*, or NaN: in the"),
+        (lambda images: images * torch.nan, r"returned images outside the ball of radius 0.1 .*, or NaN: in the"),
+        (lambda images: images[:1], r"must return images of shape \(4, 1, 4, 4\), got \(1, 1, 4, 4\)"),
+    ],
+    ids=["far away", "NaN", "one image"],
+)
+def test_an_attack_that_returns_anything_but_images_in_the_ball_is_an_error(tmp_path, change, message, norm):
     class Cheating(Brightness):
         def run(self, target, images, labels, **options):
-            return images + 0.2
+            return change(images)
+
+        def check_images(self, images, norm):
+            pass
 
     model, images = Smooth(), torch.full((4, 1, 4, 4), 0.6)
     protocol = Protocol("p", (Clean(), Cheating("cheat")))
-    with pytest.raises(RuntimeError, match=r"attack cheat returned images outside the ball of radius 0.1"):
-        evaluate(model, images, model(images).argmax(1), folder=tmp_path / "run", eps=0.1, preset=protocol)
+    with pytest.raises(RuntimeError, match=f"attack cheat {message}"):
+        evaluate(model, images, model(images).argmax(1), folder=tmp_path / "run", eps=0.1, norm=norm, preset=protocol)
+
+
+@pytest.mark.parametrize("eps", [(0.1,), (0.3, 0.6), (1.0,)])
+def test_every_radius_of_a_sweep_is_legal(eps):
+    radii = sweep_radii("linf", eps)
+    assert [check_radius("eps", radius, "linf") for radius in radii] == sorted(set(radii))
+    assert {*eps} < {*radii}
+    assert radii[-1] == max(0.5, min(1.0, 2 * max(eps)))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +237,7 @@ def test_bad_input_is_refused_before_any_work(tmp_path):
         ),
         ((forbidden, images, labels), {"shard": (2, 2)}, ValueError, r"shard's number must be in \[0, 1\], got 2"),
         ((forbidden, images, labels), {"chunk": 0}, ValueError, "chunk must be at least 1"),
+        ((forbidden, images, labels), {"threads": 0}, ValueError, "threads must be at least 1"),
         (("model", images, labels), {}, TypeError, "model must be callable, got str"),
         (
             (forbidden, images, labels),

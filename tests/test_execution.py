@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounter
 
 import pursamere as ps
 from pursamere import execution as execution_module
+from pursamere.denoisers.protocol import NetworkCall
 
 BFLOAT16 = ps.Execution(precision="bfloat16")
 MODES = {
@@ -246,3 +247,17 @@ def test_a_bank_of_noise_serves_images_of_any_shape(x):
     model = purifier(None, noise=noise.bank((3, 4, 4)))
     assert torch.equal(model(x), purifier(None, noise=noise)(x))
     assert repr(model.noise) == repr(noise)
+
+
+class CallsNewFunctions(torch.nn.Module):
+    def forward(self, y, sigma):
+        return 0.5 * y
+
+    def network_call(self, sigma, dtype):
+        return NetworkCall("denoised", lambda y, level: 0.5 * y, sigma, dtype)
+
+
+def test_a_denoiser_that_is_compiled_in_every_pass_is_told_about(x, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    with pytest.warns(RuntimeWarning, match="network_call returns a new function every time"):
+        purifier(ps.Execution(compile=True), CallsNewFunctions(), micro_batch=1, direction="score", steps=8)(x[:1])

@@ -238,3 +238,8 @@ def test_batches_are_divided_into_the_sizes_and_padded_to_the_smallest(rows, siz
     assert set(seen) <= set(sizes)
     assert seen == sorted(seen, reverse=True)
     assert 0 <= sum(seen) - rows < sizes[-1] or rows == 0
+
+
+def test_results_do_not_keep_the_memory_of_padding():
+    (result,) = map_micro_batches(lambda x: (x * 2,), (64,), tensor(0, 1, 3))
+    assert result.untyped_storage().nbytes() == result.numel() * result.element_size()

@@ -6,6 +6,7 @@ from cases import tensor
 from test_denoisers_adapters import GAUSSIANS, random_edm
 
 import pursamere as ps
+from pursamere.denoisers.protocol import network_call_of
 from pursamere.objective import ere_gradient, score_gradient
 
 NOISE, SIGMA = ps.GaussianNoise(seed=1, draws=4), 0.3
@@ -117,6 +118,9 @@ def test_hooks_and_overridden_forward_are_not_bypassed():
     class Halved(type(denoiser)):
         def forward(self, y, sigma):
             return 0.5 * super().forward(y, sigma)
+
+    compiled = torch.compile(random_edm(), backend="eager")  # which has its methods
+    assert network_call_of(compiled, 0.2, x.dtype).predict is compiled
 
     halved = random_edm()
     halved.__class__ = Halved

@@ -177,3 +177,9 @@ def test_images_of_another_dtype_than_the_network(dtype):
     purifier = ps.Purifier(conv_denoiser(), sigma=0.2, radius=0.2, steps=1)
     with pytest.raises(TypeError, match=rf"the denoiser can't take {dtype} images: convert them"):
         purifier(tensor(0, 1, 1, 4, 4, dtype=dtype))
+
+
+def test_a_network_in_training_mode_is_refused():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5))
+    with pytest.raises(ValueError, match="denoiser must be in evaluation mode"):
+        ps.expected_reconstruction_error(network, tensor(0, 1, 1, 4, 4), 0.2, NOISE)

@@ -234,3 +234,17 @@ def test_checks_in_compiled_code_are_the_backstop():
         OPS.accumulate_ascend(x, torch.rand(2, 2, 3), torch.rand(2, 4), 0.1)
     with pytest.raises(RuntimeError, match="only float16, bfloat16, float32 and float64"):
         OPS.perturb(torch.ones(2, 3, dtype=torch.int32), 0.1, 2, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("image", "network"),
+    [
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float16, torch.bfloat16),
+    ],
+)
+def test_pairs_of_dtypes_that_are_not_supported(image, network):
+    with pytest.raises(TypeError, match=f"dtype must be that of x, {image}, or a half type beside float32"):
+        functional.perturb(tensor(0, 1, 4, dtype=image), 0.2, GaussianNoise(draws=2), dtype=network)

@@ -317,3 +317,12 @@ def test_what_goes_wrong_in_the_backward_pass_only_is_noticed(what, message):
     with pytest.raises(RuntimeError, match=message):
         model(x).sum().backward()
     assert torch.is_grad_enabled() == before
+
+
+@pytest.mark.parametrize("mode", ps.stepping.GRADIENTS)
+def test_results_can_be_changed_in_place(mode):
+    x = tensor(0, 2, 1, 4, 4, dtype=torch.float32).requires_grad_()
+    model = ps.Purifier(conv_denoiser(), sigma=0.3, radius=0.2, steps=1)
+    (want,) = torch.autograd.grad((2 * model(x, gradient=mode)).sum(), x)
+    (got,) = torch.autograd.grad(model(x, gradient=mode).mul_(2).sum(), x)
+    assert torch.equal(got, want)

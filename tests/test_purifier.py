@@ -417,3 +417,25 @@ def test_a_classifier_whose_rows_mix_is_noticed():
     model = ps.PurifiedClassifier(invariant, lambda images: images.flatten(1) - images.mean())
     with pytest.raises(RuntimeError, match="the classifier's results for one image depend on the other images"):
         model(tensor(0, 3, 1, 4, 4, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("first", [torch.nn.ReLU(inplace=True), lambda images: images.sub_(0.5)])
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_a_classifier_may_write_into_its_input(first, micro_batch):
+    net = conv_classifier()
+    x = tensor(0, 3, 1, 6, 6, dtype=torch.float32)
+    writing, plain = (
+        ps.PurifiedClassifier(purifier(conv_denoiser(), micro_batch=micro_batch), classifier)
+        for classifier in (lambda images: net(first(images)), lambda images: net(first(images.clone())))
+    )
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    results = [model(leaf) for model, leaf in zip((writing, plain), leaves, strict=True)]
+    assert torch.equal(*results)
+    assert torch.equal(*[torch.autograd.grad(r.sum(), leaf)[0] for r, leaf in zip(results, leaves, strict=True)])
+
+
+def test_a_trace_that_is_not_finite_is_an_error():
+    model = purifier(lambda y, sigma: y / 0)
+    for call in (model, model.trace):
+        with pytest.raises(RuntimeError, match="the denoiser returned NaN or infinity"):
+            call(tensor(0, 1, 1, 4, 4, dtype=torch.float32))

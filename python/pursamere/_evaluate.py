@@ -114,13 +114,13 @@ def evaluate(
     protocol = preset if isinstance(preset, Protocol) else PRESETS[check_choice("preset", preset, PRESETS)]
     check_integer("seed", seed, low=0)
     check_integer("chunk", chunk, low=1)
+    asked = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
     case = Case(target, images, labels.detach(), radii, norm, protocol, seed, chunk, micro_batch, data, class_names)
     number, count = check_shard(shard)
     require_packages(protocol)
     for attack in protocol.attacks:
         attack.check_images(images, norm)
     derivative = case.check_model()
-    asked = torch.get_num_threads() if threads is None else check_integer("threads", threads, low=1)
     with cpu_threads(recorded_threads(Path(folder)) or asked):  # on which micro-batches depend
         config = case.config()
     with claim(folder, "evaluate", shared=count > 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ from .determinism import (
     NetworkCheck,
     check_evaluation_mode,
     map_micro_batches,
+    parameters_of,
     repeatable_algorithms,
 )
 from .path_gradient import GradientOf
 from .stepping import IterativePurifier, check_gradient
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["PurifiedClassifier"]
 
@@ -87,6 +91,11 @@ class PurifiedClassifier(FixedModule):
         """The classifier's ``class_names``, one for each logit; ``None`` if it has none."""
         return getattr(self.classifier, "class_names", None)
 
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        replica._network_check = self._network_check.of_replica(self.classifier)
+        return replica
+
     def _fixed_names(self) -> frozenset[str]:
         return frozenset(("purifier", "classifier", "gradient", "clip"))  # those of a subclass may change
 
@@ -121,7 +130,7 @@ class PurifiedClassifier(FixedModule):
         return self._network_check(self._probe, x, draws=1, eager=self._probe, network=self.classifier)
 
     def _is_narrower(self) -> bool:
-        dtypes = {parameter.dtype for parameter in self.parameters()}
+        dtypes = {parameter.dtype for parameter in parameters_of(self)}
         return len(dtypes) > 0 and torch.float64 not in dtypes
 
     def _clipped(self, x: Tensor) -> Tensor:
@@ -137,10 +146,10 @@ class PurifiedClassifier(FixedModule):
     def _probe(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return logits and a gradient, rows first; the classifier is checked by these."""
         with torch.no_grad():
-            (alone,) = self._logits(images)  # by other kernels than with gradients, in some networks
+            (alone,) = self._logits(images.clone())  # by other kernels than with gradients, in some networks
         with torch.inference_mode(False), torch.enable_grad():
             leaf = images.clone().requires_grad_()
-            (logits,) = self._logits(leaf)
+            (logits,) = self._logits(leaf.clone())  # a classifier may write into its input
             if not depends_on(logits, leaf):
                 return (alone, logits)
             return (alone, logits.detach(), *torch.autograd.grad(logits, leaf, logits.detach()))

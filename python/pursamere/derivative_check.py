@@ -18,7 +18,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from ._float64 import InFloat64
 from ._warn import warn_user
-from .determinism import RandomNumbersError, Snapshot, is_compiled, sample_images, without_random_numbers
+from .determinism import NetworkResults, RandomNumbersError, is_compiled, sample_images, without_random_numbers
 from .noise import GaussianNoise
 
 __all__ = [
@@ -94,7 +94,7 @@ def require_agreement(name: str, agreement: Agreement) -> None:
         warn_user(message)
 
 
-class DerivativeCheck:
+class DerivativeCheck(NetworkResults["Agreement"]):
     """Compares a network's derivative with finite differences, once per network, settings, shape, dtype and device.
 
     Args:
@@ -102,9 +102,8 @@ class DerivativeCheck:
     """
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
-        self._network: Snapshot | None = None  # the network that the agreements belong to
-        self._agreements: dict[tuple[object, ...], Agreement] = {}
 
     def __call__(
         self,
@@ -118,7 +117,7 @@ class DerivativeCheck:
         """Return how well autograd and finite differences agree; called with gradients enabled.
 
         Args:
-            network: what the functions run; a change of its modules, parameters or functions starts the check anew.
+            network: what the functions run; other modules or functions, or modes, start the check anew.
             functions: returns the functions of images to differentiate, for a noise; those for fewer draws are compared
                 in float64, if the network supports it.
             noise: the noise that the network is used with.
@@ -129,13 +128,9 @@ class DerivativeCheck:
         Raises:
             RuntimeError: they differ, or a function can't be differentiated.
         """
-        if self._network is None or not self._network.still_holds(network):
-            seen = Snapshot(network)
-            if self._network is None or not self._network.has_parts_of(seen):
-                self._agreements = {}
-            self._network = seen
+        agreements = self._results_of(network)
         key = (settings, tuple(like.shape[1:]), like.dtype, like.device)
-        if key not in self._agreements:
+        if key not in agreements:
             few = replace(noise, draws=min(2, noise.draws))
             pairs = list(zip(functions(few), functions(noise), strict=True))
 
@@ -147,8 +142,8 @@ class DerivativeCheck:
 
             agreement = without_random_numbers(self.name, lambda: worst([compare(*pair) for pair in pairs]))
             require_agreement(self.name, agreement)
-            self._agreements[key] = agreement
-        return self._agreements[key]
+            agreements[key] = agreement
+        return agreements[key]
 
 
 def _images(size: int, like: Tensor) -> tuple[Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -13,10 +12,13 @@ from torch import Tensor
 
 from ._devices import has_bfloat16
 from ._validation import check_choice
+from ._warn import warn_user
 
 __all__ = ["PRECISIONS", "Execution", "NetworkRunner", "Predict", "Run", "run_plainly"]
 
 PRECISIONS = ("float32", "bfloat16")
+
+_TOO_MANY = 4  # functions of one name, shape and noise level that are compiled without a warning
 
 Predict = Callable[[Tensor, float], Tensor]
 """What a denoiser computes from noisy images [N, C, H, W] and their noise level."""
@@ -99,7 +101,7 @@ class NetworkRunner:
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
         self._compiled: dict[tuple[Any, ...], tuple[Predict, Predict]] = {}
-        self._told = False
+        self._told: set[str] = set()
 
     def __call__(self, predict: Predict, y: Tensor, sigma: float) -> Tensor:
         """Run a pass of purification."""
@@ -107,6 +109,8 @@ class NetworkRunner:
             return self.differentiable(predict, y, sigma)
         key = (id(getattr(predict, "__self__", predict)), getattr(predict, "__name__", ""), y.shape, sigma)
         if key not in self._compiled:
+            if sum(known[1:] == key[1:] for known in self._compiled) == _TOO_MANY:
+                self._tell("the denoiser's network_call returns a new function every time, each of which is compiled")
             compiled = torch.compile(_with_own_code(predict), dynamic=False)
             self._compiled[key] = (predict, compiled)  # which keeps the object of this id
         return self.differentiable(self._compiled[key][1], y, sigma)
@@ -122,7 +126,10 @@ class NetworkRunner:
 
     def tell_if_slow(self, device: torch.device) -> None:
         """Warn once if the device has no instructions for the precision."""
-        if self.execution.precision == "bfloat16" and not self._told and not has_bfloat16(device):
-            self._told = True
-            message = "this CPU has no bfloat16 instructions, so precision='bfloat16' is slower than 'float32' here"
-            warnings.warn(message, RuntimeWarning, stacklevel=6)
+        if self.execution.precision == "bfloat16" and not has_bfloat16(device):
+            self._tell("this CPU has no bfloat16 instructions, so precision='bfloat16' is slower than 'float32' here")
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            warn_user(message, RuntimeWarning)

@@ -77,7 +77,7 @@ def perturb(
     _check_images(x)
     _check_noise(noise)
     bank = _checked_bank(noise, x)
-    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
+    sigma, scale, shift = _checked_perturbation(x, sigma, dtype, scale, shift)
     y: Tensor = run_op(
         torch.ops.pursamere.perturb.default,
         x,
@@ -238,7 +238,7 @@ def accumulate_ascend_perturb(
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     bank = _fused_bank(x, per_draw, direct, noise, dtype)
-    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
+    sigma, scale, shift = _checked_perturbation(x, sigma, dtype, scale, shift)
     if bank is None:
         point, norm = accumulate_ascend(x, per_draw, direct, ascent_radius)
         return point, norm, perturb(point, sigma, noise, dtype=dtype or per_draw.dtype, scale=scale, shift=shift)
@@ -347,7 +347,7 @@ def accumulate_descend_perturb(
         ValueError: shapes or devices do not match, or an argument is out of range.
     """
     bank = _fused_bank(x, per_draw, direct, noise, dtype, start)
-    sigma, scale, shift = _checked_perturbation(sigma, dtype, scale, shift)
+    sigma, scale, shift = _checked_perturbation(x, sigma, dtype, scale, shift)
     if bank is None:
         after = accumulate_descend(
             x, start, per_draw, direct, step_rule=step_rule, step_size=step_size, norm=norm, radius=radius
@@ -385,10 +385,12 @@ def _check_noise(noise: GaussianNoise) -> None:
 
 
 def _checked_perturbation(
-    sigma: float, dtype: torch.dtype | None, scale: float, shift: float
+    x: Tensor, sigma: float, dtype: torch.dtype | None, scale: float, shift: float
 ) -> tuple[float, float, float]:
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    if dtype not in (None, x.dtype) and (x.dtype != torch.float32 or dtype == torch.float64):
+        raise TypeError(f"dtype must be that of x, {x.dtype}, or a half type beside float32, got {dtype}")
     return check_positive("sigma", sigma), check_positive("scale", scale), check_real("shift", shift)
 
 

@@ -16,7 +16,7 @@ from ._eager import eager_only
 from ._validation import check_finite, check_integer, check_positive, check_tensor
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of
 from .derivative_check import depends_on, explained_derivative
-from .determinism import default_micro_batch, map_micro_batches
+from .determinism import check_evaluation_mode, default_micro_batch, map_micro_batches
 from .execution import Run, run_plainly
 from .noise import GaussianNoise
 
@@ -65,12 +65,14 @@ def expected_reconstruction_error(
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``x`` is not [B, C, H, W] or not finite; ``sigma`` is not positive; or the denoiser returns another
-            shape, dtype or device than it was given, writes into its input, or has no derivative although ``x``
-            requires a gradient. A denoiser that is only partly detached is not detected here; purifiers check that.
+        ValueError: ``x`` is not [B, C, H, W] or not finite; ``sigma`` is not positive; or the denoiser is in training
+            mode, returns another shape, dtype or device than it was given, writes into its input, or has no derivative
+            although ``x`` requires a gradient. One that is only partly detached is not detected here; purifiers check
+            that.
     """
     check_finite("x", check_tensor("x", x, rank=4))
     check_positive("sigma", sigma)
+    check_evaluation_mode("denoiser", denoiser)
     size = default_micro_batch(x.device) if micro_batch is None else check_integer("micro_batch", micro_batch, low=1)
 
     def ere(part: Tensor) -> tuple[Tensor]:

@@ -33,7 +33,7 @@ class ExactGradient(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(device),
             "enabled": torch.is_autocast_enabled(device),
         }
-        return value.view_as(value)
+        return value.clone()  # not a view, which could not be changed in place
 
     @staticmethod
     @differentiable_once(
@@ -61,7 +61,7 @@ class GradientOf(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
         """Return the value."""
-        return value.view_as(value)
+        return value.clone()  # not a view, which could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -247,10 +247,7 @@ class Purifier(IterativePurifier):
         x, unchecked = self._checked_input(x)
         x = x.detach()
         self._check_descent(x)
-        with self._in_network(x.device, grad=False):
-            figures = self._map(self._trace_rows, self._mode(self._noise_of_call(x)), x)
-        if unchecked is not None:
-            unchecked.require()
+        figures = self._purify(self._trace_rows, self._mode(self._noise_of_call(x)), x, unchecked)
         return PurificationTrace(*(figure.transpose(0, 1) for figure in figures))
 
     def _trace_rows(self, mode: StepMode, x0: Tensor) -> tuple[Tensor, ...]:

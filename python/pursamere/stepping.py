@@ -180,6 +180,8 @@ class IterativePurifier(FixedModule, SettingsInState):
         replica = super()._replicate_for_data_parallel()
         replica._forget()
         replica._captured.give_up()  # it has other weights in every call
+        replica._network_check = self._network_check.of_replica(self.denoiser)
+        replica._derivative_check = self._derivative_check.of_replica(self.denoiser)
         return replica
 
     @property

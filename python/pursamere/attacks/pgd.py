@@ -42,9 +42,9 @@ def pgd(
 
     Ascends the loss from a uniformly random start, by the sign of its gradient for "linf" and by the unit gradient for
     "l2". The step size falls from ``eps / 2`` (more for fewer than 7 steps, so that every point of the ball is within
-    reach) to 0 along a half cosine. Of all iterates of all restarts, the one with the smallest margin is returned for
-    each sample, whatever the loss, or with ``stop_at_success`` the first one that is misclassified. Misclassified
-    images are returned unchanged.
+    reach) to 0 along a half cosine. Of all iterates of all restarts, and of the image itself if it is misclassified,
+    the one with the smallest margin is returned for each sample, whatever the loss, or with ``stop_at_success`` the
+    first one that is misclassified: misclassified images are then returned unchanged.
 
     Args:
         model: images [N, C, H, W] to logits [N, classes]; rows must not influence one another.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from pursamere.noise import GaussianNoise
 from pursamere.stepping import IterativePurifier, StepMode
 
 from ._randomness import derived, of_image, single_draw
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DiffusionPurifier"]
 
@@ -68,8 +71,13 @@ class DiffusionPurifier(IterativePurifier):
     def _noise_of_call(self, x: Tensor) -> GaussianNoise:
         if not self.random:
             return self.noise
+        self._calls = number = self._calls + 1
+        return derived(self.noise, number)
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()  # which makes one call, and is dropped
         self._calls += 1
-        return derived(self.noise, self._calls)
+        return replica
 
     def _noisy(self, x: Tensor, sigma: float, mode: StepMode, number: int) -> Tensor:
         """Return ``x`` plus noise; ``number`` is 0 before the first step and t + 1 in step t."""

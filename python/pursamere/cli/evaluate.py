@@ -30,7 +30,10 @@ _SAMPLES = (
     "number of images (256; mnist and cifar10 64): the first ones of digits, mnist and cifar10; of other data a random "
     "choice by a fixed seed, balanced over the classes"
 )
-_EPS = "radii of the attacks in pixel units, like 0.1 or 8/255 (0.1 and 0.15; mnist 0.2 and 0.3; cifar10 8/255)"
+_EPS = (
+    "radii of the attacks in pixel units, like 0.1 or 8/255; needed with --norm l2 (0.1 and 0.15; mnist 0.2 and 0.3; "
+    "cifar10 8/255)"
+)
 _MODEL = (
     "a Python file and a function in it without arguments that returns the model, images [N, C, H, W] to logits, on "
     "--device; the file is executed. Replaces the defense, its denoiser and the classifier"
@@ -101,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pursamere.report.terminal import text_table
 
     require_own(arguments.output, "evaluate")
+    if arguments.norm != "linf" and "eps" not in arguments:
+        raise CommandError(f"--eps must be given with --norm {arguments.norm}: the default radii are those of linf")
     name = known_name(arguments.data)
     samples = getattr(arguments, "samples", 64 if name in SHIPPED else 256)
     eps = getattr(arguments, "eps", EPS.get(name, EPS["digits"]))

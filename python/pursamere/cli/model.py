@@ -49,8 +49,9 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
         return from_file(arguments.model)
     defense = getattr(arguments, "defense", "pursamere")
     defended = defense != "none"
-    if "denoiser" in arguments and not defended:
-        raise CommandError("--denoiser: the defense none doesn't use one")
+    unused = [f"--{name}" for name in ("denoiser", "option", "passes") if getattr(arguments, name, None)]
+    if unused and not defended:
+        raise CommandError(f"--defense none doesn't purify, so {', '.join(unused)} cannot be given with it")
     names = ["classifier", *(["denoiser"] if defended else [])]
     for name in names:
         if name not in arguments and known_name(arguments.data) not in TUNED:

@@ -12,6 +12,7 @@ from pursamere.cli.progress import say
 from pursamere.datasets import Dataset
 from pursamere.models.checkpoints import read_configuration
 from pursamere.noise import GaussianNoise
+from pursamere.pretrained.digits import BANDWIDTH
 from pursamere.purifier import Purifier
 
 __all__ = ["TrainedBehind", "trained_behind", "warn_of_another_purifier", "warn_of_training_images"]
@@ -34,6 +35,9 @@ class TrainedBehind:
     def is_like(self, purifier: Any, denoiser: str | None) -> bool:
         """Whether a purifier, with a denoiser of these weights, is the same."""
         if not isinstance(purifier, Purifier) or denoiser != self.denoiser:
+            return False
+        # The digits' kernel density has no weights to compare.
+        if denoiser is None and getattr(purifier.denoiser, "bandwidth", None) != BANDWIDTH:
             return False
         expected = {**self.settings, "norm": "linf", "step_rule": "unit"}
         noise = GaussianNoise(draws=expected.pop("draws"), antithetic=expected.pop("antithetic"))

@@ -148,13 +148,13 @@ def _denoiser(arguments: argparse.Namespace, device: Any) -> tuple[Any, tuple[in
     from pursamere.pretrained.digits import make_denoiser
 
     if arguments.model is not None:
-        denoiser, shape = from_file(arguments.model), None
+        denoiser = from_file(arguments.model)
     elif arguments.denoiser == "digits":
-        denoiser, shape = make_denoiser(device=device), (1, 8, 8)
+        denoiser = make_denoiser(device=device)
     else:
         denoiser = load_network("denoiser", arguments.denoiser, device)
-        shape = denoiser.image_shape
-    shape = shape or getattr(denoiser, "image_shape", None) or arguments.shape
+    known = getattr(denoiser, "image_shape", None)  # of one's own also a list, or something else of that name
+    shape = tuple(known) if isinstance(known, Sequence) else arguments.shape
     if shape is None:
         raise CommandError("--shape must be given with --model: the denoiser has no image_shape")
     if arguments.shape not in (None, shape):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._validation import check_integer, check_positive, check_tensor
-from pursamere.denoisers.protocol import NetworkCall
+from pursamere.denoisers.protocol import NetworkCall, is_more_than_its_methods
+from pursamere.determinism.network import parameters_of
 
 OUTPUTS = {
     # x0 and eps: expected image and noise; score: gradient of the log density of alpha * z
@@ -110,14 +111,13 @@ class NetworkDenoiser(nn.Module):
 
         Returns:
             ``None`` if the network's dtype does not go with that of the images, or if calling the denoiser does more
-            than :meth:`forward` above: with hooks, or overridden.
+            than :meth:`forward` above: with hooks, compiled, or overridden.
 
         Raises:
             TypeError: ``sigma`` is not a real number.
             ValueError: ``sigma`` is outside ``sigma_range``.
         """
-        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
-        if any(hooks) or "forward" in vars(self) or type(self).forward is not NetworkDenoiser.forward:
+        if is_more_than_its_methods(self) or type(self).forward is not NetworkDenoiser.forward:
             return None
         s, (alpha, time) = self._level(sigma)
         network_dtype = self._network_dtype(dtype)
@@ -166,7 +166,7 @@ class NetworkDenoiser(nn.Module):
         return s, self.schedule(s)
 
     def _network_dtype(self, otherwise: torch.dtype) -> torch.dtype:
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), otherwise)
+        return next((p.dtype for p in parameters_of(self) if p.is_floating_point()), otherwise)
 
 
 def refuse_path(name: str, value: Any) -> None:

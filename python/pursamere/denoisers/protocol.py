@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pursamere._validation import check_choice, check_nonnegative
 
@@ -55,7 +55,8 @@ class NetworkCall(NamedTuple):
 
     Attributes:
         kind: "denoised", "score" or "noise".
-        predict: ``(u [N, C, H, W], level) -> [N, C, H, W]``, in the dtype of ``u`` or of the images.
+        predict: ``(u [N, C, H, W], level) -> [N, C, H, W]``, in the dtype of ``u`` or of the images. The same function
+            in every call, or ``Execution(compile=True)`` compiles it again.
         level: the second argument of ``predict``.
         dtype: dtype of ``u``: that of the images or, if those are float32, a half type.
         input_scale: positive.
@@ -92,7 +93,7 @@ def network_call_of(denoiser: Denoiser, sigma: float, dtype: torch.dtype) -> Net
     Raises what :func:`prediction_of` raises.
     """
     kind, predict = prediction_of(denoiser)
-    method: Any = getattr(denoiser, "network_call", None)
+    method: Any = None if is_more_than_its_methods(denoiser) else getattr(denoiser, "network_call", None)
     call: NetworkCall | None = None if method is None else method(sigma, dtype)
     return NetworkCall(kind, predict, sigma, dtype) if call is None else call
 
@@ -100,7 +101,8 @@ def network_call_of(denoiser: Denoiser, sigma: float, dtype: torch.dtype) -> Net
 def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, float], Tensor]]:
     """Return what ``denoiser`` predicts and the function that predicts it.
 
-    A plain callable predicts the denoised image, so it gives ``("denoised", denoiser)``.
+    A plain callable predicts the denoised image, so it gives ``("denoised", denoiser)``; so does a module with hooks or
+    after ``torch.compile``, which ``predict`` would leave out.
 
     Raises:
         TypeError: ``denoiser`` is not callable, or has a ``prediction`` but no callable ``predict``.
@@ -111,7 +113,7 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
     if isinstance(denoiser, type):
         raise TypeError(f"denoiser must be an instance, got the class {denoiser.__name__}")
     kind: Any = getattr(denoiser, "prediction", None)
-    if kind is None:
+    if kind is None or is_more_than_its_methods(denoiser):
         return "denoised", denoiser
     check_choice("denoiser.prediction", kind, get_args(Prediction))
     predict: Any = getattr(denoiser, "predict", None)
@@ -121,6 +123,20 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
             f"got {type(predict).__name__}"
         )
     return cast(Prediction, kind), predict
+
+
+def is_more_than_its_methods(denoiser: object) -> bool:
+    """Whether calling a module does more than its methods: it has hooks, another ``forward``, or is compiled."""
+    if not isinstance(denoiser, nn.Module):
+        return False
+    hooks = (
+        denoiser._forward_hooks,
+        denoiser._forward_pre_hooks,
+        denoiser._backward_hooks,
+        denoiser._backward_pre_hooks,
+    )
+    compiled = "_orig_mod" in denoiser._modules or getattr(denoiser, "_compiled_call_impl", None) is not None
+    return compiled or any(hooks) or "forward" in vars(denoiser)
 
 
 def sigma_range_of(denoiser: Denoiser) -> tuple[float, float]:

@@ -3,8 +3,9 @@
 from .cudnn import repeatable_algorithms
 from .fixed_module import FixedModule, copy_with
 from .micro_batches import candidate_sizes, default_micro_batch, map_micro_batches
-from .network import check_evaluation_mode, check_same_device, is_compiled
+from .network import check_evaluation_mode, check_same_device, is_compiled, parameters_of
 from .network_check import INVARIANCE_MODES, NetworkCheck, algorithm_settings, sample_images
+from .network_results import NetworkResults
 from .random_numbers import NoRandomNumbers, RandomNumbersError, without_random_numbers
 from .snapshot import LatestSnapshot, Snapshot
 
@@ -13,6 +14,7 @@ __all__ = [
     "FixedModule",
     "LatestSnapshot",
     "NetworkCheck",
+    "NetworkResults",
     "NoRandomNumbers",
     "RandomNumbersError",
     "Snapshot",
@@ -24,6 +26,7 @@ __all__ = [
     "default_micro_batch",
     "is_compiled",
     "map_micro_batches",
+    "parameters_of",
     "repeatable_algorithms",
     "sample_images",
     "without_random_numbers",

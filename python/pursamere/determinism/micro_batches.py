@@ -52,7 +52,8 @@ def map_micro_batches(
     begin = 0
     for rows, size in _split(batches[0].shape[0], sizes):
         parts = (_padded(batch[begin : begin + rows], size) for batch in batches)
-        results.append([result[:rows] for result in function(*parts)])
+        # Without the memory of padding, as a caller may keep the results.
+        results.append([result[:rows].clone() if rows < size else result for result in function(*parts)])
         begin += rows
     if len(results) == 1:
         return tuple(results[0])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_evaluation_mode", "check_same_device", "is_compiled", "refused_training_layers"]
+__all__ = ["check_evaluation_mode", "check_same_device", "is_compiled", "parameters_of", "refused_training_layers"]
 
 _STOCHASTIC_OR_MIXING = (
     nn.modules.batchnorm._BatchNorm,
@@ -68,6 +68,13 @@ def is_compiled(network: object) -> bool:
     modules = _modules(network) if isinstance(network, nn.Module) else (network,)
     marks = ("_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl")  # the last is None by default
     return any(getattr(module, mark, None) is not None for module in modules for mark in marks)
+
+
+def parameters_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters, also of a replica of DataParallel, whose ``parameters()`` are empty."""
+    for part in module.modules():
+        held: Iterable[Tensor | None] = getattr(part, "_former_parameters", part._parameters).values()
+        yield from (parameter for parameter in held if parameter is not None)
 
 
 def _modules(network: nn.Module) -> Iterator[nn.Module]:

@@ -15,6 +15,7 @@ from pursamere.noise import GaussianNoise
 
 from .micro_batches import candidate_sizes, default_micro_batch
 from .network import is_compiled, refused_training_layers
+from .network_results import NetworkResults
 from .random_numbers import without_random_numbers
 from .snapshot import Snapshot
 from .vector_tails import elements_fill_vectors
@@ -29,8 +30,10 @@ _MOST_ROWS_ALONE = 8  # that a lone image may cost on a CPU
 _Rows = Callable[[Tensor], Sequence[Tensor]]
 
 
-class NetworkCheck:
+class NetworkCheck(NetworkResults[tuple[int, ...]]):
     """Checks a network and finds the micro-batch sizes to run it with, once per shape, dtype and device.
+
+    Once more when it runs differently: other modules or functions, in other modes, dtypes or memory formats.
 
     Its results must repeat and its rows must be independent: the same bits in every row, beside any other rows and in
     micro-batches of every size that is used. Sizes are found by comparing bits, never by timing.
@@ -43,8 +46,8 @@ class NetworkCheck:
     """
 
     def __init__(self, name: str, micro_batch: int | None, invariance: str) -> None:
+        super().__init__()
         self.name, self.micro_batch, self.invariance = name, micro_batch, invariance
-        self._found: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._complained: set[tuple[Any, ...]] = set()
 
     def __call__(
@@ -77,21 +80,22 @@ class NetworkCheck:
                 calls, or, with ``invariance="strict"``, rows depend on one another.
         """
         key = (kind, draws, tuple(like.shape[1:]), like.dtype, like.device, *algorithm_settings(like.device))
-        if key not in self._found:
+        found = self._results_of(network)
+        if key not in found:
             candidates = candidate_sizes(draws, like.shape[1:], like.device)
             if few:  # the largest, and those that a lone image is cheap in
                 candidates = (candidates[0], *(n for n in candidates[1:] if n == 1 or n * draws <= _MOST_ROWS_ALONE))
             visible = None if is_compiled(network) else eager
             aligned = functools.partial(self._elements_fill_vectors, visible, like, draws, constants)
             with refused_training_layers(self.name, Snapshot(network).modules):
-                self._found[key] = self._find(function, like, draws, candidates, aligned, few)
-        return self._found[key]
+                found[key] = self._find(function, like, draws, candidates, aligned, few)
+        return found[key]
 
     def told(self) -> str:
         """The sizes that were found for PyTorch's present settings, for ``repr``; empty if the size was given."""
         found = {
             f"{sizes[0]} for {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} on {device.type}"
-            for (kind, _, shape, dtype, device, *settings), sizes in self._found.items()
+            for (kind, _, shape, dtype, device, *settings), sizes in self._results.items()
             if kind == "value" and tuple(settings) == algorithm_settings(device)
         }
         return f" ({', '.join(sorted(found))})" if found and self.micro_batch is None else ""
@@ -180,8 +184,21 @@ class NetworkCheck:
 def algorithm_settings(device: torch.device) -> tuple[object, ...]:
     """Return PyTorch's settings that decide which of its algorithms run."""
     autocast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-    tf32 = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-    return torch.get_num_threads(), autocast, *tf32, torch.are_deterministic_algorithms_enabled()
+    backends: Any = torch.backends  # whose stubs lack some
+    cuda = backends.cuda
+    # Those of older names (allow_tf32, float32_matmul_precision) read the same settings, and raise if both are in use.
+    precisions = (
+        group.fp32_precision
+        for group in (cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    )
+    attention = (
+        cuda.math_sdp_enabled(),
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+    )
+    flags = (backends.mkldnn.enabled, backends.cudnn.enabled, torch.are_deterministic_algorithms_enabled())
+    return torch.get_num_threads(), autocast, *precisions, *attention, *flags
 
 
 def _images(size: int, like: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import operator
+import sys
 import types
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +19,19 @@ __all__ = ["LatestSnapshot", "Snapshot"]
 class Snapshot:
     """A record of a network's parts and values, to detect later that one was replaced or written to.
 
-    Parts are modules, parameters, functions and callable objects, found through attributes, closures, default
+    Parts are modules, parameters, functions and objects, found through attributes, closures, global variables, default
     arguments, ``functools.partial``, lists, tuples and dictionaries. Values are the tensors, numbers, strings and hooks
-    that these hold. Nothing is copied.
+    that these hold, and whether a module is training. Nothing is copied.
 
-    Not detected: in-place writes through ``tensor.data`` (autograd misses them too), global variables, objects that are
-    not callable, and values of attributes whose names begin with ``_``, which hold caches and counters.
+    Not detected: in-place writes through ``tensor.data`` (autograd misses them too); numbers, lists and dictionaries in
+    global variables, and values of attributes whose names begin with ``_``, since both may be caches and counters;
+    objects of PyTorch and the standard library.
     """
 
     def __init__(self, network: object) -> None:
         self._network = network
         self._contents: list[tuple[object, list[object]]] = []  # of every part, to see at once that nothing changed
+        self._structure: list[tuple[object, list[object]]] = []  # the same, without the values of modules
         self._tensors: list[tuple[Tensor, object]] = []
         self._parts: list[object] = []
         self._values: list[object] = []
@@ -43,17 +48,32 @@ class Snapshot:
                 self._tensors.append((part, _state(part)))
                 self._states.append(self._tensors[-1][1])
             else:
-                self._contents += [(each, list(_contents(each))) for each in _containers(part)]
+                contents = [(each, list(_contents(each))) for each in _containers(part)]
+                self._contents += contents
+                self._structure += contents[:1] if isinstance(part, nn.Module) else contents
                 simple = [each for each in held if _is_simple(each[1])]
                 self._states.append(simple)
                 pending += [each[1] for each in held if not _is_simple(each[1])]
                 if isinstance(part, nn.Module):
-                    self._states += [list(part._forward_hooks), list(part._forward_pre_hooks)]
+                    self._states += [part.training, *map(list, _hooks(part))]
+        #: The modules among the parts, each with its submodules.
+        self.modules = [part for part in self._parts if isinstance(part, nn.Module)]
+        self._form = self._present_form()
 
-    @property
-    def modules(self) -> list[nn.Module]:
-        """The modules among the parts, each with its submodules."""
-        return [part for part in self._parts if isinstance(part, nn.Module)]
+    def runs_as_before(self, network: object) -> bool:
+        """Whether ``network`` has the same modules, in the same modes, dtypes and memory formats, and functions.
+
+        Values don't count. Fast enough for every call.
+        """
+        return network is self._network and self._present_form() == self._form and _same_contents(self._structure)
+
+    def runs_like(self, other: Snapshot) -> bool:
+        """Whether :meth:`runs_as_before` holds for the network of another snapshot."""
+        code, others_code = ([p for p in s._parts if not isinstance(p, Tensor)] for s in (self, other))
+        return _same(code, others_code) and self._form == other._form
+
+    def _present_form(self) -> list[object]:
+        return [*[module.training for module in self.modules], *[_layout(tensor) for tensor, _ in self._tensors]]
 
     def has_parts_of(self, network: Snapshot) -> bool:
         """Whether the other network has the same modules, parameters and functions, whatever their values."""
@@ -68,12 +88,8 @@ class Snapshot:
 
     def is_untouched(self, network: object) -> bool:
         """Whether the same objects are where they were, private ones too: a third of the time of a new snapshot."""
-        if network is not self._network:
+        if network is not self._network or not _same_contents(self._contents):
             return False
-        for container, before in self._contents:
-            now = _contents(container)
-            if len(now) != len(before) or not all(map(operator.is_, now, before)):
-                return False
         return all(_state(tensor) == state for tensor, state in self._tensors)
 
 
@@ -94,6 +110,17 @@ class LatestSnapshot:
 _VALUES = (Tensor, list, tuple, dict)
 _SIMPLE = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_LIBRARIES = frozenset(("torch", *sys.stdlib_module_names))
+_RECOMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+
+
+def _same_contents(recorded: list[tuple[object, list[object]]]) -> bool:
+    """Whether containers hold the objects that were recorded."""
+    for container, before in recorded:
+        now = _contents(container)
+        if len(now) != len(before) or not all(map(operator.is_, now, before)):
+            return False
+    return True
 
 
 def _same(these: list[object], those: list[object]) -> bool:
@@ -106,27 +133,55 @@ def _held_by(part: object) -> Iterable[tuple[object, object]] | None:
         return ()
     if isinstance(part, nn.Module):
         tensors_and_modules = (part._parameters, part._buffers, dict(part.named_children()))
-        return [*_attributes(part), *(each for held in tensors_and_modules for each in held.items())]
+        own = _OF_EVERY_MODULE | _recomputed(part)
+        return [*_attributes(part, own), *(each for held in tensors_and_modules for each in held.items())]
     if isinstance(part, functools.partial):
         return [("", part.func), *enumerate(part.args), *part.keywords.items()]
     if isinstance(part, types.MethodType):
         return [("", part.__self__)]
     if isinstance(part, types.FunctionType):
         cells = [cell.cell_contents for cell in part.__closure__ or () if cell != types.CellType()]
-        return [*enumerate([*cells, *(part.__defaults__ or ())]), *(part.__kwdefaults__ or {}).items()]
+        named = (part.__kwdefaults__ or {}, _global_parts(part))
+        return [*enumerate([*cells, *(part.__defaults__ or ())]), *(each for held in named for each in held.items())]
     if isinstance(part, list | tuple):
         return list(enumerate(part))
     if isinstance(part, dict):
         return list(part.items())
-    is_foreign = type(part).__module__.partition(".")[0] in ("builtins", "torch")
-    return _attributes(part) if callable(part) and not isinstance(part, type) and not is_foreign else None
+    return _attributes(part) if _is_the_users(part) else None
+
+
+def _global_parts(function: types.FunctionType) -> dict[str, object]:
+    """Return the modules, tensors, objects, and functions of the same file, that a function's code names."""
+    if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+        return {}
+    named = {name: function.__globals__.get(name) for name in _names(function.__code__)}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, nn.Module | Tensor | functools.partial)
+        or (value.__module__ == function.__module__ if isinstance(value, types.FunctionType) else _is_the_users(value))
+    }
+
+
+def _names(code: types.CodeType) -> list[str]:
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return [*code.co_names, *(name for each in inner for name in _names(each))]
+
+
+def _is_the_users(part: object) -> bool:
+    """Whether an object may hold a part of a network: not a class, and not PyTorch's or the interpreter's own."""
+    package = type(part).__module__.partition(".")[0]
+    if isinstance(part, type) or package in ("builtins", "torch"):
+        return False
+    if callable(part) or isinstance(part, argparse.Namespace | types.SimpleNamespace):
+        return True
+    return hasattr(part, "__dict__") and package not in _LIBRARIES  # loggers and locks, for example
 
 
 def _containers(part: object) -> tuple[object, ...]:
-    """Return the objects whose contents change when a part changes."""
+    """Return the objects whose contents change when a part changes; of a module, that of its submodules first."""
     if isinstance(part, nn.Module):
-        hooks = (part._forward_hooks, part._forward_pre_hooks)
-        return (vars(part), part._parameters, part._buffers, part._modules, *hooks)
+        return (part._modules, vars(part), part._parameters, part._buffers, *_hooks(part))
     if isinstance(part, types.FunctionType | list | dict):
         return (part,)
     if isinstance(part, functools.partial):  # whose function and arguments are fixed
@@ -142,9 +197,18 @@ def _contents(container: object) -> Collection[object]:
     return (*container.keys(), *container.values())  # type: ignore[attr-defined]
 
 
-def _attributes(part: object) -> list[tuple[str, object]]:
-    """Return the public attributes of a module or callable object, and the private ones that are callable."""
-    own = _OF_EVERY_MODULE if isinstance(part, nn.Module) else ()
+def _hooks(module: nn.Module) -> tuple[dict[Any, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+
+
+def _recomputed(module: nn.Module) -> set[str]:
+    """The attributes that a hook sets anew, from parameters, in every call."""
+    hooks: Iterable[Any] = module._forward_pre_hooks.values()
+    return {hook.name for hook in hooks if type(hook).__module__ in _RECOMPUTING}
+
+
+def _attributes(part: object, own: Collection[str] = ()) -> list[tuple[str, object]]:
+    """Return the public attributes of an object but its ``own``, and the private ones that are callable."""
     return [
         (name, value)
         for name, value in getattr(part, "__dict__", {}).items()
@@ -154,6 +218,11 @@ def _attributes(part: object) -> list[tuple[str, object]]:
 
 def _is_simple(value: object) -> bool:
     return isinstance(value, _SIMPLE) or (isinstance(value, tuple) and all(map(_is_simple, value)))
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    """Return what decides, beside its shape, which algorithm runs on a tensor."""
+    return tensor.dtype, tensor.layout == torch.strided and tensor.is_contiguous()
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:

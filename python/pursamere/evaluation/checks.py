@@ -209,12 +209,17 @@ def _gradients(lines: Sequence[AttackResult]) -> MaskingCheck | None:
         return None
     count = sum(line.gradients["count"] for line in seen)
     zero = sum(line.gradients["zero"] for line in seen) / count
-    ratio = max(line.gradients["largest"] / max(line.gradients["median"], 1e-300) for line in seen)
+    zeros = f"{zero:.2%} of {count:,.0f} exact gradients are zero (at most {_ZERO_GRADIENTS:.0%} allowed)"
+    worst = max(seen, key=lambda line: line.gradients["zero"] / line.gradients["count"])
+    if worst.gradients["median"] == 0:  # nothing can be compared with it
+        own = f"{worst.gradients['zero']:,.0f} of {worst.gradients['count']:,.0f}"
+        detail = f"{zeros}; of {worst.attack.name}, eps {worst.eps:.4g}, {own}, so that their median is zero too"
+        return MaskingCheck("gradients", False, detail)
+    ratio = max(line.gradients["largest"] / line.gradients["median"] for line in seen)
     return MaskingCheck(
         "gradients",
         zero <= _ZERO_GRADIENTS and ratio <= _EXPLODING,
-        f"{zero:.2%} of {count:,.0f} exact gradients are zero (at most {_ZERO_GRADIENTS:.0%} allowed); the largest is "
-        f"{ratio:.3g} times the median (at most {_EXPLODING:g})",
+        f"{zeros}; the largest is {ratio:.3g} times the median (at most {_EXPLODING:g})",
     )
 
 

@@ -52,7 +52,7 @@ class Protocol:
 def sweep_radii(norm: str, eps: tuple[float, ...]) -> tuple[float, ...]:
     """Radii of attacks with ``sweep=True``: from half the smallest of ``eps`` to one where nothing can be robust."""
     if norm == "linf":  # at 0.5 any image can be made gray
-        end = max(0.5, 2 * max(eps))
+        end = min(1.0, max(0.5, 2 * max(eps)))  # above 1, the range of the images, a radius is refused
         beyond = [radius for radius in (1.5 * max(eps), 2.0 * max(eps)) if radius < end] + [end]
     else:
         beyond = [factor * max(eps) for factor in (2.0, 4.0, 8.0, 16.0)]

@@ -146,6 +146,9 @@ def run_unit(
 
     Returns:
         The outcome and the adversarial images [n, C, H, W].
+
+    Raises:
+        RuntimeError: the attack is faulty: it returned images of another shape, outside the ball or [0, 1], or NaN.
     """
     start = time.perf_counter()
     attack = unit.attack
@@ -162,6 +165,9 @@ def run_unit(
         found = attack.run(
             target, images[part], labels[part], eps=unit.eps, norm=norm, seed=unit.seed(seed), hooks=hooks
         )
+        shape, got = tuple(images[part].shape), tuple(found.shape)
+        if got != shape:  # the assignment below would broadcast
+            raise RuntimeError(f"attack {attack.name} must return images of shape {shape}, got {got}")
         return found, course, flags
 
     courses = []
@@ -201,5 +207,10 @@ def _check_legal(name: str, images: Tensor, adversarial: Tensor, norm: str, eps:
     """Guard against a faulty attack, which would make a defense look worse than it is."""
     offset = (adversarial - images).flatten(1)
     length = offset.abs().amax() if norm == "linf" else torch.linalg.vector_norm(offset, dim=1).amax()
-    if float(length) > eps * (1 + 1e-5) + 1e-6 or float(adversarial.min()) < 0 or float(adversarial.max()) > 1:
-        raise RuntimeError(f"attack {name} returned images outside the ball of radius {eps:g} or outside [0, 1]")
+    low, high = float(adversarial.min()), float(adversarial.max())
+    # What must hold, not what must not: comparisons with NaN are false.
+    if not (float(length) <= eps * (1 + 1e-5) + 1e-6 and low >= 0 and high <= 1):
+        raise RuntimeError(
+            f"attack {name} returned images outside the ball of radius {eps:g} or outside [0, 1], or NaN: in the norm "
+            f"{norm} up to {float(length):g} away, in [{low:g}, {high:g}]"
+        )

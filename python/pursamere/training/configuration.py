@@ -233,6 +233,10 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
 }
 
 
+# What turns on the settings whose names begin so.
+_SWITCHES = {"purifier_": "purifier", "adversarial_": "adversarial_eps"}
+
+
 def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
     """Combine the given settings with those of the data set and of its purifier, if it has any, and the defaults.
 
@@ -242,12 +246,16 @@ def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
 
     Raises:
         TypeError: a setting has the wrong type.
-        ValueError: a setting is unknown or out of range.
+        ValueError: a setting is unknown, out of range, or without effect, as the one that turns it on is not given.
     """
     known = [item.name for item in fields(kind)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"settings must be among {', '.join(known)}, got {', '.join(unknown)}")
+    for prefix, switch in _SWITCHES.items():
+        idle = [name for name in settings if name.startswith(prefix) and name != switch]
+        if idle and switch not in settings:  # given as "" or 0, as in a record of all settings, it is meant to be off
+            raise ValueError(f"{switch} must be given with {', '.join(idle)}: without it they have no effect")
     named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
     dataset = known_name(str(settings.get("dataset", "digits")))
     return kind(**{**named.get(dataset, {}), **_purifier_settings(settings, dataset), **settings})
