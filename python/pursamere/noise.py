@@ -127,15 +127,20 @@ class NoiseBank(GaussianNoise):
 
 
 class LatestBank:
-    """The bank of the last call; another noise, shape or device makes a new one."""
+    """The bank of the last call; another noise, shape, device or CUDA stream makes a new one.
+
+    A bank that another stream makes may not be finished yet, and its memory may be reused too early.
+    """
 
     def __init__(self) -> None:
-        self._latest: NoiseBank | None = None
+        self._latest: tuple[NoiseBank | None, int] = None, 0
 
     def of(self, noise: GaussianNoise, shape: Sequence[int], device: torch.device) -> NoiseBank:
         """Return ``noise.bank(shape, device)``."""
-        bank = self._latest  # read once: another thread may replace it
-        wanted = (noise.seed, noise.draws, noise.antithetic, tuple(shape), device)
-        if bank is None or wanted != (bank.seed, bank.draws, bank.antithetic, bank.shape, bank.device):
-            bank = self._latest = noise.bank(shape, device)
+        bank, made_on = self._latest  # read once: another thread may replace it
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        wanted = (noise.seed, noise.draws, noise.antithetic, tuple(shape), device, stream)
+        if bank is None or wanted != (bank.seed, bank.draws, bank.antithetic, bank.shape, bank.device, made_on):
+            bank = noise.bank(shape, device)
+            self._latest = bank, stream
         return bank

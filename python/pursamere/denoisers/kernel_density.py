@@ -108,6 +108,8 @@ class KernelDensity(nn.Module):
             points = flat.to(dtype, copy=True).sub_(origin)
             half_norms = torch.linalg.vector_norm(points, dim=1).square_().mul_(-0.5)
             cached = images, version, dtype, origin, Centers(points, half_norms, self.block_size)
+            if points.is_cuda and not torch.cuda.is_current_stream_capturing():
+                torch.cuda.current_stream(points.device).synchronize()  # another thread may read it on its own stream
             self._working_copy = cached
         return cached[3:]
 
