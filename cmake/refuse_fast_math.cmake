@@ -46,7 +46,7 @@ function(refuse_fast_math where flags)
   endforeach()
 endfunction()
 
-set(variables CMAKE_CXX_COMPILER_ARG1)
+set(variables CMAKE_CXX_COMPILER_ARG1 CMAKE_CUDA_COMPILER_ARG1)
 foreach(variable CMAKE_CXX_FLAGS CMAKE_CUDA_FLAGS CMAKE_MODULE_LINKER_FLAGS)
   list(APPEND variables ${variable})
   foreach(configuration ${CMAKE_BUILD_TYPE} ${CMAKE_CONFIGURATION_TYPES})

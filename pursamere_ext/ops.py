@@ -6,7 +6,6 @@ Derivatives consist of differentiable operations, so that they can be differenti
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +81,7 @@ class _ResidualOptions(NamedTuple):
     @property
     def slopes(self) -> tuple[float, float]:
         """The derivatives (a, b) of every residual with respect to x and to its prediction."""
-        slope = {"denoised": -1.0, "score": -(self.sigma**2), "noise": self.sigma}[self.kind]
+        slope = {"denoised": -1.0, "score": -self.sigma * self.sigma, "noise": self.sigma}[self.kind]
         return 1.0 if self.kind == "denoised" else 1.0 - self.gain, self.gain * self.scale * slope
 
 
@@ -117,8 +116,9 @@ def _residual_backward(
         x, prediction = ctx.saved_tensors
         again = options._replace(input_scale=1.0, with_drift=a != 0.0, with_ere=False, with_cotangent=True)
         cotangent, drift, _ = torch.ops.pursamere.residual.default(x, prediction, *again)
-        v_prediction = _plus(v_prediction, _columns(v_ere, x).to(cotangent.dtype) * cotangent)
-        v_x = _plus(v_x, a * _columns(v_ere, x) * drift) if a != 0.0 else v_x
+        # In the precision of v_ere: a gradient scaler's factor is too large for float16.
+        v_prediction = _plus(v_prediction, (_columns(v_ere, x) * cotangent).to(cotangent.dtype))
+        v_x = _plus(v_x, (a * _columns(v_ere, x) * drift).to(drift.dtype)) if a != 0.0 else v_x
     return v_x, v_prediction, *[None] * len(options)
 
 
@@ -293,11 +293,11 @@ def _linf_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[T
 
 def _l2_vjp(moved: Tensor, start: Tensor, radius: float, v: Tensor) -> tuple[Tensor, Tensor]:
     """The same for the L2 ball."""
-    if math.isinf(radius):  # no ball: below, infinity times zero would make a second derivative NaN
+    if radius > torch.finfo(v.dtype).max:  # no ball: below, infinity times zero would make a second derivative NaN
         return _in_box(v, moved), torch.zeros_like(v)
     offset = moved - start
-    outward, inverse_distance = _unit(offset)
-    inside = _sample_dot(offset, offset) <= radius**2
+    inside = _sample_dot(offset, offset) <= radius * radius
+    outward, inverse_distance = _unit(torch.where(inside, 1.0, offset))  # finite, also in the derivatives, if not used
     v = _in_box(v, torch.where(inside, moved, start + radius * outward))
     on_sphere = radius * _unit_vjp(outward, inverse_distance, v)
     return torch.where(inside, v, on_sphere), torch.where(inside, 0.0, v - on_sphere)
@@ -360,8 +360,8 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _columns(per_sample: Tensor, x: Tensor) -> Tensor:
-    """[B] -> [B, 1, ...], in the dtype of x."""
-    return per_sample.reshape(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    """[B] -> [B, 1, ...], with as many dimensions as x."""
+    return per_sample.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _summed(per_draw: Tensor, direct: Tensor | None) -> Tensor:

@@ -92,7 +92,13 @@ def test_other_flags_are_not(flags):
 @needs_cmake
 @pytest.mark.parametrize(
     "variable",
-    ["CMAKE_CXX_FLAGS_DEBUG", "CMAKE_CUDA_FLAGS", "CMAKE_CUDA_FLAGS_DEBUG", "CMAKE_MODULE_LINKER_FLAGS_DEBUG"],
+    [
+        "CMAKE_CXX_FLAGS_DEBUG",
+        "CMAKE_CUDA_COMPILER_ARG1",
+        "CMAKE_CUDA_FLAGS",
+        "CMAKE_CUDA_FLAGS_DEBUG",
+        "CMAKE_MODULE_LINKER_FLAGS_DEBUG",
+    ],
 )
 def test_wherever_it_comes_from(variable):
     assert f"-ffast-math, in {variable}," in refuse_alone("CMAKE_BUILD_TYPE=Debug", f"{variable}=-ffast-math")

@@ -3,21 +3,21 @@
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 from PIL import Image
 from training_case import write_data
 
 from pursamere.cli.progress import progress_bar, say
 from pursamere.cli.streams import mend_streams
 
-SCRIPT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]["pursamere"]
-MODULE, _, FUNCTION = SCRIPT.partition(":")
+PROJECT = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+MODULE, FUNCTION = re.search(r'^pursamere = "([\w.]+):(\w+)"$', PROJECT, re.MULTILINE).groups()
 STARTS = {
     "module": [sys.executable, "-m", "pursamere"],
     "script": [sys.executable, "-c", f"import sys; from {MODULE} import {FUNCTION}; sys.exit({FUNCTION}())"],

@@ -190,3 +190,19 @@ def test_compiles_without_graph_breaks():
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
             assert a.requires_grad == b.requires_grad == requires_grad
+
+
+def test_the_shape_of_a_bank_may_be_a_list():
+    noise = ps.GaussianNoise(draws=2)
+    bank = NoiseBank(seed=0, draws=2, shape=[3], device="cpu")
+    x = tensor(0, 2, 3, dtype=torch.float32)
+    assert torch.equal(functional.perturb(x, 0.5, bank), functional.perturb(x, 0.5, noise))
+
+
+def test_an_integer_is_an_accelerator_as_in_pytorch():
+    if torch.accelerator.is_available():
+        assert ps.GaussianNoise(draws=2).sample((3,), device=0).device.index == 0
+        return
+    for make in (ps.GaussianNoise(draws=2).sample, ps.GaussianNoise(draws=2).bank):
+        with pytest.raises(RuntimeError, match="accelerator"):
+            make((3,), 0)

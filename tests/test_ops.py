@@ -248,3 +248,30 @@ def test_checks_in_compiled_code_are_the_backstop():
 def test_pairs_of_dtypes_that_are_not_supported(image, network):
     with pytest.raises(TypeError, match=f"dtype must be that of x, {image}, or a half type beside float32"):
         functional.perturb(tensor(0, 1, 4, dtype=image), 0.2, GaussianNoise(draws=2), dtype=network)
+
+
+@pytest.mark.parametrize("kind", ["denoised", "score", "noise"])
+@pytest.mark.parametrize("image", [torch.float32, torch.float16], ids=str)
+def test_the_derivative_of_the_error_takes_factors_beyond_float16(kind, image):
+    """That of a gradient scaler is 65,536 at first."""
+    noise = GaussianNoise(draws=2)
+    x, prediction = tensor(1, 2, 5, dtype=image), tensor(2, 2, 2, 5, dtype=torch.float16)
+    factors = torch.tensor([2.0**16, 1.0])
+
+    def gradients(x, prediction):
+        leaves = [x.clone().requires_grad_(), prediction.clone().requires_grad_()]
+        terms = functional.residual(*leaves, 0.01, noise, kind=kind, gain=0.5, with_cotangent=False, with_drift=False)
+        return torch.autograd.grad(terms.ere, leaves, factors.to(terms.ere.dtype))
+
+    for got, want in zip(gradients(x, prediction), gradients(x.double(), prediction.double()), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=5e-3, atol=1e-2)
+
+
+def test_second_derivatives_inside_an_l2_ball_are_finite_next_to_its_center():
+    start, x = torch.zeros(1, 4), torch.full((1, 4), 1e-15, requires_grad=True)
+    for radius in (0.3, 1e39, 1e160):
+        options = {"step_rule": "gradient", "step_size": 0.1, "norm": "l2", "radius": radius}
+        moved = functional.accumulate_descend(x, start, torch.zeros(1, 1, 4), None, **options)
+        (first,) = torch.autograd.grad(moved.square().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        assert torch.equal(second, torch.full((1, 4), 2.0))

@@ -73,14 +73,14 @@ class GaussianNoise:
             raise ValueError(
                 f"shape must give a bank of less than 2^63 bytes, got {list(sizes)} for {self.draws} draws"
             )
-        like = torch.empty((), device=device or "cpu", dtype=dtype).expand(sizes)
+        like = torch.empty((), device="cpu" if device is None else device, dtype=dtype).expand(sizes)
         check_supported_device("device", like.device)
         bank: Tensor = run_op(torch.ops.pursamere.noise.default, like, self.draws, self.seed, self.antithetic)
         return bank
 
     def bank(self, shape: Sequence[int], device: torch.device | str | None = None) -> NoiseBank:
         """Return the same noise with its values for samples of one shape on one device, see :class:`NoiseBank`."""
-        where = torch.device(device or "cpu")
+        where = torch.device("cpu" if device is None else device)
         return NoiseBank(
             seed=self.seed,
             draws=self.draws,
@@ -115,6 +115,7 @@ class NoiseBank(GaussianNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "shape", check_shape("shape", self.shape))
         object.__setattr__(self, "device", torch.device(self.device))
         draws = self.draws // 2 if self.antithetic else self.draws
         independent = GaussianNoise(seed=self.seed, draws=draws, antithetic=False)
