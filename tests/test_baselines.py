@@ -94,6 +94,7 @@ def test_options_of_a_baseline_of_equal_evaluations():
         ("ScoreOptN", {"sigma": "a"}, TypeError, "sigma must be a real number, got str"),
         ("LikelihoodMaximization", {"sigma_max": 0.1}, ValueError, "sigma_min must be at most sigma_max = 0.1, got"),
         ("LikelihoodMaximization", {"radius": -1}, ValueError, "radius must be at least 0, got -1"),
+        ("LikelihoodMaximization", {"radius": 8}, ValueError, "radius must be at most 1, the range of the images, or"),
         ("LikelihoodMaximization", {"norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2', got 'l1'"),
         ("LikelihoodMaximization", {"steps": -1}, ValueError, r"steps must be in \[0, 100000\], got -1"),
         ("EreDescent", {"sigma": 0.2, "radius": 0.2, "steps": -1}, ValueError, r"steps must be in \[0, 100000\], got"),

@@ -87,7 +87,7 @@ def test_half_precision_is_stored_exactly_and_loaded_as_float32(tmp_path, dtype)
 
 
 def test_a_checkpoint_is_replaced_only_if_asked_to(folder):
-    with pytest.raises(FileExistsError, match=r"config.json exists"):
+    with pytest.raises(FileExistsError, match=r"config.json exists; overwrite=True replaces the checkpoint"):
         ps.save_checkpoint(folder, classifier(1))
     assert torch.equal(ps.load_checkpoint(folder)(IMAGES), classifier()(IMAGES))
     ps.save_checkpoint(folder, classifier(1), overwrite=True)

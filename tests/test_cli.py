@@ -54,6 +54,13 @@ def test_no_command_prints_help(capsys):
         assert command in out
 
 
+@pytest.mark.parametrize("command", ["compare", "demo", "evaluate", "info", "purify", "train", "tune"])
+def test_help_is_plain_text(capsys, command):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "`" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["pursamere", "pursamere.cli"])
 def test_version_of_the_installed_distribution(tmp_path, module):

@@ -104,7 +104,11 @@ def test_a_model_from_a_file_and_shards(data):
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere"),
-        (["--data", "data.npz"], "--classifier: only digits, mnist, cifar10 have their own"),
+        (
+            ["--data", "data.npz"],
+            "--classifier must be given for --data data.npz: only digits, mnist and cifar10 come with one. Name mnist, "
+            "cifar10 or the folder of a checkpoint, or use --model",
+        ),
         (["--data", "data.npz", "--model", "model.py"], "--model: expected FILE.py:FUNCTION, got model.py"),
         (["--data", "data.npz", "--model", "other.py:model"], "--model: other.py does not exist"),
         (["--data", "data.npz", "--model", "model.py:nothing"], "--model: model.py has no function nothing"),
@@ -112,7 +116,7 @@ def test_a_model_from_a_file_and_shards(data):
         (["--data", "data.npz", "--samples", "13", "--model", "model.py:model"], "--samples: data has 12 in its split"),
         (["--data", "data.npz", "--model", "model.py:instance"], "--model: instance is a Linear; give a function"),
         (["--model", "model.py:model", "--option", "steps=3"], "--model makes its own defense"),
-        (["--defense", "magic"], "defense must be one of 'pursamere', 'diffpure'"),
+        (["--defense", "magic"], "--defense must be one of 'none', 'pursamere', 'diffpure'"),
         (["--option", "stepz=3"], "an option of pursamere must be one of 'sigma'"),
         (["--option", "sigma=-1"], "sigma must be positive"),
         (["--option", "steps=99999999999999999999"], "steps must be in [0, 100000]"),
@@ -124,6 +128,9 @@ def test_a_model_from_a_file_and_shards(data):
             ["--defense", "none", "--option", "steps=3", "--passes", "9"],
             "--defense none doesn't purify, so --option, --passes cannot be given with it",
         ),
+        (["--option", "norm=l2"], "--option radius=... must be given with --option norm=l2"),
+        (["--option", "norm=l2", "--defense", "ere_descent"], "--option radius=... must be given with"),
+        (["--option", "norm=l1"], "norm must be one of 'linf', 'l2', got 'l1'"),
         (["--norm", "l2"], "--eps must be given with --norm l2: the default radii are those of linf"),
     ],
 )
@@ -247,7 +254,7 @@ def test_images_that_the_networks_were_trained_on(tmp_path, monkeypatch, capsys,
     ps.save_checkpoint("classifier", ps.ConvClassifier((3, 32, 32), 10, [8]))
     monkeypatch.setattr(
         "pursamere.cli.model.load_network",
-        lambda option, source, device: ps.ConvClassifier((3, 32, 32), 10, [8]).eval(),
+        lambda option, source, device, names: ps.ConvClassifier((3, 32, 32), 10, [8]).eval(),
     )
     parsed = build_parser().parse_args(["evaluate", "-o", "run", "--data", "cifar10", *arguments])
     parsed.device = torch.device("cpu")
@@ -263,12 +270,12 @@ def test_images_that_the_networks_were_trained_on(tmp_path, monkeypatch, capsys,
         ([], None),
         (["--option", "micro_batch=4"], None),
         *(
-            (["--option", option], "with the defense pursamere with another denoiser or other settings")
+            (["--option", option], "evaluated behind pursamere with another denoiser or other settings")
             for option in ("sigma=0.1", "step_rule=gradient", "noise_seed=5", "antithetic=false")
         ),
-        (["--denoiser", "denoiser"], "with the defense pursamere with another denoiser or other settings"),
-        (["--defense", "diffpure_fixed_noise"], "with the defense diffpure_fixed_noise:"),
-        (["--defense", "none", "--classifier", "cifar10"], "with the defense none:"),
+        (["--denoiser", "denoiser"], "evaluated behind pursamere with another denoiser or other settings"),
+        (["--defense", "diffpure_fixed_noise"], "evaluated behind diffpure_fixed_noise, so"),
+        (["--defense", "none", "--classifier", "cifar10"], "evaluated without a defense, so"),
         (["--defense", "none"], None),  # takes the classifier that was trained without one
         (["--defense", "diffpure_fixed_noise", "--classifier", "classifier"], None),
     ],
@@ -337,8 +344,8 @@ def test_a_denoiser_of_ones_own_has_the_settings_of_the_data(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--classifier", "classifier"], "--denoiser: only digits, mnist, cifar10 have their own"),
-        (["--denoiser", "denoiser"], "--classifier: only digits, mnist, cifar10 have their own"),
+        (["--classifier", "classifier"], "Name digits, mnist, cifar10 or the folder"),
+        (["--denoiser", "denoiser"], "--classifier must be given for --data data.npz"),
         (["--denoiser", "denoiser", "--defense", "none"], "--defense none doesn't purify, so --denoiser cannot be"),
         (
             ["--classifier", "larger", "--denoiser", "digits", "--data", "larger.npz"],
@@ -357,7 +364,7 @@ def test_a_denoiser_of_ones_own_has_the_settings_of_the_data(tmp_path, monkeypat
         ),
         (
             ["--denoiser", "nowhere", "--classifier", "classifier"],
-            "--denoiser: expected mnist, cifar10 or the folder of a check",
+            "--denoiser: expected digits, mnist, cifar10 or the folder of a check",
         ),
     ],
 )

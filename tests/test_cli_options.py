@@ -127,9 +127,9 @@ def test_a_model_in_a_file_is_an_ordinary_import(folder, name):
 
 
 def default_in_help(command, option):
-    """The end of the option's help, in brackets: the default, and those of data sets where they differ."""
+    """The end of the option's help: the default, and those of data sets where they differ."""
     (commands,) = [action for action in build_parser()._actions if action.dest == argparse.SUPPRESS and action.choices]
-    return commands.choices[command]._option_string_actions[option].help.rpartition("(")[2].rstrip(")")
+    return commands.choices[command]._option_string_actions[option].help.rpartition("(default: ")[2].rstrip(")")
 
 
 def test_the_tuned_settings_are_those_in_the_help():
@@ -137,10 +137,10 @@ def test_the_tuned_settings_are_those_in_the_help():
         names: dict = {}  # of the data sets by their value
         for data in ("mnist", "cifar10"):
             names.setdefault(TUNED[data][name], []).append(data)
-        others = [f"{' and '.join(data)} {_short(value)}" for value, data in names.items() if value != digits]
+        others = [f"{' and '.join(data)}: {_short(value)}" for value, data in names.items() if value != digits]
         assert default_in_help("purify", f"--{name.replace('_', '-')}") == "; ".join([_short(digits), *others])
     digits, mnist = (" and ".join(map(str, EPS[name])) for name in ("digits", "mnist"))
-    assert default_in_help("evaluate", "--eps") == f"{digits}; mnist {mnist}; cifar10 8/255"
+    assert default_in_help("evaluate", "--eps") == f"{digits}; mnist: {mnist}; cifar10: 8/255"
     assert EPS["cifar10"] == (8 / 255,)
 
 

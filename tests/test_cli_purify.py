@@ -46,6 +46,13 @@ def test_options_reach_the_purifier(options, settings):
     assert (expected != purified(load("in/a.png"), reference)).any(), "the option changes nothing here"
 
 
+def test_the_tuned_radius_is_not_that_of_another_norm(capsys, monkeypatch):
+    monkeypatch.setattr(purify, "build_denoiser", None)  # no work before it is refused
+    assert cli.main(["purify", "in", "-o", "out", "--norm", "l2"]) == 1
+    assert "--radius must be given with --norm l2: the default radii are those of linf" in capsys.readouterr().err
+    assert not os.path.exists("out")
+
+
 def test_the_default_bandwidth_is_that_of_the_digits():
     assert purify.DEFAULT_BANDWIDTH == BANDWIDTH
 
@@ -162,7 +169,7 @@ def test_the_denoiser_digits_is_the_reference_of_that_name():
         (
             ["--denoiser", "nowhere"],
             1,
-            "--denoiser: expected mnist, cifar10 or the folder of a checkpoint: nowhere/config.json",
+            "--denoiser: expected digits, mnist, cifar10 or the folder of a checkpoint: nowhere/config.json",
         ),
         (["--denoiser", "classifier"], 1, "--denoiser: classifier must hold a EDMUNet, and is a ConvClassifier"),
         (["--denoiser", "mnist", "--bandwidth", "0.1"], 1, "--bandwidth is for the kernel density of a --reference"),

@@ -41,7 +41,7 @@ def test_reference_forms_agree():
 def test_mnist_comes_from_the_data_folder(monkeypatch, capsys):
     monkeypatch.delenv("PURSAMERE_DATA", raising=False)
     assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
-    assert "PURSAMERE_DATA" in capsys.readouterr().err
+    assert "PURSAMERE_DATA must name a folder with the data set's files: mnist.npz or" in capsys.readouterr().err
     monkeypatch.setenv("PURSAMERE_DATA", "data")
     assert cli.main(["purify", "in", "-o", "out", "--reference", "mnist"]) == 1
     assert "PURSAMERE_DATA must be a folder, got data" in capsys.readouterr().err

@@ -48,10 +48,10 @@ def no_pictures(monkeypatch):
             "classifier",
             {"purifier_sigma": 0.3, "purifier_steps": 2},
             ValueError,
-            "purifier must be given with purifier_sigma, purifier_steps: without it they have no effect",
+            "purifier_sigma, purifier_steps have no effect without purifier",
         ),
-        ("classifier", {"adversarial_steps": 3}, ValueError, "adversarial_eps must be given with adversarial_steps"),
-        ("classifier", {"adversarial_fraction": 0.5}, ValueError, "adversarial_eps must be given with adversarial_fr"),
+        ("classifier", {"adversarial_steps": 3}, ValueError, "adversarial_steps has no effect without adversarial_eps"),
+        ("classifier", {"adversarial_fraction": 0.5}, ValueError, "adversarial_fraction has no effect without adv"),
     ],
 )
 def test_settings_that_are_refused(kind, changes, error, message):
@@ -153,3 +153,18 @@ def test_help_of_the_whole_command_needs_no_settings(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["train", "denoiser", "--help"])
     assert "--sigma-max" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("denoiser", "optimizer steps (default: 1000; digits: 3000; mnist: 6000; cifar10: 9000)"),
+        ("denoiser", "from the highest resolution down (default: 32 64; cifar10: 32 64 96)"),
+        ("classifier", "optimizer steps (default: 1000; digits: 600; mnist: 3000; cifar10: 3650)"),
+        ("classifier", "(default: 0.2; the tuned value if --purifier or --dataset is digits, mnist or cifar10)"),
+    ],
+)
+def test_the_help_tells_the_defaults_of_data_sets(capsys, kind, shown):
+    with pytest.raises(SystemExit):
+        main(["train", kind, "--help"])
+    assert shown in " ".join(capsys.readouterr().out.split())

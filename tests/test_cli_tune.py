@@ -63,7 +63,7 @@ def test_a_denoiser_of_ones_own(capsys, source):
         found = re.findall(
             r"^write down: (ps\.Purifier\(|pursamere purify \.\.\.|pursamere evaluate)", part, re.MULTILINE
         )
-        assert len(found) == 3
+        assert len(found) == (0 if "nothing to write down" in part else 3)
         assert part.count("micro_batch=2") >= 1
 
 
@@ -78,9 +78,17 @@ def test_the_settings_can_be_written_down_as_printed():
     arguments = build_parser().parse_args(["evaluate", "-o", "out", *evaluated[2:]])
     purifier = build_defense("pursamere", conv_denoiser(), {"sigma": 0.2, "radius": 0.1, **dict(arguments.option)})
     assert (purifier.execution, arguments.micro_batch) == (ps.Execution("bfloat16", True, True), 8)
-    plain = Trial("ere", {})
-    assert tune._python(plain) == "ps.Purifier(...)"
-    assert tune._command_lines(plain) == ["pursamere purify ...", "pursamere evaluate ..."]
+
+
+def test_nothing_is_written_down_if_the_defaults_do():
+    plain, fast = Trial("ere", {}, None, 1.0), Trial("ere", {}, 8, 2.0)
+    assert [line for line in tune._report("passes", [plain, fast]) if "write down" in line] == [
+        "write down: ps.Purifier(..., micro_batch=8)",
+        "write down: pursamere purify ... --micro-batch 8",
+        "write down: pursamere evaluate ... --micro-batch 8",
+    ]
+    (line,) = [line for line in tune._report("passes", [plain]) if "write down" in line]
+    assert line.startswith("nothing to write down")
 
 
 def test_a_denoiser_that_always_fails(capsys):
@@ -110,7 +118,7 @@ def test_the_networks_that_ship(capsys, monkeypatch):
         (["--model", "model.py:make"], "--shape must be given with --model"),
         (["--model", "model.py:shaped", "--shape", "1,8,8"], r"--shape: the denoiser is for images \(1, 6, 5\)"),
         (["--denoiser", "mnist", "--shape", "1,6,5"], r"--shape: the denoiser is for images \(1, 28, 28\)"),
-        (["--denoiser", "nowhere"], "--denoiser: expected mnist"),
+        (["--denoiser", "nowhere"], "--denoiser: expected digits, mnist, cifar10 or"),
         (["--model", "model.py:nothing", "--shape", "1,6,5"], "has no function nothing"),
         (["--denoiser", "mnist", "--device", "gpu"], "--device: expected cpu"),
     ],

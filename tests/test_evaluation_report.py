@@ -70,10 +70,10 @@ def tiny_data(model, channels=1):
     return images, labels
 
 
-def run(folder, model=None, channels=1, preset=TINY, **options):
+def run(folder, model=None, channels=1, preset=TINY, eps=EPS, **options):
     model = model or tiny_model(channels)
     images, labels = tiny_data(model, channels)
-    return evaluate(model, images, labels, folder=folder, eps=EPS, preset=preset, chunk=CHUNK, **options)
+    return evaluate(model, images, labels, folder=folder, eps=eps, preset=preset, chunk=CHUNK, **options)
 
 
 @pytest.fixture(scope="module")
@@ -358,11 +358,16 @@ def test_no_grid_without_images_to_show(tmp_path, channels, keep):
 
 @pytest.mark.slow
 def test_without_gradient_attacks_there_are_no_loss_curves(tmp_path):
-    run(tmp_path, preset=Protocol("p", (Clean(), RandomSearch("random-search", queries=2))))
-    assert not (tmp_path / "loss.png").exists()
-    text = (tmp_path / "report.md").read_text()
+    few = Protocol("p", (Clean(), RandomSearch("random-search", queries=2)))
+    run(tmp_path / "two", preset=few)
+    assert not (tmp_path / "two" / "loss.png").exists()
+    text = (tmp_path / "two" / "report.md").read_text()
     assert "no loss curves" in text
     assert "No attack was run at other radii" in text
+    assert "(accuracy.png)" in text
+    run(tmp_path / "one", preset=few, eps=EPS[0])
+    assert not (tmp_path / "one" / "accuracy.png").exists()
+    assert "accuracy.png" not in (tmp_path / "one" / "report.md").read_text()
 
 
 def test_broken_samples_come_first_with_the_attack_that_broke_them(made):

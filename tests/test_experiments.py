@@ -42,6 +42,8 @@ IN_THE_README = {
     "PurSAMERE, ERE": "PurSAMERE, ERE, rho 0.05",
     "ScoreOpt-O": "scoreopt_o",
     "likelihood maximization": "likelihood_maximization",
+    "DiffPure, fixed noise": "diffpure_fixed_noise",
+    "score without SAM, before the adversarially trained classifier": "adversarially trained, score without SAM",
     "PurSAMERE, score": "PurSAMERE, score, rho 0.05",
     "the same, fine-tuned with 10 % clean images": "adversarially trained further, no purifier",
     "purifier (score), its classifier adversarially trained behind it":

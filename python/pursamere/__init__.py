@@ -4,7 +4,7 @@ from importlib import metadata as _metadata
 
 import pursamere_ext as _extension  # noqa: F401 (registers torch.ops.pursamere)
 
-from . import attacks, baselines, datasets, denoisers, evaluation, functional, models
+from . import attacks, baselines, datasets, denoisers, evaluation, functional, models, pretrained
 from ._evaluate import evaluate
 from ._extras import MissingExtraError
 from ._validation import NotFiniteError
@@ -44,5 +44,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "models",
+    "pretrained",
     "save_checkpoint",
 ]

@@ -89,8 +89,9 @@ def evaluate(
         TypeError: an argument has the wrong type, the model does not return a floating tensor, or its ``forward`` was
             replaced on the instance.
         ValueError: an argument is out of range; ``folder`` holds another run or other files, or another process is
-            writing to it (unless it shares the run); the model does not return logits; or a copy of the model with
-            another gradient has other logits.
+            writing to it (unless it shares the run); the model does not return logits, or has a layer in training
+            mode that is random, mixes samples or updates itself; or a copy of the model with another gradient has other
+            logits.
         RuntimeError: the model is not deterministic (the message shows two logits that differ); it is NaN or infinite
             on every image; or autograd's derivative of its denoiser is wrong, see
             :meth:`pursamere.IterativePurifier.check_derivative`.

@@ -196,6 +196,14 @@ def check_nonnegative(name: str, value: Any, *, infinite: bool = False) -> float
     return number
 
 
+def check_ball_radius(radius: Any, norm: str) -> float:
+    """Return the radius of a purifier's ball as a float; for "linf" a finite one above 1 must be in other units."""
+    number = check_nonnegative("radius", radius, infinite=True)
+    if norm == "linf" and 1.0 < number < math.inf:
+        raise ValueError(f"radius must be at most 1, the range of the images, or infinite, got {radius}")
+    return number
+
+
 def check_integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     """Return ``value`` if it is an int (a bool is not) in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):

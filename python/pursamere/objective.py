@@ -65,10 +65,10 @@ def expected_reconstruction_error(
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: ``x`` is not [B, C, H, W] or not finite; ``sigma`` is not positive; or the denoiser is in training
-            mode, returns another shape, dtype or device than it was given, writes into its input, or has no derivative
-            although ``x`` requires a gradient. One that is only partly detached is not detected here; purifiers check
-            that.
+        ValueError: ``x`` is not [B, C, H, W] or not finite; ``sigma`` is not positive; or the denoiser has a layer in
+            training mode that is random, mixes samples or updates itself, returns another shape, dtype or device than
+            it was given, writes into its input, or has no derivative although ``x`` requires a gradient. One that is
+            only partly detached is not detected here; purifiers check that.
     """
     check_finite("x", check_tensor("x", x, rank=4))
     check_positive("sigma", sigma)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import functional
 from ._eager import eager_only
-from ._validation import check_choice, check_nonnegative, check_positive
+from ._validation import check_ball_radius, check_choice, check_nonnegative, check_positive
 from ._warn import warn_user
 from .denoisers.protocol import Denoiser, NetworkCall, network_call_of, sigma_range_of
 from .derivative_check import compare_in_float64
@@ -116,12 +116,10 @@ class Purifier(IterativePurifier):
         if not low <= self.sigma <= high:
             warn_user(f"sigma={self.sigma:g} is outside denoiser.sigma_range, [{low:g}, {high:g}]", UserWarning)
         self.ascent_radius = check_nonnegative("ascent_radius", ascent_radius)
-        self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
+        self.radius = check_ball_radius(radius, norm)
         self.step_rule = check_choice("step_rule", step_rule, functional.STEP_RULES)
         self.step_size = None if step_size is None else check_nonnegative("step_size", step_size)
-        if norm == "linf" and 1.0 < self.radius < math.inf:
-            raise ValueError(f"radius must be at most 1, the range of the images, or infinite, got {radius}")
         if step_size is None and step_rule != "gradient" and math.isinf(self.radius):
             raise ValueError(f"step_size must be given for step_rule={step_rule!r} when radius is infinite")
         self.direction = check_choice("direction", direction, DIRECTIONS)

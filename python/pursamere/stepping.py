@@ -227,7 +227,8 @@ class IterativePurifier(FixedModule, SettingsInState):
         Raises:
             TypeError: ``x`` is not a floating-point tensor.
             ValueError: ``x`` is not [B, C, H, W], not in [0, 1] or not finite; its device is not supported; the
-                denoiser is in training mode, or its result does not depend on its input; or ``gradient`` is unknown.
+                denoiser has a layer in training mode that is random, mixes samples or updates itself, or its result
+                does not depend on its input; or ``gradient`` is unknown.
             RuntimeError: the denoiser returned NaN or infinity, or its gradient overflowed; its results do not repeat,
                 or depend on other rows with ``invariance="strict"``; its derivative differs from finite differences;
                 or, in the backward pass, it has changed since the forward pass.

@@ -44,13 +44,14 @@ def apgd(
     """Return adversarial images [B, C, H, W] within ``eps`` of ``images`` and within [0, 1].
 
     PGD with momentum that halves the step size when the loss stops rising. The steps are pyautoattack's (extra
-    ``evaluation``), in float32. Random starts, the choice of iterates, early stopping and the arguments are those of
-    :func:`pgd`, except that a restart differentiates the model ``steps + 1`` times.
+    ``evaluation``), in float32. Random starts, the choice of iterates and early stopping are those of :func:`pgd`, and
+    the arguments are its own without ``penalty``. A restart differentiates the model ``steps + 1`` times.
 
     Raises:
         MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
-        ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits.
+        ValueError: an argument out of its range, too few classes for the loss, or the model does not return logits or
+            has a layer in training mode that is random, mixes samples or updates itself.
         NotFiniteError: logits or gradients are NaN or infinite.
     """
     check_evaluation_mode("model", model)

@@ -64,7 +64,8 @@ def autoattack(
     Raises:
         MissingExtraError: pyautoattack is not installed.
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
-        ValueError: an argument out of its range, or the model does not return logits.
+        ValueError: an argument out of its range, or the model does not return logits or has a layer in training mode
+            that is random, mixes samples or updates itself.
         NotFiniteError: logits or gradients are NaN or infinite.
     """
     check_evaluation_mode("model", model)

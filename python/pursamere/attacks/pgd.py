@@ -67,8 +67,8 @@ def pgd(
 
     Raises:
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
-        ValueError: an argument out of its range, or the model does not return logits, is not differentiable or is in
-            training mode.
+        ValueError: an argument out of its range, or the model does not return logits, is not differentiable or has a
+            layer in training mode that is random, mixes samples or updates itself.
         NotFiniteError: logits or gradients are NaN or infinite; a blind attack would make samples look robust.
     """
     check_evaluation_mode("model", model)

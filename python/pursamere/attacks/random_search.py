@@ -43,7 +43,8 @@ def random_search(
 
     Raises:
         TypeError: an argument of the wrong type, or the model does not return a floating tensor.
-        ValueError: an argument out of its range, or the model does not return logits.
+        ValueError: an argument out of its range, or the model does not return logits or has a layer in training mode
+            that is random, mixes samples or updates itself.
         NotFiniteError: logits are NaN or infinite.
     """
     check_evaluation_mode("model", model)

@@ -1,7 +1,8 @@
 """Other purifiers with the same denoisers and the same gradients, for fair comparisons.
 
-Each is a :class:`pursamere.IterativePurifier`: its randomness is a pure function of a seed, so calls repeat bit for
-bit, and exact gradients store one state per step. None is the authors' code; each docstring names its sources.
+Each is a :class:`pursamere.IterativePurifier`: its randomness is a pure function of a seed, so calls repeat bit for bit
+unless ``fresh_noise=True``, and exact gradients store one state per step. None is the authors' code; each docstring
+names its sources.
 """
 
 from .diffpure import DiffPure

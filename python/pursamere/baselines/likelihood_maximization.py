@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pursamere import functional
-from pursamere._validation import check_choice, check_nonnegative
+from pursamere._validation import check_ball_radius, check_choice
 from pursamere.denoisers.protocol import Denoiser
 from pursamere.descent import descend
 from pursamere.execution import Execution
@@ -41,7 +41,8 @@ class LikelihoodMaximization(AdamPurifier):
         sigma_max: largest one, at least ``sigma_min``. Default: 0.3, clipped likewise.
         steps: number of steps, from 0 to 100,000.
         learning_rate: learning rate of Adam, about the change of a pixel in a step; positive.
-        radius: radius of the ball around the input, in pixel units; infinity for no ball, only the pixel range.
+        radius: radius of the ball around the input, in pixel units; at most 1 for "linf", or
+            infinity for no ball, only the pixel range.
         norm: norm of the ball, "linf" or "l2".
         noise: gives the seed; a step takes one draw.
         micro_batch: see :class:`pursamere.IterativePurifier`.
@@ -82,8 +83,8 @@ class LikelihoodMaximization(AdamPurifier):
         self.sigma_max = noise_level("sigma_max", sigma_max, denoiser, default=0.3)
         if self.sigma_min > self.sigma_max:
             raise ValueError(f"sigma_min must be at most sigma_max = {self.sigma_max}, got {self.sigma_min}")
-        self.radius = check_nonnegative("radius", radius, infinite=True)
         self.norm = check_choice("norm", norm, functional.NORMS)
+        self.radius = check_ball_radius(radius, norm)
 
     @property
     def network_passes(self) -> NetworkPasses:

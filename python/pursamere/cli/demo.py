@@ -48,7 +48,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--dataset", choices=tuple(_SAMPLES), default="digits", help="8x8 digits of scikit-learn, MNIST, or CIFAR-10")
-    output = "output folder (pursamere-demo; mnist and cifar10 pursamere-demo-NAME)"
+    output = "output folder (default: pursamere-demo; mnist and cifar10: pursamere-demo-NAME)"
     add("-o", "--output", type=types.path, default=argparse.SUPPRESS, help=output)
     add("--seed", type=types.seed, default=0, help="seed of the digits' classifier and of the attacks")
     # Absent unless given, since the defaults depend on the data.
@@ -56,15 +56,16 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--samples",
         type=types.count,
         default=argparse.SUPPRESS,
-        help="images to attack, at most 512 (256; mnist and cifar10 32)",
+        help="images to attack, at most 512 (default: 256; mnist and cifar10: 32)",
     )
     add(
         "--attack-steps",
         type=types.count,
         default=argparse.SUPPRESS,
-        help="gradient steps against the purifier (20; mnist and cifar10 10)",
+        help="gradient steps against the purifier (default: 20; mnist and cifar10: 10)",
     )
-    add("--epochs", type=types.count, default=argparse.SUPPRESS, help="epochs to train the digits' classifier (20)")
+    epochs = "epochs to train the digits' classifier (default: 20)"
+    add("--epochs", type=types.count, default=argparse.SUPPRESS, help=epochs)
     types.add_device(parser)
     add("-q", "--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(command=run)

@@ -23,16 +23,16 @@ Markdown and HTML. A run that was killed resumes when the same command is given 
 (--shard, or torchrun -m pursamere evaluate ...); the outcomes are those of a single process.
 """
 _DATA = (
-    "digits, mnist or cifar10 (the latter two from the folder that PURSAMERE_DATA names), a folder with a subfolder of "
-    "images for each class, or an .npz file"
+    "digits, mnist, cifar10 or cifar10_jpeg (all but the first from the folder that PURSAMERE_DATA names), a folder "
+    "with a subfolder of images for each class, or an .npz file"
 )
 _SAMPLES = (
-    "number of images (256; mnist and cifar10 64): the first ones of digits, mnist and cifar10; of other data a random "
-    "choice by a fixed seed, balanced over the classes"
+    "number of images: the first ones of digits, mnist and cifar10; of other data a random choice by a fixed seed, "
+    "balanced over the classes (default: 256; mnist and cifar10: 64)"
 )
 _EPS = (
-    "radii of the attacks in pixel units, like 0.1 or 8/255; needed with --norm l2 (0.1 and 0.15; mnist 0.2 and 0.3; "
-    "cifar10 8/255)"
+    "radii of the attacks in pixel units, like 0.1 or 8/255; needed with --norm l2 (default: 0.1 and 0.15; mnist: 0.2 "
+    "and 0.3; cifar10: 8/255)"
 )
 _MODEL = (
     "a Python file and a function in it without arguments that returns the model, images [N, C, H, W] to logits, on "
@@ -43,14 +43,15 @@ _CLASSIFIER = (
     "of the data (with --defense none, one trained on clean images), for digits a network trained in seconds"
 )
 _DENOISER = (
-    "mnist, cifar10, or a checkpoint; the default is that of the data, and for digits the kernel density of their "
-    "training images"
+    "digits for the kernel density of their training images, mnist, cifar10, or a checkpoint; the default is that of "
+    "the data"
 )
-_DEFENSE = "none, pursamere (the default), or one of pursamere.baselines"
+_DEFENSE = "none, pursamere, or one of pursamere.baselines (default: pursamere)"
 _OPTION = (
-    "an argument of the defense's class, or draws, noise_seed or bandwidth (of the digits' kernel density, 0.25); may "
-    "be repeated. PurSAMERE's defaults are the settings that the classifier was trained behind, or else those tuned "
-    "for the denoiser or the data, or else for digits"
+    "an argument of the defense's class (radius is needed with norm=l2); draws, noise_seed or antithetic of its noise; "
+    "precision, compile, channels_last or cuda_graphs, as in pursamere purify; or bandwidth of the digits' kernel "
+    "density (default: 0.25). May be repeated. PurSAMERE's defaults are the settings that the classifier was trained "
+    "behind, or else those tuned for the denoiser or the data, or else for digits"
 )
 
 

@@ -16,6 +16,8 @@ from pursamere.cli.progress import tell
 
 __all__ = ["add_parser", "collect", "run"]
 
+_DESCRIPTION = "Print the installed versions, the devices of this machine, and how the extension was built."
+
 # The packages of the extras, the smallest extra first: cli, plots, train, demo, evaluation.
 _OPTIONAL = (
     "pillow", "tqdm", "matplotlib", "diffusers", "safetensors", "markdown", "scikit-learn", "pyautoattack",
@@ -25,13 +27,14 @@ _OPTIONAL = (
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the subcommand to the parser."""
     parser = commands.add_parser(
-        "info", parents=[common], help="versions, devices, and how the extension was built", description=__doc__
+        "info", parents=[common], help="versions, devices, and how the extension was built", description=_DESCRIPTION
     )
     parser.add_argument(
         "--denoiser",
         type=types.text,
         metavar="NETWORK",
-        help="tell the micro-batches of its purifier on a CPU: mnist, cifar10, or a checkpoint of pursamere train",
+        help="also print in which batch sizes its purifier runs on a CPU: mnist, cifar10, or a checkpoint of "
+        "pursamere train",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(command=run)

@@ -14,7 +14,8 @@ from torch import nn
 
 from pursamere import PurifiedClassifier
 from pursamere._text import printable
-from pursamere.cli.defenses import build_defense
+from pursamere._validation import check_choice
+from pursamere.cli.defenses import DEFENSES, build_defense
 from pursamere.cli.errors import CommandError
 from pursamere.cli.networks import load_network
 from pursamere.cli.progress import progress_bar, say
@@ -29,6 +30,8 @@ from pursamere.pretrained import SHIPPED, TUNED, known_name, load_pretrained
 from pursamere.pretrained.digits import BANDWIDTH, EPOCHS, make_denoiser, train_classifier
 
 __all__ = ["build_model", "from_file"]
+
+_NAMES = {"classifier": SHIPPED, "denoiser": tuple(TUNED)}  # that the options take
 
 
 def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
@@ -49,6 +52,7 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
         return from_file(arguments.model)
     defense = getattr(arguments, "defense", "pursamere")
     defended = defense != "none"
+    check_choice("--defense", defense, ("none", *DEFENSES))
     unused = [f"--{name}" for name in ("denoiser", "option", "passes") if getattr(arguments, name, None)]
     if unused and not defended:
         raise CommandError(f"--defense none doesn't purify, so {', '.join(unused)} cannot be given with it")
@@ -56,7 +60,8 @@ def build_model(arguments: argparse.Namespace, data: Dataset) -> Any:
     for name in names:
         if name not in arguments and known_name(arguments.data) not in TUNED:
             raise CommandError(
-                f"--{name}: only {', '.join(TUNED)} have their own; give {', '.join(SHIPPED)}, a checkpoint, --model"
+                f"--{name} must be given for --data {printable(arguments.data)}: only digits, mnist and cifar10 come "
+                f"with one. Name {', '.join(_NAMES[name])} or the folder of a checkpoint, or use --model"
             )
     warn_of_training_images({getattr(arguments, name, known_name(arguments.data)) for name in names}, arguments, data)
     if not defended and "classifier" not in arguments and known_name(arguments.data) in SHIPPED:
@@ -86,7 +91,7 @@ def _network(arguments: argparse.Namespace, option: str, data: Dataset) -> Any:
     source = _source(arguments, option)
     if source is None:
         return None
-    network = load_network(option, source, arguments.device)
+    network = load_network(option, source, arguments.device, names=_NAMES[option])
     _check_shape(f"--{option}: {printable(source)}", network, data)
     return network
 
@@ -115,6 +120,10 @@ def _complete(options: dict[str, Any], arguments: argparse.Namespace, trained: T
         raise CommandError("--option bandwidth is for the kernel density of the digits, and there is another denoiser")
     defaults: dict[str, Any] = {"micro_batch": arguments.micro_batch}
     if defense in ("pursamere", "ere_descent"):
+        if options.get("norm") == "l2" and "radius" not in options:
+            raise CommandError(
+                "--option radius=... must be given with --option norm=l2: the default radii are those of linf"
+            )
         # Without a name of its own, the denoiser was trained for the data.
         defaults |= TUNED.get(denoiser, TUNED.get(known_name(arguments.data), TUNED["digits"]))
         if trained is not None:

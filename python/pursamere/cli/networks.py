@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ def checkpoint_folder(option: str, source: str) -> Path:
     return pretrained.folder(source) / option if source in pretrained.SHIPPED else Path(source)
 
 
-def load_network(option: str, source: str, device: torch.device) -> Any:
+def load_network(option: str, source: str, device: torch.device, *, names: Sequence[str] = pretrained.SHIPPED) -> Any:
     """Load the network that ``--denoiser`` or ``--classifier`` names: one that ships, or a checkpoint.
+
+    The error for an unknown name lists ``names``, which the option takes.
 
     Raises:
         CommandError: there is no such network, or it isn't a denoiser or a classifier.
@@ -53,8 +56,9 @@ def load_network(option: str, source: str, device: torch.device) -> Any:
     try:
         network = load_checkpoint(checkpoint_folder(option, source), device)
     except FileNotFoundError as error:
-        names = ", ".join(pretrained.SHIPPED)
-        raise CommandError(f"--{option}: expected {names} or the folder of a checkpoint: {printable(error)}") from error
+        raise CommandError(
+            f"--{option}: expected {', '.join(names)} or the folder of a checkpoint: {printable(error)}"
+        ) from error
     kind: type = {"denoiser": EDMUNet, "classifier": ConvClassifier}[option]
     if not isinstance(network, kind):
         raise CommandError(

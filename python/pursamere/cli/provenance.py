@@ -74,10 +74,11 @@ def warn_of_another_purifier(trained: TrainedBehind, defense: str, purifier: Any
     if trained.is_like(purifier, _read(denoiser, "denoiser").get("weights", {}).get("sha256")):
         return
     settings = ", ".join(f"{name}={value}" for name, value in trained.settings.items())
+    behind = "without a defense" if purifier is None else f"behind {defense}"
     other = " with another denoiser or other settings" if isinstance(purifier, Purifier) else ""
     say(
-        f"the classifier was trained behind pursamere ({printable(settings)}), and is evaluated with the defense "
-        f"{defense}{other}: another classifier may do better there"
+        f"the classifier was trained behind pursamere ({printable(settings)}), but is evaluated {behind}{other}, so "
+        "the result may be worse than its training allows"
     )
 
 

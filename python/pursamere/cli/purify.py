@@ -35,9 +35,10 @@ Job = tuple[Path, Path]  # input file, output file
 _DESCRIPTION = """\
 Move every image to a nearby point where the expected reconstruction error of a denoiser is small and flat. The denoiser
 is a network (--denoiser), or the kernel density of reference images (--reference): examples of what the inputs should
-look like, all of one size. Inputs must have the size of its images; they are read in color if these are. Pixels are in
-[0, 1], so a radius of 0.1 is 25.5 gray levels; outputs are rounded to 8 bits. JPEG outputs are lossy: use PNG where the
-exact pixels matter. Of an MPO file, as cameras write them, the first picture is used; animations are refused.
+look like, all of one size. Inputs must have the size of its images. Inputs are read in color if the denoiser is one for
+color images. Pixels are in [0, 1], so a radius of 0.1 is 25.5 gray levels; outputs are rounded to 8 bits. JPEG outputs
+are lossy: use PNG where the exact pixels matter. Of an MPO file, as cameras write them, the first picture is used;
+animations are refused.
 """
 # Errors that every later write would meet as well.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -52,15 +53,17 @@ _SETTINGS = (
 )  # fmt: skip
 _OUTPUT = "a folder, created if needed, that keeps relative names; or, for one image, a name in .png, .jpg, ..."
 _REFERENCE = (
-    "digits (8x8, from scikit-learn; the default), a folder of images, an .npz file with an array images or "
-    f"train_images, or mnist or cifar10 (the training images in the folder that {DATA_VARIABLE} names)"
+    "digits (8x8, from scikit-learn), a folder of images, an .npz file with an array images or "
+    f"train_images, or mnist or cifar10 for the training images in the folder that {DATA_VARIABLE} names "
+    "(default: digits)"
 )
+_RADIUS = "how far an image may move from its input; needed with --norm l2 (default: 0.2; mnist: 0.3; cifar10: 0.06)"
 _DENOISER = (
     "mnist or cifar10 for the network that comes with the library, digits for that --reference, or a checkpoint of "
     "pursamere train"
 )
-_BANDWIDTH = f"standard deviation of the reference's kernel density ({DEFAULT_BANDWIDTH})"
-_MICRO_BATCH = "images per call of the denoiser (chosen for the device and the size of an image)"
+_BANDWIDTH = f"standard deviation of the reference's kernel density (default: {DEFAULT_BANDWIDTH})"
+_MICRO_BATCH = "images per call of the denoiser (default: chosen for the device and the size of an image)"
 
 
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -82,34 +85,31 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     add("--bandwidth", type=types.positive, default=argparse.SUPPRESS, help=_BANDWIDTH)
     # Absent unless given: the defaults depend on the denoiser, and reading them takes torch.
     tuned = {"default": argparse.SUPPRESS}
-    add("--sigma", type=types.positive, **tuned, help="noise level, a standard deviation (0.2; mnist 0.5)")
-    add("--steps", type=types.count, **tuned, help="number of steps (5; mnist and cifar10 4)")
+    add("--sigma", type=types.positive, **tuned, help="noise level, a standard deviation (default: 0.2; mnist: 0.5)")
+    add("--steps", type=types.count, **tuned, help="number of steps (default: 5; mnist and cifar10: 4)")
     add(
         "--step-size",
         type=types.positive,
         **tuned,
-        help="L2 length of a step (depends on --radius; mnist 3; cifar10 0.6)",
+        help="L2 length of a step (default: depends on --radius; mnist: 3; cifar10: 0.6)",
     )
     add(
         "--ascent-radius",
         type=types.nonnegative,
         **tuned,
-        help="L2 length of the ascent before each step (0.05; cifar10 0)",
+        help="L2 length of the ascent before each step (default: 0.05; cifar10: 0)",
     )
-    add(
-        "--radius",
-        type=types.positive,
-        **tuned,
-        help="how far an image may move from its input (0.2; mnist 0.3; cifar10 0.06)",
-    )
+    add("--radius", type=types.positive, **tuned, help=_RADIUS)
     add("--norm", choices=("linf", "l2"), default="linf", help="norm of the radius")
     add(
         "--direction",
         choices=("ere", "score"),
         **tuned,
-        help="ere (the paper's) or score (ere; mnist and cifar10 score)",
+        help="ere, the paper's, or score (default: ere; mnist and cifar10: score)",
     )
-    add("--draws", type=types.even_batch, **tuned, help="number of noise draws, even (8; mnist and cifar10 2)")
+    add(
+        "--draws", type=types.even_batch, **tuned, help="number of noise draws, even (default: 8; mnist and cifar10: 2)"
+    )
     add("--noise-seed", type=types.seed, default=0, help="seed of the noise")
     add("--batch-size", type=types.batch, default=64, help="images in memory at a time; doesn't change any output")
     add("--micro-batch", type=types.batch, default=argparse.SUPPRESS, help=_MICRO_BATCH)
@@ -121,6 +121,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Purify every input; exit code 1 if any failed."""
+    if arguments.norm != "linf" and "radius" not in arguments:
+        raise CommandError(f"--radius must be given with --norm {arguments.norm}: the default radii are those of linf")
     arguments.device = find_device(arguments.device)
     planned = plan(arguments.input, arguments.output)
     todo = planned if arguments.overwrite else _without_done(planned)
@@ -149,7 +151,7 @@ def build_denoiser(arguments: argparse.Namespace, targets: Sequence[Path]) -> tu
         return ps.denoisers.KernelDensity(reference, bandwidth), _size(reference.shape[1:])
     if "bandwidth" in arguments:
         raise CommandError("--bandwidth is for the kernel density of a --reference, and there is a --denoiser")
-    network = load_network("denoiser", arguments.denoiser, arguments.device)
+    network = load_network("denoiser", arguments.denoiser, arguments.device, names=tuple(ps.pretrained.TUNED))
     return network, _size(network.image_shape)
 
 

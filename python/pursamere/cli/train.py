@@ -15,9 +15,9 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Train on the training split of a data set, validate on held-out images, and write a checkpoint, its history and
-pictures. digits, mnist and cifar10 have their own settings, also of the purifier in front of a classifier (other data
-need --config or flags to be trained well); a JSON file overrides them, and flags override both. A training that was
-stopped resumes when the same command is given again. Under torchrun the processes share every batch:
+pictures. digits, mnist, cifar10 and cifar10_jpeg have their own settings, also of the purifier in front of a classifier
+(other data need --config or flags to be trained well); a JSON file overrides them, and flags override both. A training
+that was stopped resumes when the same command is given again. Under torchrun the processes share every batch:
 torchrun --nproc-per-node 2 -m pursamere train denoiser -o FOLDER.
 """
 _OUTPUT = "output folder: a new or empty one, or that of a training to resume"
@@ -60,7 +60,7 @@ def _add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
         settings.add_argument(
             f"--{item.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            help=f"{item.metadata['help']} (default: {_shown(item.default)})",
+            help=f"{item.metadata['help']} (default: {_defaults(kind, item.name, item.default)})",
             **_form(hints[item.name], item.metadata),
         )
 
@@ -119,6 +119,18 @@ def _form(kind: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": types.integer(*metadata["bounds"]), **form}
 
 
-def _shown(default: Any) -> str:
+def _defaults(kind: str, name: str, default: Any) -> str:
+    """The default of a setting, and those of data sets that have another one."""
+    from pursamere.training.configuration import CLASSIFIERS, DENOISERS
+
     assert default is not MISSING
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    own = {"denoiser": DENOISERS, "classifier": CLASSIFIERS}[kind]
+    values = {data: settings[name] for data, settings in own.items() if settings.get(name, default) != default}
+    parts = [_shown(default), *(f"{data}: {_shown(value)}" for data, value in values.items())]
+    if name.startswith("purifier_"):
+        parts.append("the tuned value if --purifier or --dataset is digits, mnist or cifar10")
+    return "; ".join(parts)
+
+
+def _shown(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default) or "none"

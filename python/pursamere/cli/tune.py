@@ -41,16 +41,16 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         "--denoiser",
         type=types.text,
         metavar="NETWORK",
-        help="mnist, cifar10, digits, or a checkpoint of pursamere train",
+        help="digits, mnist, cifar10, or a checkpoint of pursamere train",
     )
     source(
         "--model", type=types.text, metavar="FILE.py:FUNCTION", help="a function that returns a denoiser; needs --shape"
     )
-    add("--shape", type=_shape, metavar="C,H,W", help="shape of the images (the network's own)")
-    add("--sigma", type=types.positive, help="noise level, a standard deviation (0.2; mnist 0.5)")
-    add("--draws", type=types.even_batch, help="number of noise draws, even (8; mnist and cifar10 2)")
+    add("--shape", type=_shape, metavar="C,H,W", help="shape of the images (default: the network's own)")
+    add("--sigma", type=types.positive, help="noise level, a standard deviation (default: 0.2; mnist: 0.5)")
+    add("--draws", type=types.even_batch, help="number of noise draws, even (default: 8; mnist and cifar10: 2)")
     add("--batch-size", type=types.batch, default=32, help="number of images to measure with")
-    add("--micro-batch", type=types.batch, nargs="+", metavar="N", help="other micro-batches to try (1 8 32)")
+    add("--micro-batch", type=types.batch, nargs="+", metavar="N", help="other micro-batches to try (default: 1 8 32)")
     add("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
     types.add_device(parser)
     add("-q", "--quiet", action="store_true", help="no progress bar")
@@ -98,7 +98,10 @@ def _report(passes: str, trials: Sequence[Trial]) -> list[str]:
         measured = [trial for trial in trials if trial.images_per_second is not None]
         rows = [_row(trial) for trial in sorted(measured, key=lambda trial: -(trial.images_per_second or 0))]
         lines.append(aligned([("setting", "images/s", "largest difference", "mean difference"), *rows]))
-        lines += [f"write down: {line}" for line in (_python(chosen), *_command_lines(chosen))]
+        if chosen.options or chosen.micro_batch is not None:
+            lines += [f"write down: {line}" for line in (_python(chosen), *_command_lines(chosen))]
+        else:
+            lines.append("nothing to write down: no other setting is more than 5 % faster than the defaults")
     for trial in trials:
         lines += [f"warning: {_name(trial)}: {printable(text)}" for text in trial.warnings]
         if trial.failure is not None:
@@ -145,6 +148,7 @@ def _denoiser(arguments: argparse.Namespace, device: Any) -> tuple[Any, tuple[in
     """The denoiser and the shape of its images."""
     from pursamere.cli.model import from_file
     from pursamere.cli.networks import load_network
+    from pursamere.pretrained import TUNED
     from pursamere.pretrained.digits import make_denoiser
 
     if arguments.model is not None:
@@ -152,7 +156,7 @@ def _denoiser(arguments: argparse.Namespace, device: Any) -> tuple[Any, tuple[in
     elif arguments.denoiser == "digits":
         denoiser = make_denoiser(device=device)
     else:
-        denoiser = load_network("denoiser", arguments.denoiser, device)
+        denoiser = load_network("denoiser", arguments.denoiser, device, names=tuple(TUNED))
     known = getattr(denoiser, "image_shape", None)  # of one's own also a list, or something else of that name
     shape = tuple(known) if isinstance(known, Sequence) else arguments.shape
     if shape is None:

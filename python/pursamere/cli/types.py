@@ -151,7 +151,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_execution(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of :class:`pursamere.Execution`, absent unless given."""
     add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
-    add("--precision", choices=("float32", "bfloat16"), help="precision of the network (float32); see pursamere tune")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="precision of the network, see pursamere tune (default: float32)",
+    )
     add("--compile", action="store_true", help="compile the network with torch.compile")
     add("--channels-last", action="store_true", help="run the network in the channels-last memory format")
     add("--cuda-graphs", action="store_true", help="replay CUDA graphs instead of launching every kernel")

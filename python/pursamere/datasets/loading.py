@@ -41,8 +41,8 @@ def load(source: str | Path, split: str = "test") -> Dataset:
             - an ``.npz`` file with arrays ``images`` and ``labels``, or ``train_images``, ``train_labels`` and so on;
               images are uint8 [N, H, W] or [N, H, W, C], or float [N, C, H, W] in [0, 1].
         split: ``"train"``, ``"validation"`` or ``"test"``, if available. Built-in sets also have
-            ``"train+validation"``; "mnist" and "cifar10" use a fixed random 5,000 training images for validation. A
-            folder or file without splits is both ``"test"`` and ``"all"``.
+            ``"train+validation"``, and "digits" also ``"all"``; "mnist" and "cifar10" use a fixed random 5,000
+            training images for validation. A folder or file without splits is both ``"test"`` and ``"all"``.
 
     Returns:
         The images and labels in file order, which is by class for folders (see :meth:`Dataset.balanced`). A warning

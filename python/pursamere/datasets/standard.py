@@ -73,7 +73,10 @@ def data_folder() -> Path:
     """The folder given by the environment variable."""
     name = os.environ.get(DATA_VARIABLE)
     if not name:
-        raise ValueError(f"{DATA_VARIABLE} must be set to the folder with the data set's files")
+        raise ValueError(
+            f"{DATA_VARIABLE} must name a folder with the data set's files: mnist.npz or torchvision's MNIST/raw; "
+            "cifar10_jpeg.npz, cifar-10-batches-bin, or cifar-10-batches-py as torchvision downloads it"
+        )
     folder = Path(name)
     if not folder.is_dir():
         raise ValueError(f"{DATA_VARIABLE} must be a folder, got {folder}")

@@ -135,7 +135,9 @@ class NetworkCheck(NetworkResults[tuple[int, ...]]):
                     self._complain(
                         like,
                         f"the {self.name} mixes the images of a batch, but rows must be independent (no statistics "
-                        "over the batch); images are run one by one, with all draws of the noise in one batch",
+                        "over the batch)",
+                        warned="images are run one by one, with all draws of the noise in one batch",
+                        refused="invariance='warn' would run images one by one",
                     )
                 return (size,)
             matching = (
@@ -172,13 +174,14 @@ class NetworkCheck(NetworkResults[tuple[int, ...]]):
             "deterministic (switch it to evaluation mode, fix its noise, or see torch.use_deterministic_algorithms)"
         )
 
-    def _complain(self, like: Tensor, message: str) -> None:
+    def _complain(self, like: Tensor, message: str, *, warned: str = "", refused: str = "") -> None:
+        """Raise or warn; ``refused`` or ``warned`` ends the message."""
         if self.invariance == "strict":
-            raise RuntimeError(message)
+            raise RuntimeError("; ".join(filter(None, (message, refused))))
         key = (tuple(like.shape[1:]), like.dtype, like.device)
         if key not in self._complained:  # about values, and it is as true of derivatives
             self._complained.add(key)
-            warn_user(message)
+            warn_user("; ".join(filter(None, (message, warned))))
 
 
 def algorithm_settings(device: torch.device) -> tuple[object, ...]:

@@ -69,7 +69,8 @@ class Target:
 
     Raises:
         TypeError: ``model`` is not callable, or cannot be copied with another gradient.
-        ValueError: ``model`` is in training mode, or contains a purifier whose gradient is not its own.
+        ValueError: ``model`` has a layer in training mode that is random, mixes samples or updates itself, or contains
+            a purifier whose gradient is not its own.
     """
 
     def __init__(self, model: Model, micro_batch: int) -> None:

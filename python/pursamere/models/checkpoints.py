@@ -76,7 +76,7 @@ def save_checkpoint(
         configuration["sigma_range"] = list(network.sigma_range)
     folder.mkdir(parents=True, exist_ok=True)
     if not overwrite and os.path.lexists(folder / CONFIGURATION):
-        raise FileExistsError(f"{folder / CONFIGURATION} exists")
+        raise FileExistsError(f"{folder / CONFIGURATION} exists; overwrite=True replaces the checkpoint")
     write_bytes(folder / WEIGHTS, content, overwrite=overwrite)
     text = json.dumps(configuration, indent=2) + "\n"
     write_bytes(folder / CONFIGURATION, text.encode(), overwrite=overwrite)

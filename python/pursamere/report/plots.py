@@ -23,8 +23,13 @@ _WIDTH = 8.6
 _COLUMNS = 3
 
 
-def accuracy_plot(result: Result) -> bytes:
-    """Accuracy against eps under each attack that was run at many radii, and the worst cases, with 95 % intervals."""
+def accuracy_plot(result: Result) -> bytes | None:
+    """Accuracy against eps under each attack that was run at many radii, and the worst cases, with 95 % intervals.
+
+    ``None`` if all attacks were run at a single radius.
+    """
+    if not result.sweeps and len(result.eps) == 1:
+        return None
     figure = new_figure(_WIDTH, 4.2)
     axis = figure.subplots()
     clean, sweeps = result.clean_line, result.sweeps

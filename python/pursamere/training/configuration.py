@@ -63,7 +63,7 @@ class TrainingConfiguration:
         ValueError: a setting is out of range.
     """
 
-    dataset: str = _setting("digits", "digits, mnist, cifar10, a folder of images or an .npz file")
+    dataset: str = _setting("digits", "digits, mnist, cifar10, cifar10_jpeg, a folder of images or an .npz file")
     steps: int = _setting(1000, "optimizer steps", _STEPS)
     batch_size: int = _setting(128, "images per step, over all processes together", (1, 2**16))
     learning_rate: float = _setting(
@@ -255,7 +255,8 @@ def configuration(kind: type[_T], settings: Mapping[str, Any]) -> _T:
     for prefix, switch in _SWITCHES.items():
         idle = [name for name in settings if name.startswith(prefix) and name != switch]
         if idle and switch not in settings:  # given as "" or 0, as in a record of all settings, it is meant to be off
-            raise ValueError(f"{switch} must be given with {', '.join(idle)}: without it they have no effect")
+            verb = "has" if len(idle) == 1 else "have"
+            raise ValueError(f"{', '.join(idle)} {verb} no effect without {switch}")
     named = DENOISERS if issubclass(kind, DenoiserConfiguration) else CLASSIFIERS
     dataset = known_name(str(settings.get("dataset", "digits")))
     return kind(**{**named.get(dataset, {}), **_purifier_settings(settings, dataset), **settings})
