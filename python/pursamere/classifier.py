@@ -105,8 +105,7 @@ class PurifiedClassifier(FixedModule):
 
         Raises what the purifier raises, and:
             TypeError: the classifier does not return a floating-point tensor.
-            ValueError: the classifier has a layer in training mode that is random, mixes samples or updates itself, or
-                does not return [N, classes] on the device of ``x``.
+            ValueError: the classifier is in training mode, or does not return [N, classes] on the device of ``x``.
         """
         for name, part in self.named_children():  # including what a subclass adds
             if name != "purifier":
