@@ -3,6 +3,7 @@
 import argparse
 import copy
 import functools
+import types
 import warnings
 
 import pytest
@@ -202,6 +203,26 @@ class Counting(ConvDenoiser):
     def forward(self, y, sigma):
         self.calls += 1
         return super().forward(y, sigma)
+
+
+class LazyPackage(types.ModuleType):
+    """As transformers and diffusers are: a package whose names are loaded when they are used."""
+
+    def __call__(self, y):
+        self.loaded = len(vars(self))
+        return y
+
+
+def test_packages_are_no_part_of_a_network():
+    package, net = LazyPackage("package"), conv_denoiser()
+    package.first = Sampler(net)
+    model = make_purifier(lambda y, sigma: package(net(y, sigma)), steps=1)
+    x = tensor(0, 1, 1, 4, 4, dtype=torch.float32)
+    leaf = x.clone().requires_grad_()
+    results = [model(leaf), model(leaf)]
+    package.second = Sampler(net)
+    want = gradient_of(make_purifier(net, steps=1), x, "exact")
+    assert torch.equal(torch.autograd.grad(sum(results).sum(), leaf)[0], 2 * want)
 
 
 def test_a_network_may_count_its_calls_and_hold_sparse_tensors():

@@ -169,9 +169,9 @@ def _names(code: types.CodeType) -> list[str]:
 
 
 def _is_the_users(part: object) -> bool:
-    """Whether an object may hold a part of a network: not a class, and not PyTorch's or the interpreter's own."""
+    """Whether an object may hold a part of a network: no class or package, and not PyTorch's or Python's own."""
     package = type(part).__module__.partition(".")[0]
-    if isinstance(part, type) or package in ("builtins", "torch"):
+    if isinstance(part, type | types.ModuleType) or package in ("builtins", "torch"):
         return False
     if callable(part) or isinstance(part, argparse.Namespace | types.SimpleNamespace):
         return True
@@ -222,7 +222,11 @@ def _is_simple(value: object) -> bool:
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
     """Return what decides, beside its shape, which algorithm runs on a tensor."""
-    return tensor.dtype, tensor.layout == torch.strided and tensor.is_contiguous()
+    try:
+        contiguous = tensor.is_contiguous()
+    except RuntimeError:  # a layout without strides
+        contiguous = None
+    return tensor.dtype, contiguous
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
