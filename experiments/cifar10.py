@@ -139,7 +139,6 @@ CIFAR10_RADII = Experiment(
     (
         Row("undefended"),
         Row("adversarially trained", classifier=ADVERSARIAL),
-        adversarial_row("score without SAM", "pursamere", CENTER),
         Row("trained behind the purifier, score without SAM", "pursamere", CENTER),
     ),
     eps=(2 / 255, 4 / 255),
