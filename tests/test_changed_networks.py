@@ -1,10 +1,12 @@
 """What is checked once per network is checked again when the network, or a setting of PyTorch, becomes another one."""
 
+import argparse
 import copy
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -94,6 +96,43 @@ def test_another_memory_format_or_dtype_is_checked(change):
     model(X)
     assert counts[1] < counts[0]
     assert len(calls) > counts[1]
+
+
+class Remembering:
+    """An object that keeps what its last call made."""
+
+    def __init__(self, net):
+        self.net, self.count, self.last = net, 0, None
+
+    def __call__(self, y, sigma):
+        self.count += 1
+        self.last = argparse.Namespace(result=self.net(y, sigma))
+        return self.last.result
+
+
+def test_what_a_call_leaves_behind_is_no_other_network():
+    net = conv_denoiser()
+    calls = []
+    net.register_forward_pre_hook(lambda *_: calls.append(1))
+    model = purifier(Remembering(net))
+    counts = []
+    for _ in range(3):
+        calls.clear()
+        model(X)
+        counts.append(len(calls))
+    assert counts[0] > counts[1] == counts[2]
+
+
+def test_weights_that_are_assigned_are_not_kept_and_their_dtype_is_checked():
+    net = conv_denoiser()
+    model = purifier(lambda y, sigma: net(y.to(net.net[0].weight.dtype), sigma).to(y.dtype))
+    model(X)
+    old = weakref.ref(net.net[0].weight)
+    checked = model._network_check._results
+    net.load_state_dict(copy.deepcopy(net).double().state_dict(), assign=True)
+    model(X)
+    assert old() is None
+    assert model._network_check._results is not checked
 
 
 def test_other_weights_are_not_checked_again():

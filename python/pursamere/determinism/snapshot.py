@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LatestSnapshot", "Snapshot"]
+__all__ = ["LatestSnapshot", "Snapshot", "contents_of", "hold_the_same"]
 
 
 class Snapshot:
@@ -31,7 +31,6 @@ class Snapshot:
     def __init__(self, network: object) -> None:
         self._network = network
         self._contents: list[tuple[object, list[object]]] = []  # of every part, to see at once that nothing changed
-        self._structure: list[tuple[object, list[object]]] = []  # the same, without the values of modules
         self._tensors: list[tuple[Tensor, object]] = []
         self._parts: list[object] = []
         self._values: list[object] = []
@@ -48,32 +47,22 @@ class Snapshot:
                 self._tensors.append((part, _state(part)))
                 self._states.append(self._tensors[-1][1])
             else:
-                contents = [(each, list(_contents(each))) for each in _containers(part)]
-                self._contents += contents
-                self._structure += contents[:1] if isinstance(part, nn.Module) else contents
+                self._contents += contents_of(part)
                 simple = [each for each in held if _is_simple(each[1])]
                 self._states.append(simple)
                 pending += [each[1] for each in held if not _is_simple(each[1])]
                 if isinstance(part, nn.Module):
                     self._states += [part.training, *map(list, _hooks(part))]
-        #: The modules among the parts, each with its submodules.
-        self.modules = [part for part in self._parts if isinstance(part, nn.Module)]
-        self._form = self._present_form()
 
-    def runs_as_before(self, network: object) -> bool:
-        """Whether ``network`` has the same modules, in the same modes, dtypes and memory formats, and functions.
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules among the parts, each with its submodules."""
+        return [part for part in self._parts if isinstance(part, nn.Module)]
 
-        Values don't count. Fast enough for every call.
-        """
-        return network is self._network and self._present_form() == self._form and _same_contents(self._structure)
-
-    def runs_like(self, other: Snapshot) -> bool:
-        """Whether :meth:`runs_as_before` holds for the network of another snapshot."""
-        code, others_code = ([p for p in s._parts if not isinstance(p, Tensor)] for s in (self, other))
-        return _same(code, others_code) and self._form == other._form
-
-    def _present_form(self) -> list[object]:
-        return [*[module.training for module in self.modules], *[_layout(tensor) for tensor, _ in self._tensors]]
+    @property
+    def others(self) -> list[object]:
+        """The functions and objects among the parts."""
+        return [part for part in self._parts if not isinstance(part, nn.Module | Tensor)]
 
     def has_parts_of(self, network: Snapshot) -> bool:
         """Whether the other network has the same modules, parameters and functions, whatever their values."""
@@ -88,7 +77,7 @@ class Snapshot:
 
     def is_untouched(self, network: object) -> bool:
         """Whether the same objects are where they were, private ones too: a third of the time of a new snapshot."""
-        if network is not self._network or not _same_contents(self._contents):
+        if network is not self._network or not hold_the_same(self._contents):
             return False
         return all(_state(tensor) == state for tensor, state in self._tensors)
 
@@ -114,8 +103,13 @@ _LIBRARIES = frozenset(("torch", *sys.stdlib_module_names))
 _RECOMPUTING = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 
 
-def _same_contents(recorded: list[tuple[object, list[object]]]) -> bool:
-    """Whether containers hold the objects that were recorded."""
+def contents_of(part: object) -> list[tuple[object, list[object]]]:
+    """Return the objects whose contents change when a part changes, with what they hold now."""
+    return [(container, list(_contents(container))) for container in _containers(part)]
+
+
+def hold_the_same(recorded: list[tuple[object, list[object]]]) -> bool:
+    """Whether containers hold what :func:`contents_of` recorded."""
     for container, before in recorded:
         now = _contents(container)
         if len(now) != len(before) or not all(map(operator.is_, now, before)):
@@ -179,9 +173,8 @@ def _is_the_users(part: object) -> bool:
 
 
 def _containers(part: object) -> tuple[object, ...]:
-    """Return the objects whose contents change when a part changes; of a module, that of its submodules first."""
     if isinstance(part, nn.Module):
-        return (part._modules, vars(part), part._parameters, part._buffers, *_hooks(part))
+        return (vars(part), part._parameters, part._buffers, part._modules, *_hooks(part))
     if isinstance(part, types.FunctionType | list | dict):
         return (part,)
     if isinstance(part, functools.partial):  # whose function and arguments are fixed
@@ -218,15 +211,6 @@ def _attributes(part: object, own: Collection[str] = ()) -> list[tuple[str, obje
 
 def _is_simple(value: object) -> bool:
     return isinstance(value, _SIMPLE) or (isinstance(value, tuple) and all(map(_is_simple, value)))
-
-
-def _layout(tensor: Tensor) -> tuple[object, ...]:
-    """Return what decides, beside its shape, which algorithm runs on a tensor."""
-    try:
-        contiguous = tensor.is_contiguous()
-    except RuntimeError:  # a layout without strides
-        contiguous = None
-    return tensor.dtype, contiguous
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
