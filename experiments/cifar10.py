@@ -122,13 +122,13 @@ are small and their trainings were short (`python/pursamere/pretrained/cifar10/R
 behind the purifier, score without SAM", on 90 % adversarial images of one step, found with the exact gradient in 60 % \
 of the steps and with BPDA in the others, for 600 steps.
 
-The settings of the purifier were fixed before its classifier was trained. Those of the baselines are the better of two \
-in a sweep with earlier classifiers, which an earlier version of this table had too, on the same test images. The sweep \
-with these classifiers (`cifar10-sweep.csv`, 64 validation images) found none that is measurably better. diffpure has \
-the settings of diffpure_fixed_noise and draws fresh noise in every call; a sample counts as fallen when any one of the \
-attacks' judgements goes wrong, be it by luck. Worst case: per sample over all attacks of the preset, including those \
-on survivors, which have no column; in brackets 95 % Wilson intervals. `cifar10-outcomes.csv` has every sample with \
-the first attack that it fell to.""",
+The settings of the purifier were fixed before its classifier was trained. Those of the baselines are the better of \
+two in a sweep with earlier classifiers, which an earlier version of this table had too, on the same test images. The \
+sweep with these classifiers (`cifar10-sweep.csv`, 64 validation images) found none that is measurably better. \
+diffpure has the settings of diffpure_fixed_noise and draws fresh noise in every call; a sample counts as fallen when \
+any one of the attacks' judgements goes wrong, be it by luck. Worst case: per sample over all attacks of the preset, \
+including those on survivors, which have no column; in brackets 95 % Wilson intervals. `cifar10-outcomes.csv` has \
+every sample with the first attack that it fell to.""",
 )
 
 CIFAR10_RADII = Experiment(
