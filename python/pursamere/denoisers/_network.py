@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pursamere._validation import check_integer, check_positive, check_tensor
-from pursamere.denoisers.protocol import NetworkCall, is_more_than_its_methods
-from pursamere.determinism.network import parameters_of
+from pursamere.denoisers.protocol import NetworkCall
+from pursamere.determinism.network import is_more_than_its_methods, parameters_of
 
 OUTPUTS = {
     # x0 and eps: expected image and noise; score: gradient of the log density of alpha * z

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pursamere._validation import check_choice, check_nonnegative
+from pursamere.determinism.network import is_more_than_its_methods
 
 Prediction = Literal["denoised", "score", "noise"]
 """What the network of a denoiser predicts."""
@@ -123,20 +124,6 @@ def prediction_of(denoiser: Denoiser) -> tuple[Prediction, Callable[[Tensor, flo
             f"got {type(predict).__name__}"
         )
     return cast(Prediction, kind), predict
-
-
-def is_more_than_its_methods(denoiser: object) -> bool:
-    """Whether calling a module does more than its methods: it has hooks, another ``forward``, or is compiled."""
-    if not isinstance(denoiser, nn.Module):
-        return False
-    hooks = (
-        denoiser._forward_hooks,
-        denoiser._forward_pre_hooks,
-        denoiser._backward_hooks,
-        denoiser._backward_pre_hooks,
-    )
-    compiled = "_orig_mod" in denoiser._modules or getattr(denoiser, "_compiled_call_impl", None) is not None
-    return compiled or any(hooks) or "forward" in vars(denoiser)
 
 
 def sigma_range_of(denoiser: Denoiser) -> tuple[float, float]:

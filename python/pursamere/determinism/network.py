@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_evaluation_mode", "check_same_device", "is_compiled", "parameters_of", "refused_training_layers"]
+__all__ = [
+    "check_evaluation_mode",
+    "check_same_device",
+    "hooks_of",
+    "is_compiled",
+    "is_more_than_its_methods",
+    "parameters_of",
+    "refused_training_layers",
+]
 
 _STOCHASTIC_OR_MIXING = (
     nn.modules.batchnorm._BatchNorm,
@@ -65,9 +74,19 @@ def check_same_device(name: str, network: object, x: Tensor) -> None:
 
 def is_compiled(network: object) -> bool:
     """Whether ``torch.compile`` was applied to a network or to one of its modules."""
-    modules = _modules(network) if isinstance(network, nn.Module) else (network,)
-    marks = ("_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl")  # the last is None by default
-    return any(getattr(module, mark, None) is not None for module in modules for mark in marks)
+    return any(map(_is_compiled_itself, _modules(network) if isinstance(network, nn.Module) else (network,)))
+
+
+def is_more_than_its_methods(network: object) -> bool:
+    """Whether calling a module does more than its methods: it has hooks, another ``forward``, or is compiled."""
+    if not isinstance(network, nn.Module):
+        return False
+    return any(hooks_of(network)) or "forward" in vars(network) or _is_compiled_itself(network)
+
+
+def hooks_of(module: nn.Module) -> tuple[dict[Any, Any], ...]:
+    """Return the hooks that a call of the module, or its derivative, runs."""
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 def parameters_of(module: nn.Module) -> Iterator[Tensor]:
@@ -86,6 +105,11 @@ def _modules(network: nn.Module) -> Iterator[nn.Module]:
             seen.add(module)
             yield module
             pending += [child for child in module._modules.values() if child is not None]
+
+
+def _is_compiled_itself(network: object) -> bool:
+    marks = ("_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl")  # the last is None by default
+    return any(getattr(network, mark, None) is not None for mark in marks)
 
 
 def _changes_in_training(module: nn.Module) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .network import hooks_of
+
 __all__ = ["LatestSnapshot", "Snapshot", "contents_of", "hold_the_same"]
 
 
@@ -52,7 +54,7 @@ class Snapshot:
                 self._states.append(simple)
                 pending += [each[1] for each in held if not _is_simple(each[1])]
                 if isinstance(part, nn.Module):
-                    self._states += [part.training, *map(list, _hooks(part))]
+                    self._states += [part.training, *map(list, hooks_of(part))]
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -64,16 +66,12 @@ class Snapshot:
         """The functions and objects among the parts."""
         return [part for part in self._parts if not isinstance(part, nn.Module | Tensor)]
 
-    def has_parts_of(self, network: Snapshot) -> bool:
-        """Whether the other network has the same modules, parameters and functions, whatever their values."""
-        return _same(self._parts, network._parts)
-
     def still_holds(self, network: object) -> bool:
         """Whether ``network`` is unchanged since this snapshot."""
         if self.is_untouched(network):
             return True
         now = Snapshot(network)
-        return self.has_parts_of(now) and _same(self._values, now._values) and now._states == self._states
+        return _same(self._parts, now._parts) and _same(self._values, now._values) and now._states == self._states
 
     def is_untouched(self, network: object) -> bool:
         """Whether the same objects are where they were, private ones too: a third of the time of a new snapshot."""
@@ -174,7 +172,7 @@ def _is_the_users(part: object) -> bool:
 
 def _containers(part: object) -> tuple[object, ...]:
     if isinstance(part, nn.Module):
-        return (vars(part), part._parameters, part._buffers, part._modules, *_hooks(part))
+        return (vars(part), part._parameters, part._buffers, part._modules, *hooks_of(part))
     if isinstance(part, types.FunctionType | list | dict):
         return (part,)
     if isinstance(part, functools.partial):  # whose function and arguments are fixed
@@ -188,10 +186,6 @@ def _contents(container: object) -> Collection[object]:
     if isinstance(container, types.FunctionType):
         return [held for _, held in _held_by(container) or ()]
     return (*container.keys(), *container.values())  # type: ignore[attr-defined]
-
-
-def _hooks(module: nn.Module) -> tuple[dict[Any, Any], ...]:
-    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 def _recomputed(module: nn.Module) -> set[str]:
